@@ -1,0 +1,94 @@
+"""The words every part of the engine shares: observation, decision, round, agent.
+
+Nothing here imports torch, so environments, the recorder, statistics and reports stay light.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Observation: TypeAlias = Mapping[str, NDArray[Any]]
+"""`images` uint8 (K, H, W, C) and `action_mask` int8 (K,): 1 where the arm may be chosen."""
+
+State: TypeAlias = dict[str, Any]
+"""A state dict: nested str-keyed dicts of tensors, arrays and JSON scalars; never code."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What an agent chose in one round, and why.
+
+    Attributes:
+        action: Index of the chosen arm, 0..K-1.
+        propensity: Probability with which the policy chooses `action` here, in (0, 1].
+        mean: Estimated mean reward of every arm, float64 (K,), reward units.
+        width: Confidence width of every arm before the multiplier, float64 (K,); zeros where none.
+        phi: Feature of the chosen arm, a float tensor (p,), or None for agents without features.
+        round: 0-based round in which the decision was made.
+        bonus: What the policy added to `mean` for every arm, float64 (K,), reward units.
+    """
+
+    action: int
+    propensity: float
+    mean: NDArray[np.float64]
+    width: NDArray[np.float64]
+    phi: Any = field(repr=False)
+    round: int
+    bonus: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One finished round of an experiment.
+
+    Attributes:
+        index: 0-based round number.
+        observation: What the agent saw.
+        decision: What it chose.
+        reward: Observed reward.
+        expected_reward: Mean reward of the chosen arm, known to the environment only.
+        optimal_reward: Largest mean reward among the arms on offer.
+        optimal_action: Index of that arm.
+        regret: Pseudo-regret of the round, `optimal_reward - expected_reward`, >= 0.
+        cumulative_regret: Sum of `regret` up to and including this round.
+        metrics: What the agent reported of its update, e.g. `train/loss`.
+        seconds: Wall-clock time of choosing and updating, without the environment.
+    """
+
+    index: int
+    observation: Observation
+    decision: Decision
+    reward: float
+    expected_reward: float
+    optimal_reward: float
+    optimal_action: int
+    regret: float
+    cumulative_regret: float
+    metrics: Mapping[str, float]
+    seconds: float
+
+
+@runtime_checkable
+class Agent(Protocol):
+    """A bandit algorithm: chooses an arm, then learns from its reward."""
+
+    def select_action(self, obs: Observation) -> Decision:
+        """Choose one of the unmasked arms of `obs`."""
+        ...
+
+    def update(self, obs: Observation, decision: Decision, reward: float) -> dict[str, float]:
+        """Learn from the reward of an earlier decision; returns metrics as `group/name: value`."""
+        ...
+
+    def state_dict(self) -> State:
+        """Everything needed to continue as if never stopped."""
+        ...
+
+    def load_state_dict(self, state: State) -> None:
+        """Restore what `state_dict` returned."""
+        ...
