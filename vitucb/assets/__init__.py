@@ -1,0 +1,11 @@
+"""Files shipped with vitucb, and a table of them that can be read without importing torch."""
+
+from __future__ import annotations
+
+# alias -> (timm name, one-line description); vitucb.backbone registers the timm name.
+EMBEDDED_BACKBONES: dict[str, tuple[str, str]] = {
+    "vitucb-nano": (
+        "vit_nano_patch8_32.vitucb",
+        "embedded 2.3 M parameter ViT for 32 px images, pretrained on CIFAR-10, works offline",
+    ),
+}
