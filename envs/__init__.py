@@ -1,0 +1,34 @@
+"""Gymnasium environments of image bandits, and the image sets they draw arms from.
+
+Importing this package registers every environment of `ENVS` with gymnasium. It needs numpy and gymnasium
+only; Pillow, scikit-learn and timm are imported when a data set that needs them is loaded.
+"""
+
+from __future__ import annotations
+
+if __name__ == "envs":
+    raise ImportError(
+        "import this package as vitucb.envs; the bare name belongs to other distributions"
+    )
+
+import gymnasium
+
+from vitucb.envs.datasets import DATASETS, ImageDataset, load_dataset
+
+__all__ = ["DATASETS", "ENVS", "ImageDataset", "load_dataset"]
+
+ENVS = {
+    "vitucb/ImageArms-v0": "K images of distinct classes (or K rated images) a round, slots shuffled",
+    "vitucb/DigitsPaper-v0": "arm i shows a random image of digit i, slots fixed, reward N(i, 3^2)",
+}
+"""Environment id -> one line on what it is."""
+
+
+def _register(env_id: str, entry_point: str, horizon: int) -> None:
+    """Register once: this module may be imported again after a reload."""
+    if env_id not in gymnasium.registry:
+        gymnasium.register(env_id, entry_point=entry_point, max_episode_steps=horizon)
+
+
+_register("vitucb/ImageArms-v0", "vitucb.envs.image_arms:ImageArmsEnv", horizon=1_000)
+_register("vitucb/DigitsPaper-v0", "vitucb.envs.digits_paper:DigitsPaperEnv", horizon=10_000)
