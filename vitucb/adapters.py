@@ -1,7 +1,8 @@
 """LoRA adapters on a timm ViT through PEFT, and the list of (lora_A, lora_B) pairs they hold.
 
-Paper: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" - https://arxiv.org/abs/2106.09685
-`lora_pairs` duck-types PEFT layers (modules with `lora_A`, `lora_B`, `scaling`) and does not import peft.
+Paper: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" -
+https://arxiv.org/abs/2106.09685 `lora_pairs` duck-types PEFT layers (modules with `lora_A`,
+`lora_B`, `scaling`) and does not import peft.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def lora_pairs(model: nn.Module, adapter: str = "default") -> list[LoRAPair]:
     Raises:
         ValueError: If the model has no LoRA layer of that adapter.
     """
-    pairs = []
+    pairs: list[LoRAPair] = []
     for name, module in model.named_modules():
         factors = getattr(module, "lora_A", None)
         if not isinstance(factors, nn.ModuleDict) or adapter not in factors:
@@ -61,8 +62,8 @@ def lora_pairs(model: nn.Module, adapter: str = "default") -> list[LoRAPair]:
         pairs.append(
             LoRAPair(
                 name=name,
-                A=factors[adapter].weight,
-                B=module.lora_B[adapter].weight,
+                A=_weight(factors[adapter]),
+                B=_weight(module.lora_B[adapter]),
                 scaling=float(module.scaling[adapter]),
                 base=getattr(base, "weight", None),
             )
@@ -70,6 +71,12 @@ def lora_pairs(model: nn.Module, adapter: str = "default") -> list[LoRAPair]:
     if not pairs:
         raise ValueError(f"the model has no LoRA layer of adapter {adapter!r}; call add_lora first")
     return pairs
+
+
+def _weight(layer: nn.Module) -> Parameter:
+    weight = layer.weight
+    assert isinstance(weight, Parameter)
+    return weight
 
 
 def target_regex(
@@ -134,11 +141,11 @@ def add_lora(
     if rank < 1:
         raise ValueError(f"lora.rank {rank} must be at least 1")
     pattern, expected = target_regex(backbone, targets, blocks)
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=pattern, lora_dropout=0.0)  # type: ignore[arg-type]  # peft annotates alpha as int, uses it as float
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=pattern, lora_dropout=0.0)
     # PEFT draws lora_A from the global generator; the fork keeps the caller's stream untouched.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = get_peft_model(backbone, config)  # type: ignore[arg-type]  # any nn.Module works
+        model = get_peft_model(backbone, config)
     adapted = len(lora_pairs(model))
     if adapted != expected:
         raise RuntimeError(f"PEFT adapted {adapted} layers where {expected} were asked for")

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 class RewardModel(nn.Module):
     """Predicted reward of every image: head(backbone(image)).
 
-    The head starts small but not at zero: the LoRA gradient of the score is proportional to the head's
-    weight, so a zero head would make every gradient feature, and with it every bonus, exactly zero.
+    The head starts small but not at zero: the LoRA gradient of the score is proportional to the
+    head's weight, so a zero head would make every gradient feature, and with it every bonus,
+    exactly zero.
     """
 
     def __init__(self, backbone: nn.Module, num_features: int, *, seed: int = 0) -> None:

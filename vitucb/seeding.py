@@ -1,7 +1,8 @@
 """One seed, many independent generators.
 
-Every source of chance of a run is spawned by name from one `numpy.random.SeedSequence(seed)`, so adding
-a stream never shifts another one, and the environment's stream cannot depend on the agent's draws.
+Every source of chance of a run is spawned by name from one `numpy.random.SeedSequence(seed)`, so
+adding a stream never shifts another one, and the environment's stream cannot depend on the
+agent's draws.
 """
 
 from __future__ import annotations

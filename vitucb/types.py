@@ -54,6 +54,8 @@ class Round:
         expected_reward: Mean reward of the chosen arm, known to the environment only.
         optimal_reward: Largest mean reward among the arms on offer.
         optimal_action: Index of that arm.
+        expected_rewards: Mean reward of every arm, float64 (K,), or None if the environment
+            hides it.
         regret: Pseudo-regret of the round, `optimal_reward - expected_reward`, >= 0.
         cumulative_regret: Sum of `regret` up to and including this round.
         metrics: What the agent reported of its update, e.g. `train/loss`.
@@ -67,6 +69,7 @@ class Round:
     expected_reward: float
     optimal_reward: float
     optimal_action: int
+    expected_rewards: NDArray[np.float64] | None
     regret: float
     cumulative_regret: float
     metrics: Mapping[str, float]

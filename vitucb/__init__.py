@@ -1,0 +1,45 @@
+"""vitucb: online contextual bandits whose arms are images.
+
+Importing the package registers the environments with gymnasium. Everything that needs torch is
+loaded when first used, so `vitucb --help`, `list` and `report` answer in about a second.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from vitucb import envs as envs
+from vitucb.types import Agent, Decision, Observation, Round
+
+if TYPE_CHECKING:
+    from vitucb.covariance import make_covariance
+    from vitucb.experiment import make_agent
+    from vitucb.optim import create_optimizer
+    from vitucb.runner import run
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "make_agent": "vitucb.experiment",
+    "run": "vitucb.runner",
+    "make_covariance": "vitucb.covariance",
+    "create_optimizer": "vitucb.optim",
+}
+
+__all__ = [
+    "Agent",
+    "Decision",
+    "Observation",
+    "Round",
+    "create_optimizer",
+    "make_agent",
+    "make_covariance",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'vitucb' has no attribute {name!r}")

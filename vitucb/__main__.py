@@ -1,0 +1,6 @@
+"""`python -m vitucb` is the `vitucb` command."""
+
+from vitucb.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""What can be named in a config, with a line on each; nothing here imports torch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+
+from vitucb.config import RunConfig
+from vitucb.registry import unknown_name
+
+
+def _envs() -> Mapping[str, str]:
+    from vitucb.envs import ENVS
+
+    return ENVS
+
+
+def _datasets() -> Mapping[str, str]:
+    from vitucb.envs import DATASETS
+
+    return DATASETS
+
+
+def _agents() -> Mapping[str, str]:
+    from vitucb.agents import AGENTS
+
+    return {name: line for name, (_, line) in AGENTS.items()}
+
+
+def _policies() -> Mapping[str, str]:
+    from vitucb.policies import POLICIES
+
+    return {name: (inspect.getdoc(f) or "").split("\n")[0] for name, f in POLICIES.items()}
+
+
+def _optimizers() -> Mapping[str, str]:
+    from vitucb.optim.table import describe_optimizers
+
+    return describe_optimizers()
+
+
+def _covariances() -> Mapping[str, str]:
+    from vitucb.covariance.table import describe_covariances
+
+    return describe_covariances()
+
+
+def _backbones() -> Mapping[str, str]:
+    from vitucb.assets import EMBEDDED_BACKBONES
+
+    embedded = {name: f"{line} ({timm})" for name, (timm, line) in EMBEDDED_BACKBONES.items()}
+    return embedded | {
+        "vit_small_patch14_dinov2.lvd142m": "any timm ViT name, downloaded from its hub",
+        "local-dir:PATH": "a folder saved by timm, with config.json and weights",
+    }
+
+
+CATALOG: dict[str, Callable[[], Mapping[str, str]]] = {
+    "envs": _envs,
+    "agents": _agents,
+    "optimizers": _optimizers,
+    "covariances": _covariances,
+    "policies": _policies,
+    "backbones": _backbones,
+    "datasets": _datasets,
+}
+
+
+def check_names(config: RunConfig) -> None:
+    """Refuse unknown names before anything heavy is imported.
+
+    Raises:
+        ValueError: If an agent, optimizer, covariance or policy is unknown; says the nearest one.
+    """
+    agent = config.agent
+    named = (
+        ("agent.name", agent.name, "agents"),
+        ("agent.optimizer.name", agent.optimizer.name, "optimizers"),
+        ("agent.covariance.name", agent.covariance.name, "covariances"),
+        ("agent.policy.name", agent.policy.name, "policies"),
+    )
+    for field, name, kind in named:
+        known = CATALOG[kind]()
+        if name not in known and ":" not in name:
+            raise unknown_name(field, name, known)

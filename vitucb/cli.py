@@ -1,0 +1,239 @@
+"""The `vitucb` command."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+import tyro
+
+from vitucb.config import EnvConfig, RunConfig, load_config, override
+
+_BOX = "╭╮╰╯│─ "
+ArgsT = TypeVar("ArgsT")
+
+
+class _UsageError(Exception):
+    """A mistake on the command line, already worded for the user."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line `arguments`; errors are one line on stderr and exit code 2."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return
+    command = COMMANDS.get(words[0])
+    try:
+        if command is None:
+            from vitucb.registry import unknown_name
+
+            raise unknown_name("command", words[0], list(COMMANDS))
+        command(words[1:])
+    except (_UsageError, ValueError, TypeError) as error:
+        _fail(f"vitucb {words[0]}: {error}")
+    except KeyboardInterrupt:
+        _fail(f"vitucb {words[0]}: interrupted; what was recorded is kept", 130)
+
+
+def _fail(message: str, code: int = 2) -> NoReturn:
+    print(" ".join(message.split()), file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _overview() -> str:
+    lines = [f"  {name:10s}{(f.__doc__ or '').splitlines()[0]}" for name, f in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: vitucb COMMAND [OPTIONS]",
+            "",
+            "Online contextual bandits whose arms are images.",
+            "",
+            *lines,
+            "",
+            "vitucb COMMAND --help lists the options of a command.",
+        ]
+    )
+
+
+def _parse(kind: type[ArgsT], words: Sequence[str], command: str, default: ArgsT) -> ArgsT:
+    """Parse with tyro; its boxed error becomes one line."""
+    boxed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(boxed):
+            return tyro.cli(kind, args=list(words), prog=f"vitucb {command}", default=default)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise _UsageError(_condense(boxed.getvalue(), command)) from None
+
+
+def _condense(boxed: str, command: str) -> str:
+    """The message of tyro's error box and its first suggestion, on one line."""
+    lines = [text for line in boxed.splitlines() if (text := line.strip(_BOX))]
+    message = lines[1] if len(lines) > 1 else "cannot read the arguments"
+    hint = ""
+    if "Perhaps you meant:" in lines[:-1]:
+        option = lines[lines.index("Perhaps you meant:") + 1].split()[0]
+        hint = f"; did you mean {option}?"
+    return f"{message}{hint}; see vitucb {command} --help"
+
+
+def _run(words: list[str]) -> None:
+    """Play one agent in one environment and record it."""
+    words, config_file = _pop_option(words, "--config")
+    default = load_config(config_file) if config_file else RunConfig()
+    if words in (["-h"], ["--help"]):
+        print("--config FILE.yaml  settings to start from; options override them\n")
+    config = _parse(RunConfig, words, "run", default)
+    from vitucb.catalog import check_names
+    from vitucb.recorder import is_finished, run_folder
+
+    check_names(config)
+    folder = run_folder(config)
+    if is_finished(folder) and not config.overwrite:
+        print(f"{folder} is finished; --overwrite plays it again", file=sys.stderr)
+        print(folder)
+        return
+    _play_with_progress(config)
+    print(folder)
+
+
+def _play_with_progress(config: RunConfig) -> None:
+    from tqdm import tqdm
+
+    from vitucb.experiment import play
+    from vitucb.types import Round
+
+    with tqdm(total=config.num_rounds, unit="round", disable=None) as bar:
+
+        def show(round: Round) -> None:
+            bar.set_postfix_str(f"regret {round.cumulative_regret:.1f}", refresh=False)
+            bar.update()
+
+        recorder = play(config, show)
+    print(_counts(recorder.parameters), file=sys.stderr)
+
+
+def _counts(parameters: dict[str, int]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in parameters.items())
+
+
+def _pop_option(words: list[str], option: str) -> tuple[list[str], str | None]:
+    """`words` without `option VALUE` (or `option=VALUE`), and the value."""
+    for i, word in enumerate(words):
+        if word.startswith(f"{option}="):
+            return words[:i] + words[i + 1 :], word.partition("=")[2]
+        if word == option:
+            if i + 1 == len(words):
+                raise _UsageError(f"{option} needs a file name")
+            return words[:i] + words[i + 2 :], words[i + 1]
+    return words, None
+
+
+@dataclass(frozen=True)
+class DemoArgs:
+    """Play the main job on real handwritten digits and write a report."""
+
+    num_rounds: int = 500
+    """Horizon T of every run."""
+    seeds: int = 3
+    """Seeds per agent; every agent faces the same streams."""
+    num_arms: int = 10
+    """Digits on offer each round, K."""
+    out: str = "runs"
+    """Folder of experiments."""
+    report: str = "report"
+    """Folder of the report."""
+    workers: int | None = None
+    """Processes; one per core if not given."""
+    overwrite: bool = False
+    """Play finished runs again."""
+
+
+DEMO_AGENTS = ("vit-ucb", "lin-ucb", "greedy", "ucb1", "gaussian-ts", "random", "oracle")
+
+
+def _demo(words: list[str]) -> None:
+    """Play the main job: vit-ucb and every baseline on handwritten digits, then a report."""
+    args = _parse(DemoArgs, words, "demo", DemoArgs())
+    from vitucb.sweep import run_jobs
+
+    base = RunConfig(
+        experiment=f"demo-T{args.num_rounds}-K{args.num_arms}",
+        env=EnvConfig(dataset="digits", num_arms=args.num_arms, reward="bernoulli"),
+        num_rounds=args.num_rounds,
+        out=args.out,
+        tensorboard=True,
+        overwrite=args.overwrite,
+    )
+    jobs = [
+        dataclasses.replace(override(base, {"agent": name}), seed=seed)
+        for name in DEMO_AGENTS
+        for seed in range(args.seeds)
+    ]
+    print(
+        f"{len(DEMO_AGENTS)} agents x {args.seeds} seeds x {args.num_rounds} rounds: each round "
+        f"shows {args.num_arms} handwritten digits; higher digits pay more often.",
+        file=sys.stderr,
+    )
+    errors = run_jobs(jobs, workers=args.workers)
+    for folder, message in errors.items():
+        print(f"{folder}: {message}", file=sys.stderr)
+    if len(errors) == len(jobs):
+        raise _UsageError("no run came to its end; see the messages above")
+    _write_report(Path(args.out) / base.experiment, Path(args.report))
+
+
+@dataclass(frozen=True)
+class ReportArgs:
+    """Write the regret report of an experiment."""
+
+    runs: tyro.conf.Positional[str]
+    """Folder of run folders, e.g. runs/default."""
+    out: str = "report"
+    """Folder of the report."""
+
+
+def _report(words: list[str]) -> None:
+    """Write the regret report of an experiment as one HTML file."""
+    args = _parse(ReportArgs, words, "report", tyro.MISSING)
+    _write_report(Path(args.runs), Path(args.out))
+
+
+def _write_report(runs: Path, out: Path) -> None:
+    from vitucb.report import write_report
+
+    print(write_report(runs, out).resolve())
+
+
+def _list(words: list[str]) -> None:
+    """List envs, agents, optimizers, covariances, policies, backbones or datasets."""
+    from vitucb.catalog import CATALOG
+    from vitucb.registry import unknown_name
+
+    if words and words[0] in ("-h", "--help"):
+        print(f"usage: vitucb list [{'|'.join(CATALOG)}]")
+        return
+    for kind in words or CATALOG:
+        if kind not in CATALOG:
+            raise unknown_name("kind", kind, list(CATALOG))
+        entries = CATALOG[kind]()
+        width = max(map(len, entries), default=0) + 2
+        print(f"{kind}:")
+        for name, line in entries.items():
+            print(f"  {name:{width}s}{line}")
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "demo": _demo,
+    "run": _run,
+    "report": _report,
+    "list": _list,
+}

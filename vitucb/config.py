@@ -1,0 +1,273 @@
+"""The configuration of one run: frozen dataclasses, a YAML file as partial override, strict types.
+
+Defaults live here and nowhere else. Names of optimizers, covariances and so on are checked
+against their tables before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+Option = int | float | bool | str
+ConfigT = TypeVar("ConfigT")
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """The environment; a field left at None takes the environment's own default."""
+
+    id: str = "vitucb/ImageArms-v0"
+    """gymnasium id, e.g. vitucb/ImageArms-v0 or my_pkg:my/Env-v0."""
+    dataset: str | None = None
+    """digits, a .npz file, an image folder, or a timm/torchvision name such as torch/cifar10."""
+    num_arms: int | None = None
+    """Arms on offer each round, K."""
+    reward: str | None = None
+    """bernoulli (by class), gaussian (by class mean) or score (per image)."""
+    noise_std: float | None = None
+    """Standard deviation of the reward noise, reward units (gaussian and score)."""
+    options: dict[str, Option] = field(default_factory=dict)
+    """Further keyword arguments of the environment."""
+
+
+@dataclass(frozen=True)
+class LoRAConfig:
+    """The adapters."""
+
+    rank: int = 4
+    """Rank r of every adapter."""
+    alpha: float = 8.0
+    """Scaling of B @ A is alpha / rank."""
+    targets: tuple[str, ...] = ("qkv", "proj", "fc1", "fc2")
+    """Adapted layers of a block: any of qkv proj fc1 fc2."""
+    blocks: tuple[int, ...] | None = None
+    """Adapted blocks, negative from the end; all if not given."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The LoRA optimizer; the reward head is stepped by AdamW inside it."""
+
+    name: str = "adamw"
+    """See `vitucb list optimizers`, or an import path module:Class."""
+    lr: float = 1e-3
+    """Learning rate of the adapters."""
+    head_lr: float = 1e-2
+    """Learning rate of the reward head."""
+    options: dict[str, Option] = field(default_factory=dict)
+    """Further keyword arguments of the optimizer, e.g. ratio 16."""
+
+
+@dataclass(frozen=True)
+class CovarianceConfig:
+    """The covariance of the features, A = ridge I + sum phi phi'."""
+
+    name: str = "exact"
+    """See `vitucb list covariances`."""
+    ridge: float = 1.0
+    """Ridge, in units of the mean squared feature norm (features are scaled to 1)."""
+    rank: int | None = None
+    """Rank or width of a sketch; its own default if not given."""
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """How means and widths become an action."""
+
+    name: str = "ucb"
+    """See `vitucb list policies`."""
+    alpha: float = 1.0
+    """Multiplier of the confidence width."""
+    epsilon: float = 0.05
+    """Exploration probability of epsilon-greedy."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The online update after each reward."""
+
+    update_every: int = 1
+    """Train every so many rounds."""
+    gradient_steps: int = 1
+    """Optimizer steps per training."""
+    batch_size: int = 32
+    """Images per step: the newest and a uniform sample of the replay."""
+    replay_capacity: int = 20_000
+    """Chosen images kept; past it a uniform sample of the history (reservoir)."""
+    rebuild: Literal["doubling", "none"] = "doubling"
+    """Recompute the features in the covariance with today's adapters whenever the history has
+    doubled, or never (the prototype's behaviour)."""
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """The agent and its parts."""
+
+    name: str = "vit-ucb"
+    """See `vitucb list agents`, or an import path module:factory."""
+    label: str | None = None
+    """Name in run folders and reports; the agent's name if not given."""
+    backbone: str = "vitucb-nano"
+    """vitucb-nano (ships with the package), any timm ViT name, or local-dir:PATH."""
+    weights: str | None = None
+    """A .safetensors file with the weights of the backbone."""
+    img_size: int | None = None
+    """Side of the square input of the backbone, pixels."""
+    features: Literal["lora-gradient", "last-layer"] = "lora-gradient"
+    """What the covariance is made of."""
+    lora: LoRAConfig = LoRAConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    covariance: CovarianceConfig = CovarianceConfig()
+    policy: PolicyConfig = PolicyConfig()
+    training: TrainingConfig = TrainingConfig()
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: one agent, one environment, one seed, one folder of results."""
+
+    experiment: str = "default"
+    """Folder under --out that groups runs for one report."""
+    env: EnvConfig = EnvConfig()
+    agent: AgentConfig = AgentConfig()
+    seed: int = 0
+    """Seed of every source of chance; agents with one seed face the same contexts and noise."""
+    num_rounds: int = 1_000
+    """Horizon T."""
+    out: str = "runs"
+    """Folder of experiments."""
+    device: str = "cpu"
+    """Torch device, e.g. cpu, cuda."""
+    threads: int = 1
+    """Torch threads; one seed reproduces a run bit for bit at the same number."""
+    tensorboard: bool = True
+    """Write TensorBoard events."""
+    overwrite: bool = False
+    """Run again although the run folder is finished."""
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain dicts, lists and scalars, ready for YAML or JSON."""
+    plain: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            value = to_dict(value)
+        plain[f.name] = list(value) if isinstance(value, tuple) else value
+    return plain
+
+
+def override(config: ConfigT, values: Mapping[str, Any], where: str = "") -> ConfigT:
+    """`config` with the fields named in `values` replaced, recursively.
+
+    Args:
+        config: A config dataclass instance.
+        values: Nested mapping; a section may be given as its name alone (`optimizer: lora-rite`).
+        where: Dotted path of `config`, for messages.
+
+    Raises:
+        ValueError: If a key is unknown or a value has the wrong type.
+    """
+    hints = typing.get_type_hints(type(config))
+    changes = {}
+    for key, value in values.items():
+        path = f"{where}{key}"
+        if key not in hints:
+            raise ValueError(_unknown_key(str(key), path, list(hints)))
+        current = getattr(config, key)
+        if not dataclasses.is_dataclass(current):
+            changes[key] = _checked(value, hints[key], path)
+            continue
+        if dataclasses.is_dataclass(value) and type(value) is type(current):
+            changes[key] = value
+            continue
+        if isinstance(value, str) and "name" in typing.get_type_hints(type(current)):
+            value = {"name": value}
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{path}: expected a section of settings, got {value!r}")
+        changes[key] = override(current, value, f"{path}.")
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]  # always a dataclass
+
+
+def load_config(path: str | Path, base: RunConfig | None = None) -> RunConfig:
+    """Read a YAML file as a partial override of the defaults.
+
+    Raises:
+        ValueError: If the file is missing, no YAML mapping, or has unknown keys or wrong types.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"--config {path}: {error.strerror}; check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"--config {path} is not valid YAML: {reason}") from error
+    if not isinstance(values, dict | None):
+        raise ValueError(f"--config {path}: expected key: value settings at the top level")
+    return override(base or RunConfig(), values or {})
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    """Write the fully resolved config as YAML."""
+    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+
+
+def _unknown_key(key: str, path: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"unknown config key {path!r}; {hint}known here: {', '.join(known)}"
+
+
+def _checked(value: Any, hint: Any, path: str) -> Any:
+    """`value` as type `hint`, ints accepted as floats and lists as tuples."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return _checked_union(value, args, path)
+    if origin is Literal:
+        if value in args:
+            return value
+        raise ValueError(f"{path}: expected one of {', '.join(map(str, args))}, got {value!r}")
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_checked(v, args[0], f"{path}[{i}]") for i, v in enumerate(value))
+    if origin is dict and isinstance(value, Mapping):
+        return {str(k): _checked(v, args[1], f"{path}.{k}") for k, v in value.items()}
+    if hint is float and isinstance(value, str):
+        value = _yaml_float(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    kind = origin or hint
+    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    raise ValueError(f"{path}: expected {kind.__name__}, got {value!r}")
+
+
+def _checked_union(value: Any, members: tuple[Any, ...], path: str) -> Any:
+    for member in members:
+        if member is type(None):
+            if value is None:
+                return None
+            continue
+        try:
+            return _checked(value, member, path)
+        except ValueError:
+            continue
+    names = " or ".join(getattr(m, "__name__", str(m)) for m in members)
+    raise ValueError(f"{path}: expected {names.replace('NoneType', 'nothing')}, got {value!r}")
+
+
+def _yaml_float(value: str) -> float | str:
+    # YAML 1.1 reads 1e-3 (no dot) as a string; a person means a number.
+    try:
+        return float(value)
+    except ValueError:
+        return value

@@ -1,0 +1,111 @@
+"""The composition root: builds environment and agent from a config and plays one run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+
+from vitucb.agents import AGENTS
+from vitucb.config import AgentConfig, EnvConfig, RunConfig, override
+from vitucb.recorder import Recorder
+from vitucb.registry import lookup, unknown_name
+from vitucb.runner import run
+from vitucb.types import Agent, Round
+
+
+def make_env(config: EnvConfig, num_rounds: int | None = None) -> gym.Env[Any, Any]:
+    """Build the environment of `config`, one episode of `num_rounds` rounds.
+
+    Raises:
+        ValueError: If the id is unknown or an argument is not usable.
+    """
+    named = {
+        "dataset": config.dataset,
+        "num_arms": config.num_arms,
+        "reward": config.reward,
+        "noise_std": config.noise_std,
+    }
+    arguments: dict[str, Any] = {k: v for k, v in named.items() if v is not None} | config.options
+    if num_rounds is not None:
+        if num_rounds < 1:
+            raise ValueError(f"num_rounds {num_rounds} must be at least 1")
+        arguments["max_episode_steps"] = num_rounds
+    try:
+        return gym.make(config.id, disable_env_checker=True, **arguments)
+    except gym.error.Error as error:
+        known = [name for name in gym.registry if name.startswith("vitucb/")]
+        raise unknown_name("env.id", config.id, known) from error
+    except TypeError as error:
+        raise ValueError(f"env: {config.id} does not take these settings: {error}") from error
+
+
+def make_agent(
+    name: str,
+    env: gym.Env[Any, Any],
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    config: AgentConfig | None = None,
+    **overrides: Any,
+) -> Agent:
+    """Build an agent for `env`.
+
+    Args:
+        name: A name of `vitucb list agents`, or an import path `module:factory`.
+        env: The environment it will play, or one like it.
+        seed: Seed of the adapters, the replay, the policy and so on.
+        device: Torch device.
+        config: Settings to start from; the defaults if None.
+        **overrides: Fields of `AgentConfig`, e.g. `backbone="vitucb-nano"`; a section takes a
+            mapping, a section instance, or its name alone, e.g. `optimizer="lora-rite"`.
+
+    Raises:
+        ValueError: If a name or a setting is not usable.
+    """
+    config = override(config or AgentConfig(), {"name": name, **overrides}, "agent.")
+    factories = {key: path for key, (path, _) in AGENTS.items()}
+    factory: Callable[[AgentConfig, gym.Env[Any, Any], int, str], Agent]
+    factory = lookup("agent", config.name, factories)
+    return factory(config, env, seed, device)
+
+
+def play(config: RunConfig, on_round: Callable[[Round], None] | None = None) -> Recorder:
+    """Play one run from start to end and write its folder.
+
+    Args:
+        config: The run.
+        on_round: Called after every recorded round, e.g. by a progress bar.
+
+    Raises:
+        ValueError: If the config cannot be run, or a reward is not finite; what was recorded stays.
+    """
+    started = time.perf_counter()
+    _set_torch(config)
+    env = make_env(config.env, config.num_rounds)
+    agent = make_agent(
+        config.agent.name, env, seed=config.seed, device=config.device, config=config.agent
+    )
+    with Recorder(config, getattr(agent, "parameters", {})) as recorder:
+        for round in run(env, agent, seed=config.seed):
+            recorder.write(round)
+            if on_round is not None:
+                on_round(round)
+        recorder.finish(time.perf_counter() - started)
+    return recorder
+
+
+def _set_torch(config: RunConfig) -> None:
+    import torch
+
+    torch.set_num_threads(config.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        torch.empty(0, device=config.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device {config.device!r} cannot be used: {reason}; try cpu or cuda"
+        ) from error

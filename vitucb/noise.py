@@ -1,0 +1,76 @@
+"""Running estimates that free the agents from the unit of the reward."""
+
+from __future__ import annotations
+
+import math
+
+from vitucb.types import State
+
+
+class ResidualNoise:
+    """Standard deviation of the prediction errors, each made before its reward was seen.
+
+    An average over the last `window` errors at most, so early errors of an untrained model fade. It
+    starts from `prior`, which counts as one error.
+    """
+
+    def __init__(self, prior: float = 1.0, window: int = 200) -> None:
+        """Start from a prior.
+
+        Args:
+            prior: Standard deviation assumed before the first error, reward units.
+            window: Time constant of the average, rounds.
+        """
+        self._variance = prior**2
+        self._count = 1
+        self._window = window
+
+    @property
+    def std(self) -> float:
+        """Current estimate, reward units, > 0."""
+        return math.sqrt(self._variance)
+
+    def add(self, error: float) -> None:
+        """Take in one prediction error, reward units."""
+        self._count += 1
+        share = 1 / min(self._count, self._window)
+        # A noiseless stream must not end with width 0 and a division by it: floor at 1e-6.
+        self._variance = max((1 - share) * self._variance + share * error**2, 1e-12)
+
+    def state_dict(self) -> State:
+        """Variance and count."""
+        return {"variance": self._variance, "count": self._count}
+
+    def load_state_dict(self, state: State) -> None:
+        """Restore what `state_dict` returned."""
+        self._variance, self._count = float(state["variance"]), int(state["count"])
+
+
+class RewardScale:
+    """Mean and standard deviation of the rewards so far; Welford's update."""
+
+    def __init__(self) -> None:
+        self.mean = 0.0
+        self._squares = 0.0
+        self._count = 0
+
+    @property
+    def std(self) -> float:
+        """Standard deviation, reward units; 1 until two different rewards were seen."""
+        return math.sqrt(self._squares / self._count) if self._squares > 0 else 1.0
+
+    def add(self, reward: float) -> None:
+        """Take in one reward."""
+        self._count += 1
+        step = reward - self.mean
+        self.mean += step / self._count
+        self._squares += step * (reward - self.mean)
+
+    def state_dict(self) -> State:
+        """Count, mean and sum of squares."""
+        return {"mean": self.mean, "squares": self._squares, "count": self._count}
+
+    def load_state_dict(self, state: State) -> None:
+        """Restore what `state_dict` returned."""
+        self.mean, self._squares = float(state["mean"]), float(state["squares"])
+        self._count = int(state["count"])
