@@ -1,7 +1,8 @@
 """Gymnasium environments of image bandits, and the image sets they draw arms from.
 
-Importing this package registers every environment of `ENVS` with gymnasium. It needs numpy and gymnasium
-only; Pillow, scikit-learn and timm are imported when a data set that needs them is loaded.
+Importing this package registers every environment of `ENVS` with gymnasium. It needs numpy and
+gymnasium only; Pillow, scikit-learn and timm are imported when a data set that needs them is
+loaded.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from vitucb.envs.datasets import DATASETS, ImageDataset, load_dataset
 __all__ = ["DATASETS", "ENVS", "ImageDataset", "load_dataset"]
 
 ENVS = {
-    "vitucb/ImageArms-v0": "K images of distinct classes (or K rated images) a round, slots shuffled",
+    "vitucb/ImageArms-v0": "K images of distinct classes, or K rated images, in shuffled slots",
     "vitucb/DigitsPaper-v0": "arm i shows a random image of digit i, slots fixed, reward N(i, 3^2)",
 }
 """Environment id -> one line on what it is."""

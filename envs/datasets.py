@@ -14,10 +14,10 @@ from vitucb.envs.decoding import LazyImages
 
 DATASETS = {
     "digits": "1,797 real handwritten digits of 8 px, 10 classes, packaged with scikit-learn",
-    "FILE.npz": "images (N,H,W[,3]) or jpeg + offsets, with labels and/or scores; #NAME picks a score",
+    "FILE.npz": "images (N,H,W[,3]) or jpeg + offsets, with labels or scores; #NAME picks a score",
     "FOLDER": "an image folder with one subfolder per class",
     "torch/NAME": "a torchvision set through timm, downloaded when absent, e.g. torch/cifar10#test",
-    "hfds/NAME": "a Hugging Face set through timm (pip install datasets), e.g. hfds/owner/name#test",
+    "hfds/NAME": "a Hugging Face set through timm and datasets, e.g. hfds/owner/name#test",
 }
 """Name or pattern accepted by `load_dataset` -> one line on what it is."""
 
@@ -28,13 +28,15 @@ class ImageDataset:
 
     Attributes:
         name: Where the set came from; error messages name it.
-        images: uint8 (N, H, W, 3) in memory, or a sequence that decodes on demand. Both take integer arrays.
+        images: uint8 (N, H, W, 3) in memory, or a sequence that decodes on demand. Both take
+            integer arrays.
         labels: Class indices 0..C-1, int64 (N,), every class present; None for a purely rated set.
         scores: Rating of every image, float32 (N,), finite; None for a purely labelled set.
         class_names: The C class names in label order; empty without labels.
 
     Raises:
-        ValueError: If shapes, dtypes or values are not as above, or there is one class and no scores.
+        ValueError: If shapes, dtypes or values are not as above, or there is one class and no
+            scores.
     """
 
     name: str
@@ -62,6 +64,9 @@ class ImageDataset:
         if self.scores is not None:
             self._check_scores(self.scores)
 
+    def __deepcopy__(self, memo: dict[int, object]) -> ImageDataset:
+        return self  # never written to, and gymnasium deep-copies the arguments of an environment
+
     @property
     def num_classes(self) -> int:
         """Number of classes C, 0 for a purely rated set."""
@@ -80,7 +85,7 @@ class ImageDataset:
         if not np.array_equal(present, np.arange(self.num_classes)):
             raise self.error(
                 f"labels take {len(present)} values {present.min()}..{present.max()} for "
-                f"{self.num_classes} class_names; use 0..C-1, each at least once (see class_indices)"
+                f"{self.num_classes} class_names; use 0..C-1, each at least once"
             )
         if self.num_classes < 2 and self.scores is None:
             raise self.error(f"only one class, {self.class_names[0]!r}; give at least two")
@@ -107,20 +112,30 @@ def load_dataset(name: str | os.PathLike[str], *, image_size: int | None = None)
     """Load an image set by name.
 
     Args:
-        name: One of `DATASETS`: `digits`, a path to an `.npz` file or an image folder, `torch/NAME` or
-            `hfds/NAME`. A suffix `#PART` picks a split of a timm set or a named column of NPZ scores.
-        image_size: Side in pixels to resize every image to (bicubic), or None to keep the set's own size.
+        name: One of `DATASETS`: `digits`, a path to an `.npz` file or an image folder,
+            `torch/NAME` or `hfds/NAME`. A suffix `#PART` picks a split of a timm set or a named
+            column of NPZ scores.
+        image_size: Side in pixels to resize every image to (bicubic), or None to keep the set's
+            own size.
 
     Returns:
-        The set; its images are checked here as far as that is possible without decoding all of them.
+        The set; its images are checked here as far as that is possible without decoding all of
+        them.
 
     Raises:
-        ValueError: If the name is unknown, a file is missing or unreadable, or the content does not fit.
+        ValueError: If the name is unknown, a file is missing or unreadable, or the content does
+            not fit.
     """
     from vitucb.envs import sources
 
-    if image_size is not None and (isinstance(image_size, bool) or image_size < 1):
-        raise ValueError(f"image_size {image_size!r} is not a size; choose pixels >= 1, or none")
+    if not isinstance(name, str | os.PathLike):
+        raise TypeError(
+            f"dataset {name!r} is no name; give a string, one of: {', '.join(DATASETS)}"
+        )
+    if image_size is not None and (type(image_size) is not int or image_size < 1):
+        raise ValueError(
+            f"image_size {image_size!r} is no size; give an integer >= 1 or leave it out"
+        )
     name = os.fspath(name)
     base, part = _split_part(name)
     if name == "digits":

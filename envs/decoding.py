@@ -38,13 +38,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
 class LazyImages:
     """A read-only sequence of N images that decodes on demand and behaves like uint8 (N, H, W, 3).
 
-    The least recently used images are dropped once `CACHE_MIB` is reached. Safe to share between threads.
+    The least recently used images are dropped once `CACHE_MIB` is reached. Safe to share between
+    threads.
 
     Args:
         open_image: Opens image i; may raise whatever the decoder raises.
         name: Describes image i in error messages, e.g. its path.
         count: Number of images N.
-        image_size: Side H = W in pixels, or None for the size of image 0; others are resized (bicubic).
+        image_size: Side H = W in pixels, or None for the size of image 0; others are resized
+            (bicubic).
 
     Raises:
         ValueError: If image 0 cannot be decoded; on access, if image i cannot.
@@ -71,7 +73,7 @@ class LazyImages:
         return self.shape[0]
 
     def __getitem__(self, indices: NDArray[np.int64] | int) -> NDArray[np.uint8]:
-        """Images at `indices`, a new uint8 array (H, W, 3) for an int or (n, H, W, 3) for n ints."""
+        """New uint8 array of the images at `indices`: (H, W, 3) for an int, (n, H, W, 3) for n."""
         if isinstance(indices, np.ndarray):
             return np.stack([self._cached(index) for index in indices.tolist()])
         return self._cached(indices).copy()
@@ -81,7 +83,8 @@ class LazyImages:
             with self._open_image(index) as image:
                 image.load()
                 return to_rgb(image)
-        # Broken files make decoders raise nearly anything: OSError, SyntaxError, struct.error, KeyError...
+        # Broken files make decoders raise nearly anything: OSError, SyntaxError, struct.error,
+        # KeyError...
         except Exception as error:
             raise unreadable(self._name(index), error) from error
 

@@ -10,8 +10,9 @@ class DigitsPaperEnv(ImageArmsEnv):
     """Ten arms in fixed slots: arm i shows a random image of digit i and pays N(i, 3^2).
 
     ## Description
-    `ImageArmsEnv` with `num_arms=10, reward="gaussian", noise_std=3.0, shuffle_slots=False`. The slot alone
-    gives the mean away, so context-free bandits solve it too: read results beside UCB1's.
+    `ImageArmsEnv` with `num_arms=10, reward="gaussian", noise_std=3.0, shuffle_slots=False`. The
+    slot alone gives the mean away, so context-free bandits solve it too: read results beside
+    UCB1's.
 
     ## Arguments
     `dataset`, `image_size`, `render_mode` as in `ImageArmsEnv`; the set needs at least ten classes.

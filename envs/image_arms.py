@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, TypeAlias, get_args
+from numbers import Real
+from typing import Any, Literal, TypeAlias, get_args
 
 import gymnasium
 import numpy as np
@@ -14,18 +15,18 @@ from numpy.typing import NDArray
 from vitucb.envs.datasets import ImageDataset, load_dataset
 
 RewardLaw: TypeAlias = Literal["bernoulli", "gaussian", "score"]
-"""How rewards are drawn: by class (0 or 1), by class (normal), or by the image's own score (normal)."""
+"""0 or 1 by class, normal around the mean of the class, normal around the score of the image."""
 
 
 class ImageArmsEnv(gymnasium.Env[dict[str, NDArray[Any]], np.int64]):
     """A contextual bandit whose K arms are images.
 
     ## Description
-    Every round shows K images: one random image of each of K distinct classes drawn uniformly, in random
-    slots, so that only the picture tells what an arm is worth. With `reward="score"` the arms are K
-    distinct random images instead. Images and the reward noise of *all* arms are drawn before the action
-    is known, from two generators of their own: agents with one seed face the same stream whatever they
-    choose.
+    Every round shows K images: one random image of each of K distinct classes drawn uniformly, in
+    random slots, so that only the picture tells what an arm is worth. With `reward="score"` the
+    arms are K distinct random images instead. Images and the reward noise of *all* arms are drawn
+    before the action is known, from two generators of their own: agents with one seed face the
+    same stream whatever they choose.
 
     ## Action Space
     `Discrete(K)`: the chosen arm.
@@ -34,24 +35,25 @@ class ImageArmsEnv(gymnasium.Env[dict[str, NDArray[Any]], np.int64]):
     `Dict` of `images`, uint8 (K, H, W, 3), and `action_mask`, int8 (K,), all ones.
 
     ## Rewards
-    - `bernoulli`: 1 with the probability of the arm's class, else 0. By default the probabilities are
-      evenly spaced from 0.1 to 0.9 over the classes in label order.
+    - `bernoulli`: 1 with the probability of the arm's class, else 0. By default the probabilities
+      are evenly spaced from 0.1 to 0.9 over the classes in label order.
     - `gaussian`: N(mean of the arm's class, noise_std^2). The default mean is the class index.
     - `score`: N(score of the image, noise_std^2).
 
     ## Episode End
-    Never terminates. `gymnasium.make` truncates at `max_episode_steps`: one experiment is one episode.
+    Never terminates. `gymnasium.make` truncates at `max_episode_steps`: one experiment is one
+    episode.
 
     ## Info
-    Always `expected_reward`, `optimal_reward`, `regret` (float) and `optimal_action` (int) of the round just
-    played; NaN and -1 at reset.
+    Always `expected_reward`, `optimal_reward`, `regret` (float) and `optimal_action` (int) of the
+    round just played; NaN and -1 at reset.
 
     ## Arguments
     - `dataset`: a name for `load_dataset`, or an `ImageDataset`.
     - `num_arms`: K, 2 up to the number of classes (of images, for `score`).
     - `reward`: `bernoulli`, `gaussian` or `score`.
-    - `class_rewards`: mean reward of every class in label order, in [0, 1] for `bernoulli`; None for the
-      defaults above.
+    - `class_rewards`: mean reward of every class in label order, in [0, 1] for `bernoulli`; None
+      for the defaults above.
     - `noise_std`: standard deviation of `gaussian` and `score` rewards; unused by `bernoulli`.
     - `image_size`: side in pixels to resize images to; None keeps the data set's own size.
     - `shuffle_slots`: False fixes arm i to class i, which lets context-free bandits compete.
@@ -62,14 +64,15 @@ class ImageArmsEnv(gymnasium.Env[dict[str, NDArray[Any]], np.int64]):
 
     Attributes:
         dataset: The image set.
-        class_rewards: Mean reward of every class, float64 (C,); empty for `score`. Writing to it changes
-            the means from the current round on, without disturbing images or noise.
+        class_rewards: Mean reward of every class, float64 (C,); empty for `score`. Writing to it
+            changes the means from the current round on, without disturbing images or noise.
 
     Raises:
         ValueError: If an argument is out of range or does not fit the data set.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 4}
+    # gymnasium declares it as an instance attribute, so ClassVar would be an override error.
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
 
     def __init__(
         self,
@@ -98,12 +101,13 @@ class ImageArmsEnv(gymnasium.Env[dict[str, NDArray[Any]], np.int64]):
         _check_fit(self)
         self.class_rewards = _class_means(dataset, reward, class_rewards)
         self._index_classes()
-        self.observation_space = spaces.Dict(
-            {
-                "images": spaces.Box(0, 255, (self.num_arms, *dataset.images.shape[1:]), np.uint8),
-                "action_mask": spaces.MultiBinary(self.num_arms),
-            }
-        )
+        self._has_streams = False
+        shape = (self.num_arms, *dataset.images.shape[1:])
+        parts: dict[str, spaces.Space[Any]] = {
+            "images": spaces.Box(0, 255, shape, np.uint8),
+            "action_mask": spaces.MultiBinary(self.num_arms),
+        }
+        self.observation_space = spaces.Dict(parts)
         self.action_space = spaces.Discrete(self.num_arms)
 
     @property
@@ -122,11 +126,11 @@ class ImageArmsEnv(gymnasium.Env[dict[str, NDArray[Any]], np.int64]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Start an episode; without a seed the streams go on where they were."""
-        is_new_stream = seed is not None or self._np_random is None
         super().reset(seed=seed, options=options)
-        if is_new_stream:
+        if seed is not None or not self._has_streams:
             # Two generators, so that a law that draws other noise still sees the same images.
             self._context_rng, self._noise_rng = self.np_random.spawn(2)
+            self._has_streams = True
         self._draw_round()
         return self._observation(), _info(math.nan, math.nan, -1)
 
@@ -154,7 +158,7 @@ class ImageArmsEnv(gymnasium.Env[dict[str, NDArray[Any]], np.int64]):
         return np.concatenate(self._images(), axis=1)
 
     def _index_classes(self) -> None:
-        """Image indices grouped by class: those of class c start at `_starts[c]` and number `_counts[c]`."""
+        """Group image indices by class: class c has `_counts[c]` of them from `_starts[c]` on."""
         labels = self.dataset.labels if self.dataset.labels is not None else np.zeros(0, np.int64)
         self._by_class = np.argsort(labels, kind="stable")
         self._counts = np.bincount(labels, minlength=self.num_classes)
@@ -202,8 +206,9 @@ def _check_arguments(num_arms: int, reward: str, noise_std: float, render_mode: 
         raise ValueError(f"unknown reward {reward!r}; known: {', '.join(get_args(RewardLaw))}")
     if isinstance(num_arms, bool) or not isinstance(num_arms, int | np.integer) or num_arms < 2:
         raise ValueError(f"num_arms {num_arms!r} is no number of arms; choose an integer >= 2")
-    if not math.isfinite(noise_std) or noise_std < 0:
-        raise ValueError(f"noise_std {noise_std} is no standard deviation; choose a number >= 0")
+    is_number = isinstance(noise_std, Real) and not isinstance(noise_std, bool)
+    if not is_number or not math.isfinite(noise_std) or noise_std < 0:
+        raise ValueError(f"noise_std {noise_std!r} is no standard deviation; choose a number >= 0")
     if render_mode not in (None, "rgb_array"):
         raise ValueError(f"unknown render_mode {render_mode!r}; choose rgb_array or none")
 
@@ -242,7 +247,12 @@ def _class_means(
         return (
             np.linspace(0.1, 0.9, count) if reward == "bernoulli" else np.arange(count, dtype=float)
         )
-    means = np.array(class_rewards, dtype=np.float64)
+    try:
+        means = np.array(class_rewards, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"class_rewards {class_rewards!r} is no list of numbers: {error}"
+        ) from error
     if means.shape != (count,):
         raise dataset.error(
             f"class_rewards has shape {means.shape}; give {count} numbers, one per class"

@@ -64,7 +64,7 @@ def class_indices(
 def _array_images(
     name: str, images: NDArray[Any], image_size: int | None
 ) -> NDArray[np.uint8] | LazyImages:
-    """In-memory gray (N, H, W[, 1]) or RGB (N, H, W, 3) images as (N, H, W, 3), resized if asked."""
+    """Gray (N, H, W[, 1]) or RGB (N, H, W, 3) arrays as (N, H, W, 3), resized if asked."""
     is_gray = images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 1)
     if images.dtype != np.uint8 or not (is_gray or (images.ndim == 4 and images.shape[3] == 3)):
         raise dataset_error(
@@ -92,9 +92,9 @@ def _from_array(image: NDArray[np.uint8]) -> Image.Image:
 def load_npz(path: Path, score_name: str, image_size: int | None) -> ImageDataset:
     """An NPZ file without pickled objects.
 
-    Keys: `images` uint8 (N, H, W[, 3]), or `jpeg` uint8 (bytes,) with `offsets` (N+1,) so that image i is
-    `jpeg[offsets[i]:offsets[i+1]]`; `labels` integers (N,) and/or `scores` (N,) or, with `score_names`
-    (M,), (N, M); optionally `class_names` (C,) of the labels 0..C-1.
+    Keys: `images` uint8 (N, H, W[, 3]), or `jpeg` uint8 (bytes,) with `offsets` (N+1,) so that
+    image i is `jpeg[offsets[i]:offsets[i+1]]`; `labels` integers (N,) and/or `scores` (N,) or,
+    with `score_names` (M,), (N, M); optionally `class_names` (C,) of the labels 0..C-1.
 
     Args:
         path: The file.
@@ -114,7 +114,8 @@ def load_npz(path: Path, score_name: str, image_size: int | None) -> ImageDatase
         raise dataset_error(
             name, f"has arrays {', '.join(arrays) or 'none'}; store images, or jpeg and offsets"
         )
-    labels, names = None, ()
+    labels: NDArray[np.int64] | None = None
+    names: tuple[str, ...] = ()
     if "labels" in arrays:
         known_names = tuple(str(value) for value in arrays.get("class_names", ()))
         labels, names = class_indices(name, arrays["labels"], known_names)
@@ -162,25 +163,31 @@ def _jpeg_images(
 ) -> LazyImages:
     """Images of a JPEG byte stream, every start marked and every suspicious end decoded now."""
     _check_offsets(name, stream, offsets)
-    starts, ends = offsets[:-1], offsets[1:]
-
-    def is_marker(at: NDArray[Any], marker: bytes) -> NDArray[np.bool_]:
-        pair = stream[at], stream[at + 1]
-        return (pair[0] == marker[0]) & (pair[1] == marker[1])
-
+    starts, ends = offsets[:-1].astype(np.int64), offsets[1:].astype(np.int64)
     # 50,000 headers would take Pillow 2 s; two markers per image cost nothing and catch truncation.
-    broken = np.flatnonzero((ends - starts < 4) | ~is_marker(starts, _JPEG_START))
+    is_short = ends - starts < 4
+    broken = np.flatnonzero(
+        is_short | ~_has_marker(stream, np.where(is_short, 0, starts), _JPEG_START)
+    )
     if len(broken):
         raise unreadable(f"{broken[0]} of {name}", ValueError("not a JPEG file"))
     images = LazyImages(
-        lambda index: _open(io.BytesIO(stream[offsets[index] : offsets[index + 1]].tobytes())),
+        lambda index: _open(io.BytesIO(stream[starts[index] : ends[index]].tobytes())),
         lambda index: f"{index} of {name}",
         len(starts),
         image_size,
     )
-    for index in np.flatnonzero(~is_marker(ends - 2, _JPEG_END)).tolist():
+    for index in np.flatnonzero(~_has_marker(stream, ends - 2, _JPEG_END)).tolist():
         images[index]  # bytes after the end are legal, a missing end is not: decoding tells
     return images
+
+
+def _has_marker(
+    stream: NDArray[np.uint8], at: NDArray[np.int64], marker: bytes
+) -> NDArray[np.bool_]:
+    if len(stream) < 2:
+        return np.zeros(len(at), np.bool_)
+    return np.logical_and(stream[at] == marker[0], stream[at + 1] == marker[1])
 
 
 def _check_offsets(name: str, stream: NDArray[Any], offsets: NDArray[Any]) -> None:
@@ -205,9 +212,9 @@ def _open(source: io.BytesIO | Path) -> Image.Image:
 
 
 def load_folder(path: Path, image_size: int | None) -> ImageDataset:
-    """An image folder: classes are the subfolders in sorted order, their images are found recursively.
+    """An image folder: every subfolder is a class, in sorted order.
 
-    Hidden entries and files that are not images by their extension are left out.
+    Images are found at any depth. Hidden entries and files that are not images by their extension are left out.
 
     Raises:
         ValueError: If there are no images, one class only, or a file's header cannot be read.
@@ -255,9 +262,10 @@ def _check_header(file: Path) -> None:
 
 
 def load_timm(name: str, split: str, image_size: int | None) -> ImageDataset:
-    """A torchvision (`torch/NAME`) or Hugging Face (`hfds/NAME`) set through timm, downloaded if absent.
+    """A torchvision (`torch/NAME`) or Hugging Face (`hfds/NAME`) set through timm.
 
-    Files go to the folder named by the environment variable `VITUCB_DATA`, `~/.cache/vitucb` otherwise.
+    What is absent is downloaded. Files go to the folder named by the environment variable `VITUCB_DATA`, `~/.cache/vitucb`
+    otherwise.
 
     Raises:
         ValueError: If timm cannot load the set, or its labels are not integers.
