@@ -1,0 +1,464 @@
+"""Statistics of regret curves over seeds: bootstrap intervals, summaries, paired comparisons.
+
+Seeds are the unit of replication: rounds of one run depend on each other, so whole trajectories
+are resampled.
+
+Sources:
+    Percentile bootstrap: Efron, "Bootstrap methods: another look at the jackknife", Ann. Statist.
+    7 (1979). Interquartile mean: Agarwal et al., "Deep RL at the edge of the statistical
+    precipice" -
+        https://arxiv.org/abs/2108.13264
+    Signed-rank test: Wilcoxon, "Individual comparisons by ranking methods", Biometrics Bull. 1
+    (1945); with ties the
+        exact permutation law of the mid-ranks (Pratt and Gibbons, "Concepts of nonparametric
+        theory", 1981).
+    Multiple comparisons: Holm, "A simple sequentially rejective multiple test procedure",
+        Scand. J. Statist. 6 (1979).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vitucb.significance import holm_correction, sign_test, wilcoxon_test
+
+__all__ = [
+    "Band",
+    "Estimate",
+    "Interval",
+    "PairedDifference",
+    "RegretSummary",
+    "bootstrap_band",
+    "bootstrap_ci",
+    "coverage",
+    "growth_exponent",
+    "holm_correction",
+    "interquartile_mean",
+    "paired_difference",
+    "regret_summary",
+    "sign_test",
+    "wilcoxon_test",
+]
+
+FloatArray: TypeAlias = NDArray[np.float64]
+Statistic: TypeAlias = Callable[..., ArrayLike]
+"""Called as `statistic(values, axis=...)`, like `np.mean` and `interquartile_mean`."""
+
+# Elements of one block of resamples: 2^22 float64 are 32 MiB, so memory does not grow with the
+# horizon.
+_BLOCK = 2**22
+# R_t is smooth on the fitted range, so this many evenly spaced rounds give the exponent to 1e-3.
+_EXPONENT_POINTS = 1_000
+
+
+class Interval(NamedTuple):
+    """A confidence interval: float64 arrays of the statistic's shape, NaN for a single seed."""
+
+    low: FloatArray
+    high: FloatArray
+
+
+class Estimate(NamedTuple):
+    """A number with its confidence interval, NaN where the data do not define it."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Band(NamedTuple):
+    """A mean curve and its pointwise confidence band, float64 (T,) each."""
+
+    mean: FloatArray
+    low: FloatArray
+    high: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class RegretSummary:
+    """What the regret of one agent over its seeds comes to.
+
+    Attributes:
+        num_seeds: Number of runs S.
+        horizon: Number of rounds T.
+        final_regret: Mean over seeds of R_T, reward units.
+        interquartile_regret: Interquartile mean over seeds of R_T, reward units.
+        normalised_regret: R_T over the R_T of uniform play; 1 is random, 0 the oracle.
+        auc: Area under R_t over the area under a straight line to the R_T of uniform play.
+        tail_slope: Mean regret per round over the last tenth of the rounds, reward units.
+        growth_exponent: Slope of ln R_t on ln t over t in [T/10, T]; 1 is linear, 0.5 is sqrt(T).
+    """
+
+    num_seeds: int
+    horizon: int
+    final_regret: Estimate
+    interquartile_regret: Estimate
+    normalised_regret: Estimate
+    auc: Estimate
+    tail_slope: Estimate
+    growth_exponent: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class PairedDifference:
+    """Differences a - b over paired seeds.
+
+    Attributes:
+        difference: Mean of a - b with its bootstrap interval.
+        num_pairs: Number of pairs.
+        num_lower: Pairs in which a < b.
+        num_higher: Pairs in which a > b.
+        sign_p: Two-sided sign test.
+        wilcoxon_p: Two-sided Wilcoxon signed-rank test.
+        smallest_p: Smallest p the signed-rank test can return with this many pairs, 2^(1 - n).
+    """
+
+    difference: Estimate
+    num_pairs: int
+    num_lower: int
+    num_higher: int
+    sign_p: float
+    wilcoxon_p: float
+    smallest_p: float
+
+
+def bootstrap_ci(
+    values: ArrayLike,
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = 10_000,
+    statistic: Statistic = np.mean,
+    seed: int = 0,
+    rng: np.random.Generator | None = None,
+) -> Interval:
+    """Percentile bootstrap interval of a statistic over seeds (Efron 1979).
+
+    Rows are resampled whole, so every entry of a trajectory sees the same resampled seeds. With few
+    seeds the interval is too short (about 83 % instead of 95 % at five normal seeds).
+
+    Args:
+        values: One row per seed, shape (S,) or (S, ...).
+        confidence: Nominal coverage, in (0, 1).
+        num_resamples: Number of resamples B.
+        statistic: Reduces the seed axis, called with `axis=`.
+        seed: Makes the resamples, unless `rng` is given: same input, same interval.
+        rng: Generator to draw the resamples from.
+
+    Returns:
+        Bounds of shape `values.shape[1:]`; NaN for one seed, which carries no interval.
+
+    Raises:
+        ValueError: If there is no row, `confidence` is outside (0, 1) or `num_resamples` < 1.
+    """
+    rows = _as_rows(values)
+    if len(rows) == 1:
+        nothing = np.full(rows.shape[1:], np.nan)
+        return Interval(nothing, nothing.copy())
+    draws = _draws(len(rows), num_resamples, rng or np.random.default_rng(seed))
+    if statistic is np.mean:
+        return _mean_percentiles(rows, _weights(draws), confidence)
+    return _percentiles(_resample(rows, draws, statistic), confidence)
+
+
+def bootstrap_band(
+    curves: ArrayLike,
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+    rng: np.random.Generator | None = None,
+) -> Band:
+    """Mean curve over seeds and its pointwise percentile bootstrap band.
+
+    Args:
+        curves: Shape (S, T), one row per seed.
+        confidence: Nominal pointwise coverage, in (0, 1).
+        num_resamples: Number of resamples B.
+        seed: Makes the resamples, unless `rng` is given.
+        rng: Generator to draw the resamples from.
+
+    Raises:
+        ValueError: If `curves` is not a non-empty (S, T), or as `bootstrap_ci`.
+    """
+    rows = _as_matrix(curves, "curves")
+    low, high = bootstrap_ci(
+        rows, confidence=confidence, num_resamples=num_resamples, seed=seed, rng=rng
+    )
+    return Band(rows.mean(axis=0), low, high)
+
+
+def interquartile_mean(values: ArrayLike, axis: int = 0) -> FloatArray:
+    """Mean of the middle half: a quarter of the values (rounded down) is cut from each end.
+
+    Args:
+        values: Any shape.
+        axis: Axis to reduce.
+
+    Raises:
+        ValueError: If `axis` is empty.
+    """
+    array = np.sort(np.asarray(values, dtype=np.float64), axis=axis)
+    size = array.shape[axis]
+    if size == 0:
+        raise ValueError("values is empty; give at least one value")
+    kept = np.arange(size // 4, size - size // 4)
+    return np.asarray(np.take(array, kept, axis=axis).mean(axis=axis))
+
+
+def regret_summary(
+    regret: ArrayLike,
+    *,
+    random_regret: ArrayLike | None = None,
+    confidence: float = 0.95,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+) -> RegretSummary:
+    """Summarise the regret of one agent over its seeds.
+
+    Args:
+        regret: Pseudo-regret of every round (not cumulated), shape (S, T), reward units.
+        random_regret: The same of uniform play, shape (S', T). With S' = S the rows are taken
+            as the same
+            seeds and resampled together. Without it the normalised figures are NaN.
+        confidence: Nominal coverage of the intervals, in (0, 1).
+        num_resamples: Number of resamples B, shared by all figures.
+        seed: Makes the resamples.
+
+    Raises:
+        ValueError: If a shape is wrong or the horizons differ, or as `bootstrap_ci`.
+    """
+    rounds = _as_matrix(regret, "regret")
+    num_seeds, horizon = rounds.shape
+    curves = rounds.cumsum(axis=1)
+    rng = np.random.default_rng(seed)
+    weights = _weights(_draws(num_seeds, num_resamples, rng))
+    final = _Bootstrapped.of_mean(curves[:, -1], weights)
+    area = _Bootstrapped.of_mean(curves.mean(axis=1), weights)
+    uniform = _uniform_play(random_regret, rounds.shape, weights, rng)
+    tail = rounds[:, -math.ceil(horizon / 10) :].mean(axis=1)
+    quartiles = _Bootstrapped(
+        interquartile_mean(curves[:, -1]),
+        _resample(curves[:, -1], _draws(num_seeds, num_resamples, rng), interquartile_mean),
+    )
+    return RegretSummary(
+        num_seeds=num_seeds,
+        horizon=horizon,
+        final_regret=final.estimate(confidence, num_seeds),
+        interquartile_regret=quartiles.estimate(confidence, num_seeds),
+        normalised_regret=final.over(uniform).estimate(confidence, num_seeds),
+        auc=area.over(uniform).times(2).estimate(confidence, num_seeds),
+        tail_slope=_Bootstrapped.of_mean(tail, weights).estimate(confidence, num_seeds),
+        growth_exponent=_exponents(curves, weights).estimate(confidence, num_seeds),
+    )
+
+
+def growth_exponent(curve: ArrayLike) -> float:
+    """Slope of the least squares line of ln R_t on ln t over t in [T/10, T].
+
+    Args:
+        curve: Cumulative regret R_1..R_T, shape (T,).
+
+    Returns:
+        The exponent, NaN where R_t is not positive on the whole range or T < 2.
+    """
+    values = np.asarray(curve, dtype=np.float64)
+    rounds = _exponent_rounds(len(values))
+    return float(_log_slope(values[rounds - 1][None], rounds)[0])
+
+
+def paired_difference(
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+) -> PairedDifference:
+    """Compare two agents run on the same seeds, e.g. by their final regrets.
+
+    Args:
+        a: One figure per seed, shape (S,).
+        b: The same seeds in the same order, shape (S,).
+        confidence: Nominal coverage of the interval, in (0, 1).
+        num_resamples: Number of resamples B.
+        seed: Makes the resamples.
+
+    Raises:
+        ValueError: If the shapes differ or are not (S,), or as `bootstrap_ci`.
+    """
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if first.shape != second.shape or first.ndim != 1:
+        raise ValueError(
+            f"a has shape {first.shape} and b {second.shape}; give both one figure per shared seed"
+        )
+    gaps = first - second
+    low, high = bootstrap_ci(gaps, confidence=confidence, num_resamples=num_resamples, seed=seed)
+    return PairedDifference(
+        difference=Estimate(float(gaps.mean()), float(low), float(high)),
+        num_pairs=len(gaps),
+        num_lower=int((gaps < 0).sum()),
+        num_higher=int((gaps > 0).sum()),
+        sign_p=sign_test(gaps),
+        wilcoxon_p=wilcoxon_test(gaps),
+        smallest_p=min(1.0, 2.0 ** (1 - len(gaps))),
+    )
+
+
+def coverage(truth: ArrayLike, low: ArrayLike, high: ArrayLike) -> float:
+    """Share of the true values inside their intervals, ends included.
+
+    Args:
+        truth: True values, any shape.
+        low: Lower bounds, broadcastable to `truth`.
+        high: Upper bounds, broadcastable to `truth`.
+
+    Returns:
+        A share in [0, 1] over the entries where all three are numbers; NaN where none is.
+    """
+    values, below, above = np.broadcast_arrays(
+        *(np.asarray(part, dtype=np.float64) for part in (truth, low, high))
+    )
+    known = ~(np.isnan(values) | np.isnan(below) | np.isnan(above))
+    if not known.any():
+        return math.nan
+    return float(((values >= below) & (values <= above))[known].mean())
+
+
+@dataclass(frozen=True, slots=True)
+class _Bootstrapped:
+    """A figure and its B resampled values, so that ratios are taken resample by resample."""
+
+    value: FloatArray
+    samples: FloatArray
+
+    @classmethod
+    def of_mean(cls, values: FloatArray, weights: FloatArray) -> _Bootstrapped:
+        return cls(values.mean(), weights @ values)
+
+    def over(self, other: _Bootstrapped) -> _Bootstrapped:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return _Bootstrapped(self.value / other.value, self.samples / other.samples)
+
+    def times(self, factor: float) -> _Bootstrapped:
+        return _Bootstrapped(self.value * factor, self.samples * factor)
+
+    def estimate(self, confidence: float, num_seeds: int) -> Estimate:
+        value = float(self.value)
+        if not math.isfinite(value):
+            return Estimate(math.nan, math.nan, math.nan)
+        known = self.samples[np.isfinite(self.samples)]
+        if num_seeds == 1 or len(known) == 0:
+            return Estimate(value, math.nan, math.nan)
+        low, high = _percentiles(known, confidence)
+        return Estimate(value, float(low), float(high))
+
+
+def _as_rows(values: ArrayLike) -> FloatArray:
+    rows = np.asarray(values, dtype=np.float64)
+    if rows.ndim == 0 or len(rows) == 0:
+        raise ValueError(f"values has shape {rows.shape}; give at least one row, one per seed")
+    return rows
+
+
+def _as_matrix(values: ArrayLike, name: str) -> FloatArray:
+    rows = np.asarray(values, dtype=np.float64)
+    if rows.ndim != 2 or rows.size == 0:
+        raise ValueError(f"{name} has shape {rows.shape}; give (seeds, rounds), both at least 1")
+    return rows
+
+
+def _draws(num_seeds: int, num_resamples: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Row numbers of every resample, shape (B, S)."""
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples {num_resamples} is below 1; 10000 is usual")
+    return np.asarray(rng.integers(0, num_seeds, size=(num_resamples, num_seeds)))
+
+
+def _weights(draws: NDArray[np.int64]) -> FloatArray:
+    """Share of every row in every resample, (B, S): a resampled mean is then one matrix product."""
+    count, size = draws.shape
+    cells = (np.arange(count)[:, None] * size + draws).ravel()
+    counts = np.bincount(cells, minlength=count * size).reshape(count, size)
+    return np.asarray(counts / size)
+
+
+def _resample(rows: FloatArray, draws: NDArray[np.int64], statistic: Statistic) -> FloatArray:
+    """The statistic of every resample, shape (B, ...)."""
+    step = max(1, _BLOCK // max(1, rows.size))
+    blocks = [draws[start : start + step] for start in range(0, len(draws), step)]
+    return np.concatenate([np.asarray(statistic(rows[block], axis=1)) for block in blocks])
+
+
+def _mean_percentiles(rows: FloatArray, weights: FloatArray, confidence: float) -> Interval:
+    """The interval of the mean by blocks of columns: B x T values would fill the memory."""
+    flat = rows.reshape(len(rows), -1)
+    step = max(1, _BLOCK // len(weights))
+    blocks = [
+        _percentiles(weights @ flat[:, start : start + step], confidence)
+        for start in range(0, flat.shape[1], step)
+    ]
+    low, high = (
+        np.concatenate(parts).reshape(rows.shape[1:]) for parts in zip(*blocks, strict=True)
+    )
+    return Interval(low, high)
+
+
+def _percentiles(samples: FloatArray, confidence: float) -> Interval:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence {confidence} is outside (0, 1); 0.95 is usual")
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(samples, [tail, 1 - tail], axis=0)
+    return Interval(np.asarray(low), np.asarray(high))
+
+
+def _uniform_play(
+    random_regret: ArrayLike | None,
+    shape: tuple[int, ...],
+    weights: FloatArray,
+    rng: np.random.Generator,
+) -> _Bootstrapped:
+    """R_T of uniform play; NaN without one."""
+    if random_regret is None:
+        return _Bootstrapped(np.asarray(np.nan), np.full(len(weights), np.nan))
+    rounds = _as_matrix(random_regret, "random_regret")
+    if rounds.shape[1] != shape[1]:
+        raise ValueError(
+            f"random_regret has {rounds.shape[1]} rounds and regret {shape[1]}; "
+            "cut both to the shorter"
+        )
+    if len(rounds) != shape[0]:
+        weights = _weights(_draws(len(rounds), len(weights), rng))
+    return _Bootstrapped.of_mean(rounds.sum(axis=1), weights)
+
+
+def _exponent_rounds(horizon: int) -> NDArray[np.int64]:
+    """Rounds t (1-based) in [T/10, T] that enter the fit, at most 1,000 of them."""
+    first = max(1, math.ceil(horizon / 10))
+    count = min(_EXPONENT_POINTS, horizon - first + 1)
+    return np.linspace(first, horizon, count).round().astype(np.int64)
+
+
+def _log_slope(values: FloatArray, rounds: NDArray[np.int64]) -> FloatArray:
+    """Least squares slope of every row of (B, n) on ln t; NaN where a value is not positive."""
+    if len(rounds) < 2:
+        return np.full(len(values), np.nan)
+    centred = np.log(rounds) - np.log(rounds).mean()
+    positive = np.asarray((values > 0).all(axis=1))
+    logs = np.log(np.where(positive[:, None], values, 1.0))
+    return np.where(positive, logs @ centred / (centred @ centred), np.nan)
+
+
+def _exponents(curves: FloatArray, weights: FloatArray) -> _Bootstrapped:
+    """Exponent of the mean curve, and of the mean curve of every resample."""
+    rounds = _exponent_rounds(curves.shape[1])
+    points = curves[:, rounds - 1]
+    step = max(1, _BLOCK // len(rounds))
+    blocks = (weights[start : start + step] for start in range(0, len(weights), step))
+    samples = np.concatenate([_log_slope(block @ points, rounds) for block in blocks])
+    return _Bootstrapped(_log_slope(points.mean(axis=0)[None], rounds)[0], samples)
