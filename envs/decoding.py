@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import io
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -111,3 +113,10 @@ def unreadable(name: str, error: Exception) -> ValueError:
     """The error for an image that cannot be decoded."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return ValueError(f"cannot read image {name}: {reason}; repair, replace or remove it")
+
+
+def open_image(source: io.BytesIO | Path) -> Image.Image:
+    """Open an image file without decoding it, importing Pillow only now."""
+    from PIL import Image
+
+    return Image.open(source)

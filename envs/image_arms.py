@@ -12,13 +12,14 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from vitucb.envs.datasets import ImageDataset, load_dataset
+from vitucb.envs.datasets import load_dataset
+from vitucb.envs.image_dataset import ImageDataset
 
 RewardLaw: TypeAlias = Literal["bernoulli", "gaussian", "score"]
 """0 or 1 by class, normal around the mean of the class, normal around the score of the image."""
 
 
-class ImageArmsEnv(gymnasium.Env[dict[str, NDArray[Any]], np.int64]):
+class ImageArmsEnv(gymnasium.Env[dict[str, Any], np.int64]):
     """A contextual bandit whose K arms are images.
 
     ## Description

@@ -1,0 +1,164 @@
+"""Image sets in NPZ files: arrays of pixels, or one stream of JPEG files with offsets."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitucb.envs.decoding import LazyImages, open_image, unreadable
+from vitucb.envs.image_dataset import ImageDataset, class_indices, dataset_error
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+
+
+def load_npz(path: Path, score_name: str, image_size: int | None) -> ImageDataset:
+    """An NPZ file without pickled objects.
+
+    Keys: `images` uint8 (N, H, W[, 3]), or `jpeg` uint8 (bytes,) with `offsets` (N+1,) so that
+    image i is `jpeg[offsets[i]:offsets[i+1]]`; `labels` integers (N,) and/or `scores` (N,) or,
+    with `score_names` (M,), (N, M); optionally `class_names` (C,) of the labels 0..C-1.
+
+    Args:
+        path: The file.
+        score_name: Which of `score_names` to use; empty for one-dimensional scores.
+        image_size: Side in pixels to resize to, or None.
+
+    Raises:
+        ValueError: If the file cannot be read or an array is not as above.
+    """
+    name = str(path)
+    arrays = _read_npz(path)
+    if "images" in arrays:
+        images = array_images(name, arrays["images"], image_size)
+    elif "jpeg" in arrays and "offsets" in arrays:
+        images = _jpeg_images(name, arrays["jpeg"], arrays["offsets"], image_size)
+    else:
+        raise dataset_error(
+            name, f"has arrays {', '.join(arrays) or 'none'}; store images, or jpeg and offsets"
+        )
+    labels: NDArray[np.int64] | None = None
+    names: tuple[str, ...] = ()
+    if "labels" in arrays:
+        known_names = tuple(str(value) for value in arrays.get("class_names", ()))
+        labels, names = class_indices(name, arrays["labels"], known_names)
+    scores = _scores(name, arrays, score_name)
+    return ImageDataset(name, images, labels, scores, names)
+
+
+_NPZ_KEYS = ("images", "jpeg", "offsets", "labels", "scores", "score_names", "class_names")
+
+
+def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files if key in _NPZ_KEYS}
+    # A damaged file makes zipfile, zlib and numpy raise many kinds; object arrays raise ValueError.
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise dataset_error(
+            str(path), f"cannot be read: {reason}; write it again with numpy.savez, without objects"
+        ) from error
+
+
+def array_images(
+    name: str, images: NDArray[Any], image_size: int | None
+) -> NDArray[np.uint8] | LazyImages:
+    """Gray (N, H, W[, 1]) or RGB (N, H, W, 3) arrays as (N, H, W, 3), resized if asked."""
+    is_gray = images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 1)
+    if images.dtype != np.uint8 or not (is_gray or (images.ndim == 4 and images.shape[3] == 3)):
+        raise dataset_error(
+            name, f"images are {images.dtype} {images.shape}; store uint8 (N, H, W) or (N, H, W, 3)"
+        )
+    if is_gray:
+        images = images.reshape(images.shape[:3])[..., None]
+        images = np.broadcast_to(images, (*images.shape[:3], 3))  # one copy in memory
+    if image_size is None or images.shape[1:3] == (image_size, image_size) or images.size == 0:
+        return images
+    return LazyImages(
+        lambda index: _from_array(images[index]),
+        lambda index: f"{index} of {name}",
+        len(images),
+        image_size,
+    )
+
+
+def _from_array(image: NDArray[np.uint8]) -> Image.Image:
+    from PIL import Image
+
+    return Image.fromarray(np.ascontiguousarray(image))
+
+
+def _scores(
+    name: str, arrays: Mapping[str, NDArray[Any]], score_name: str
+) -> NDArray[np.float32] | None:
+    if "scores" not in arrays:
+        if score_name:
+            raise dataset_error(name, f"has no scores to pick {score_name!r} from; drop the #part")
+        return None
+    scores = arrays["scores"]
+    known = [str(value) for value in arrays.get("score_names", ())]
+    if scores.ndim == 2 and scores.shape[1] == len(known):
+        if score_name not in known:
+            raise dataset_error(
+                name, f"score {score_name!r} is unknown; append '#' and one of: {', '.join(known)}"
+            )
+        scores = scores[:, known.index(score_name)]
+    if scores.dtype.kind not in "fiu":
+        raise dataset_error(name, f"scores have dtype {scores.dtype}; store them as numbers")
+    return scores.astype(np.float32)
+
+
+def _jpeg_images(
+    name: str, stream: NDArray[Any], offsets: NDArray[Any], image_size: int | None
+) -> LazyImages:
+    """Images of a JPEG byte stream, every start marked and every suspicious end decoded now."""
+    _check_offsets(name, stream, offsets)
+    starts, ends = offsets[:-1].astype(np.int64), offsets[1:].astype(np.int64)
+    # 50,000 headers would take Pillow 2 s; two markers per image cost nothing and catch truncation.
+    is_short = ends - starts < 4
+    broken = np.flatnonzero(
+        is_short | ~_has_marker(stream, np.where(is_short, 0, starts), _JPEG_START)
+    )
+    if len(broken):
+        raise unreadable(f"{broken[0]} of {name}", ValueError("not a JPEG file"))
+    images = LazyImages(
+        lambda index: open_image(io.BytesIO(stream[starts[index] : ends[index]].tobytes())),
+        lambda index: f"{index} of {name}",
+        len(starts),
+        image_size,
+    )
+    for index in np.flatnonzero(~_has_marker(stream, ends - 2, _JPEG_END)).tolist():
+        images[index]  # bytes after the end are legal, a missing end is not: decoding tells
+    return images
+
+
+def _has_marker(
+    stream: NDArray[np.uint8], at: NDArray[np.int64], marker: bytes
+) -> NDArray[np.bool_]:
+    if len(stream) < 2:
+        return np.zeros(len(at), np.bool_)
+    found: NDArray[np.bool_] = (stream[at] == marker[0]) & (stream[at + 1] == marker[1])
+    return found
+
+
+def _check_offsets(name: str, stream: NDArray[Any], offsets: NDArray[Any]) -> None:
+    if stream.dtype != np.uint8 or stream.ndim != 1:
+        raise dataset_error(
+            name, f"jpeg is {stream.dtype} {stream.shape}; store one uint8 byte stream"
+        )
+    if offsets.dtype.kind not in "iu" or offsets.ndim != 1 or len(offsets) < 2:
+        raise dataset_error(
+            name, f"offsets are {offsets.dtype} {offsets.shape}; store integers (N+1,)"
+        )
+    if offsets[0] < 0 or offsets[-1] > len(stream) or np.any(offsets[1:] < offsets[:-1]):
+        raise dataset_error(
+            name, f"offsets do not rise from 0 to {len(stream)}, the bytes in jpeg; rebuild them"
+        )
