@@ -1,0 +1,139 @@
+"""Any torch optimizer on LoRA pairs: SGD, AdamW, or a class given by import path.
+
+The class below adds to the base what every optimizer here has: head parameters stepped by AdamW in
+the same call, and pairs with a non-finite gradient skipped and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import LBFGS, AdamW, Optimizer
+
+from vitucb.adapters import LoRAPair
+from vitucb.optim.options import check_options
+
+
+class PlainOptimizer(Optimizer):
+    """A torch optimizer over the factors of LoRA pairs, and AdamW over the head.
+
+    The parameter groups are those of the base optimizer followed by the head's. The base sees the
+    same gradients in the same order as it would alone: its trajectory is its own, bit for bit.
+
+    Attributes:
+        nonfinite_skips: How often a pair was left out of a step for a non-finite gradient.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[LoRAPair],
+        lr: float,
+        base_class: Callable[..., Optimizer],
+        *,
+        ratio: float | None = None,
+        other_params: Iterable[Parameter] = (),
+        other_lr: float | None = None,
+        **options: Any,
+    ) -> None:
+        """Build the base optimizer and the head's.
+
+        Args:
+            pairs: The LoRA pairs.
+            lr: Learning rate of lora_A, and of lora_B unless `ratio` is given.
+            base_class: A `torch.optim.Optimizer` class.
+            ratio: If given, lora_B gets its own group with learning rate `ratio * lr`.
+            other_params: Parameters outside the pairs, stepped by AdamW without decay.
+            other_lr: Their learning rate; `lr` if None.
+            **options: Passed to `base_class`.
+
+        Raises:
+            ValueError: If there is no pair, an option is unknown, or the base needs a closure.
+        """
+        if not pairs:
+            raise ValueError("the optimizer got no LoRA pair; call add_lora on the model first")
+        if base_class is LBFGS:
+            raise ValueError("LBFGS re-evaluates the loss within a step; choose another optimizer")
+        check_options(getattr(base_class, "__name__", "base"), base_class, options)
+        children = [base_class(_groups(pairs, lr, ratio), lr=lr, **options)]
+        if others := list(other_params):
+            head_lr = lr if other_lr is None else other_lr
+            children.append(AdamW(others, lr=head_lr, weight_decay=0.0))
+        super().__init__([g for child in children for g in child.param_groups], {"lr": lr})
+        self._pairs = list(pairs)
+        self._children = children
+        self.nonfinite_skips = 0
+        self._share()
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch splits this signature into overloads
+        """One step of the base and of the head.
+
+        Args:
+            closure: Re-evaluates the model and returns the loss; called with gradients enabled.
+
+        Returns:
+            The closure's loss, or None.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        hidden = self._hide_nonfinite()
+        try:
+            for child in self._children:
+                child.step()
+        finally:
+            for parameter, grad in hidden:
+                parameter.grad = grad
+        return loss
+
+    def _hide_nonfinite(self) -> list[tuple[Parameter, Tensor]]:
+        """Take the gradients of bad pairs away: torch leaves a parameter without gradient alone."""
+        grads = [p.grad for pair in self._pairs for p in (pair.A, pair.B) if p.grad is not None]
+        if not grads or bool(torch.stack([n.float() for n in _max_abs(grads)]).isfinite().all()):
+            return []
+        hidden = []
+        for pair in self._pairs:
+            owned = [(p, p.grad) for p in (pair.A, pair.B) if p.grad is not None]
+            if all(bool(grad.isfinite().all()) for _, grad in owned):
+                continue
+            self.nonfinite_skips += 1
+            hidden += owned
+            for parameter, _ in owned:
+                parameter.grad = None
+        return hidden
+
+    def _share(self) -> None:
+        """Make the children work on this optimizer's own groups and state."""
+        start = 0
+        for child in self._children:
+            end = start + len(child.param_groups)
+            child.__setstate__({"state": self.state, "param_groups": self.param_groups[start:end]})
+            start = end
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {k: self.__dict__[k] for k in ("_pairs", "_children", "nonfinite_skips")}
+        return {**super().__getstate__(), **own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_children" in self.__dict__:
+            self._share()
+
+
+def _groups(pairs: Sequence[LoRAPair], lr: float, ratio: float | None) -> list[dict[str, Any]]:
+    if ratio is None:
+        return [{"params": [p for pair in pairs for p in (pair.A, pair.B)], "lr": lr}]
+    return [
+        {"params": [pair.A for pair in pairs], "lr": lr},
+        {"params": [pair.B for pair in pairs], "lr": lr * ratio},
+    ]
+
+
+def _max_abs(grads: list[Tensor]) -> tuple[Tensor, ...]:
+    norms: tuple[Tensor, ...] = torch._foreach_norm(grads, torch.inf)
+    return norms
