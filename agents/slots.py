@@ -172,7 +172,7 @@ class Oracle(SlotAgent):
         """Watch `env`.
 
         Args:
-            env: An environment with `expected_rewards`, float64 (K,).
+            env: An environment with the property `expected_rewards`, float64 (K,).
             num_arms: Number of slots K.
             rng: Breaks ties.
 
@@ -180,7 +180,7 @@ class Oracle(SlotAgent):
             ValueError: If the environment does not tell its mean rewards.
         """
         super().__init__(num_arms, rng)
-        if not hasattr(env.unwrapped, "expected_rewards"):
+        if not hasattr(type(env.unwrapped), "expected_rewards"):
             raise ValueError(
                 f"agent oracle needs an environment with expected_rewards, {env} has none; "
                 "leave the oracle out"

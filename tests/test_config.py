@@ -1,0 +1,80 @@
+"""A config file overrides the defaults partially, and says what is wrong with it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vitucb.config import RunConfig, load_config, override, save_config, to_dict
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "exp.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_file_overrides_only_what_it_names(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, "agent:\n  optimizer:\n    lr: 1e-4\nseed: 3\n"))
+    assert config.agent.optimizer.lr == pytest.approx(1e-4)
+    assert config.seed == 3
+    assert config.agent.lora == RunConfig().agent.lora
+
+
+def test_section_may_be_its_name_alone() -> None:
+    config = override(RunConfig(), {"agent": {"optimizer": "lora-plus"}})
+    assert config.agent.optimizer.name == "lora-plus"
+    assert config.agent.optimizer.lr == RunConfig().agent.optimizer.lr
+
+
+def test_saved_config_loads_to_the_same(tmp_path: Path) -> None:
+    config = override(
+        RunConfig(),
+        {"agent": {"lora": {"blocks": [0, -1]}, "optimizer": {"options": {"ratio": 4}}}},
+    )
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+def test_every_default_survives_yaml() -> None:
+    plain = to_dict(RunConfig())
+    assert override(RunConfig(), yaml.safe_load(yaml.safe_dump(plain))) == RunConfig()
+
+
+def test_empty_file_is_the_defaults(tmp_path: Path) -> None:
+    assert load_config(written(tmp_path, "")) == RunConfig()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("agnet: {}", "unknown config key 'agnet'; did you mean 'agent'"),
+        ("agent: {optimizer: {lrr: 1}}", "'agent.optimizer.lrr'; did you mean 'lr'"),
+        ("agent: {optimizer: {lr: fast}}", "agent.optimizer.lr: expected float, got 'fast'"),
+        ("seed: 1.5", "seed: expected int, got 1.5"),
+        ("seed: true", "seed: expected int, got True"),
+        ("tensorboard: 1", "tensorboard: expected bool, got 1"),
+        ("agent: {features: pixels}", "agent.features: expected one of lora-gradient, last-layer"),
+        ("agent: {lora: {blocks: [one]}}", r"agent.lora.blocks: expected tuple"),
+        ("env: digits", "env: expected a section of settings"),
+        ("- 1\n- 2", "expected key: value settings"),
+        ("a: [1", "is not valid YAML"),
+    ],
+)
+def test_mistake_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        load_config(written(tmp_path, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nowhere\.yaml: No such file"):
+        load_config(tmp_path / "nowhere.yaml")
+
+
+def test_configs_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RunConfig().seed = 1  # type: ignore[misc]  # the point of the test

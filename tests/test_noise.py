@@ -1,0 +1,58 @@
+"""Running estimates of noise and reward scale."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vitucb.noise import ResidualNoise, RewardScale
+
+
+def test_reward_scale_equals_numpy() -> None:
+    rewards = np.random.default_rng(0).normal(3.0, 2.0, 200)
+    scale = RewardScale()
+    for reward in rewards:
+        scale.add(float(reward))
+    assert scale.mean == pytest.approx(rewards.mean())
+    assert scale.std == pytest.approx(rewards.std())
+
+
+def test_reward_scale_of_equal_rewards_is_one() -> None:
+    scale = RewardScale()
+    for _ in range(5):
+        scale.add(0.25)
+    assert (scale.mean, scale.std) == (0.25, 1.0)
+
+
+def test_noise_of_constant_errors_converges_to_their_size() -> None:
+    noise = ResidualNoise(prior=5.0)
+    for _ in range(2_000):
+        noise.add(-0.3)
+    assert noise.std == pytest.approx(0.3, rel=1e-3)
+
+
+def test_noise_is_a_plain_average_within_its_window() -> None:
+    noise = ResidualNoise(prior=1.0, window=100)
+    errors = np.random.default_rng(0).normal(size=50)
+    for error in errors:
+        noise.add(float(error))
+    assert noise.std**2 == pytest.approx((1 + (errors**2).sum()) / 51)
+
+
+def test_noise_never_reaches_zero() -> None:
+    noise = ResidualNoise(window=2)
+    for _ in range(200):
+        noise.add(0.0)
+    assert noise.std > 0
+
+
+def test_state_round_trips() -> None:
+    noise, scale = ResidualNoise(), RewardScale()
+    for value in (1.0, 2.0, 4.0):
+        noise.add(value)
+        scale.add(value)
+    restored_noise, restored_scale = ResidualNoise(), RewardScale()
+    restored_noise.load_state_dict(noise.state_dict())
+    restored_scale.load_state_dict(scale.state_dict())
+    assert restored_noise.std == noise.std
+    assert (restored_scale.mean, restored_scale.std) == (scale.mean, scale.std)

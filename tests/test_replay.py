@@ -1,0 +1,63 @@
+"""The replay is a uniform sample of the history and always trains on the newest reward."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vitucb.replay import Replay
+
+
+def filled(capacity: int, items: int, seed: int = 0) -> Replay:
+    replay = Replay(capacity, np.random.default_rng(seed))
+    for i in range(items):
+        replay.add(np.full((2, 2, 3), i % 256, np.uint8), float(i))
+    return replay
+
+
+def test_below_capacity_everything_is_kept_in_order() -> None:
+    images, rewards = filled(10, 7).items(slice(None))
+    np.testing.assert_array_equal(rewards, np.arange(7))
+    assert [int(image[0, 0, 0]) for image in images] == list(range(7))
+
+
+def test_sample_has_the_asked_size_no_repeats_and_the_newest() -> None:
+    replay = filled(50, 40)
+    for _ in range(20):
+        images, rewards = replay.sample(8)
+        assert len(images) == len(set(rewards)) == 8
+        assert 39.0 in rewards
+
+
+def test_sample_of_a_short_history_is_the_history() -> None:
+    _, rewards = filled(50, 3).sample(8)
+    assert sorted(rewards) == [0.0, 1.0, 2.0]
+
+
+def test_reservoir_is_uniform_over_the_history() -> None:
+    kept = np.zeros(40)
+    for seed in range(600):
+        _, rewards = filled(10, 40, seed).items(slice(None))
+        kept[rewards.astype(int)] += 1
+    # Each item is kept with probability 1/4: mean 150, standard deviation 10.6.
+    assert abs(kept - 150).max() < 4.5 * 10.6
+
+
+def test_kept_image_is_a_copy() -> None:
+    replay = Replay(4, np.random.default_rng(0))
+    image = np.zeros((2, 2, 3), np.uint8)
+    replay.add(image, 1.0)
+    image[:] = 9
+    assert replay.items(slice(None))[0][0].max() == 0
+
+
+def test_restored_replay_continues_identically() -> None:
+    replay, restored = filled(5, 12), filled(5, 1, seed=9)
+    restored.load_state_dict(replay.state_dict())
+    for _ in range(5):
+        np.testing.assert_array_equal(replay.sample(3)[1], restored.sample(3)[1])
+
+
+def test_capacity_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="replay_capacity 0"):
+        Replay(0, np.random.default_rng(0))
