@@ -58,7 +58,11 @@ _NPZ_KEYS = ("images", "jpeg", "offsets", "labels", "scores", "score_names", "cl
 
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: numpy leaves the file open when it turns out to be damaged.
+        with path.open("rb") as stream:
+            file = np.load(stream, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("it holds a single array")
             return {key: file[key] for key in file.files if key in _NPZ_KEYS}
     # A damaged file makes zipfile, zlib and numpy raise many kinds; object arrays raise ValueError.
     except Exception as error:
