@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from vitucb.envs.datasets import ImageDataset
+import os
+
 from vitucb.envs.image_arms import ImageArmsEnv
+from vitucb.envs.image_dataset import ImageDataset
 
 
 class DigitsPaperEnv(ImageArmsEnv):
@@ -26,7 +28,7 @@ class DigitsPaperEnv(ImageArmsEnv):
 
     def __init__(
         self,
-        dataset: str | ImageDataset = "digits",
+        dataset: str | os.PathLike[str] | ImageDataset = "digits",
         image_size: int | None = None,
         render_mode: str | None = None,
     ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any, Literal, TypeAlias, get_args
@@ -77,7 +78,7 @@ class ImageArmsEnv(gymnasium.Env[dict[str, Any], np.int64]):
 
     def __init__(
         self,
-        dataset: str | ImageDataset = "digits",
+        dataset: str | os.PathLike[str] | ImageDataset = "digits",
         num_arms: int = 10,
         reward: RewardLaw = "bernoulli",
         class_rewards: Sequence[float] | None = None,
@@ -99,7 +100,7 @@ class ImageArmsEnv(gymnasium.Env[dict[str, Any], np.int64]):
         self.noise_std = float(noise_std)
         self.shuffle_slots = shuffle_slots
         self.render_mode = render_mode
-        _check_fit(self)
+        _check_fit(dataset, self.num_arms, reward, shuffle_slots)
         self.class_rewards = _class_means(dataset, reward, class_rewards)
         self._index_classes()
         self._has_streams = False
@@ -177,9 +178,8 @@ class ImageArmsEnv(gymnasium.Env[dict[str, Any], np.int64]):
             within = rng.integers(0, self._counts[self._classes])
             self._items = self._by_class[self._starts[self._classes] + within]
         is_binary = self.reward == "bernoulli"
-        self._noise = (self._noise_rng.random if is_binary else self._noise_rng.standard_normal)(
-            arms
-        )
+        draw = self._noise_rng.random if is_binary else self._noise_rng.standard_normal
+        self._noise = draw(arms)
 
     def _reward(self, mean: float, noise: float) -> float:
         if self.reward == "bernoulli":
@@ -214,20 +214,19 @@ def _check_arguments(num_arms: int, reward: str, noise_std: float, render_mode: 
         raise ValueError(f"unknown render_mode {render_mode!r}; choose rgb_array or none")
 
 
-def _check_fit(env: ImageArmsEnv) -> None:
+def _check_fit(dataset: ImageDataset, arms: int, reward: RewardLaw, shuffle_slots: bool) -> None:
     """Refuse what the data set cannot provide."""
-    dataset, arms = env.dataset, env.num_arms
-    if env.reward == "score":
+    if reward == "score":
         if dataset.scores is None:
             raise dataset.error("reward 'score' needs scores; choose bernoulli or gaussian")
         if arms > len(dataset.images):
             raise dataset.error(
                 f"num_arms {arms} exceeds its {len(dataset.images)} images; choose fewer arms"
             )
-        if not env.shuffle_slots:
+        if not shuffle_slots:
             raise ValueError("shuffle_slots=False needs classes; drop it for reward 'score'")
     elif dataset.labels is None:
-        raise dataset.error(f"reward {env.reward!r} needs labels; choose reward 'score'")
+        raise dataset.error(f"reward {reward!r} needs labels; choose reward 'score'")
     elif arms > dataset.num_classes:
         raise dataset.error(
             f"num_arms {arms} exceeds its {dataset.num_classes} classes; "

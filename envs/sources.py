@@ -94,7 +94,7 @@ def load_timm(name: str, split: str, image_size: int | None) -> ImageDataset:
     `~/.cache/vitucb` otherwise.
 
     Raises:
-        ValueError: If timm cannot load the set, or its labels are not integers.
+        ValueError: If a package is missing, timm cannot load the set, or its labels are not integers.
     """
     root = Path(os.environ.get("VITUCB_DATA", "~/.cache/vitucb")).expanduser()
     root.mkdir(parents=True, exist_ok=True)
@@ -103,6 +103,8 @@ def load_timm(name: str, split: str, image_size: int | None) -> ImageDataset:
 
         dataset = create_dataset(name, root=str(root), split=split, download=True)
         labels = np.asarray(_timm_labels(dataset))
+    except ModuleNotFoundError as error:
+        raise dataset_error(name, f"{error}; pip install {error.name}") from error
     except (
         Exception
     ) as error:  # network, missing package, unknown name or split: timm raises them all

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import sys
@@ -295,6 +296,12 @@ def test_a_timm_set_that_cannot_be_loaded_says_what_to_do(
         load_dataset("torch/cifar11")
 
 
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    missing = ModuleNotFoundError("No module named 'datasets'", name="datasets")
+    _fake_timm(monkeypatch, tmp_path, missing)
+    _assert_refused("hfds/a/b", "No module named 'datasets'; pip install datasets")
+
+
 def _assert_refused(name: str | Path, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         load_dataset(name)
@@ -425,6 +432,11 @@ def test_folders_without_two_classes_of_images_are_refused(tmp_path: Path) -> No
     (tmp_path / "empty").mkdir()
     _assert_refused(tmp_path / "empty", "no images in subfolders; put the images of each class")
     _assert_refused(_folder(tmp_path, ("cat",)), "only one class, 'cat'; give at least two")
+
+
+def test_copying_the_arguments_of_an_environment_copies_no_images() -> None:
+    dataset = ImageDataset("mine", _noise(2), np.array([0, 1]), class_names=("a", "b"))
+    assert copy.deepcopy({"dataset": dataset})["dataset"] is dataset
 
 
 def test_class_indices_of_integers_of_any_kind() -> None:
