@@ -34,15 +34,18 @@ def _policies() -> Mapping[str, str]:
 
 
 def _optimizers() -> Mapping[str, str]:
-    from vitucb.optim.table import describe_optimizers
+    from vitucb.optim import ENTRIES
 
-    return describe_optimizers()
+    return {
+        name: f"{entry.summary}; paper {entry.paper}; state {entry.state}; extra cost {entry.cost}"
+        for name, entry in ENTRIES.items()
+    }
 
 
 def _covariances() -> Mapping[str, str]:
-    from vitucb.covariance.table import describe_covariances
+    from vitucb.covariance.table import DESCRIPTIONS
 
-    return describe_covariances()
+    return DESCRIPTIONS
 
 
 def _backbones() -> Mapping[str, str]:

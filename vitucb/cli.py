@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ import tyro
 
 from vitucb.config import EnvConfig, RunConfig, load_config, override
 
-_BOX = "╭╮╰╯│─ "
 ArgsT = TypeVar("ArgsT")
 
 
@@ -76,13 +76,15 @@ def _parse(kind: type[ArgsT], words: Sequence[str], command: str, default: ArgsT
 
 def _condense(boxed: str, command: str) -> str:
     """The message of tyro's error box and its first suggestion, on one line."""
-    lines = [text for line in boxed.splitlines() if (text := line.strip(_BOX))]
-    message = lines[1] if len(lines) > 1 else "cannot read the arguments"
+    rows = [line.strip("│ ") for line in boxed.strip().splitlines()]
+    # The title is drawn into the border, or stands above a rule where the stream is ASCII.
+    inside = rows[1:] if boxed.strip().startswith("╭") else rows[2:]
+    message = " ".join(itertools.takewhile(lambda text: text.strip("─-"), inside))
     hint = ""
-    if "Perhaps you meant:" in lines[:-1]:
-        option = lines[lines.index("Perhaps you meant:") + 1].split()[0]
+    if "Perhaps you meant:" in inside[:-1]:
+        option = inside[inside.index("Perhaps you meant:") + 1].split()[0]
         hint = f"; did you mean {option}?"
-    return f"{message}{hint}; see vitucb {command} --help"
+    return f"{message or 'cannot read the arguments'}{hint}; see vitucb {command} --help"
 
 
 def _run(words: list[str]) -> None:
