@@ -109,10 +109,16 @@ class LazyImages:
             )
 
 
+def first_line(error: Exception) -> str:
+    """What went wrong, for a message of one line."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 def unreadable(name: str, error: Exception) -> ValueError:
     """The error for an image that cannot be decoded."""
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return ValueError(f"cannot read image {name}: {reason}; repair, replace or remove it")
+    return ValueError(
+        f"cannot read image {name}: {first_line(error)}; repair, replace or remove it"
+    )
 
 
 def open_image(source: io.BytesIO | Path) -> Image.Image:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vitucb.envs.decoding import LazyImages, open_image, unreadable
+from vitucb.envs.decoding import LazyImages, first_line, open_image, unreadable
 from vitucb.envs.image_dataset import ImageDataset, class_indices, dataset_error
 
 if TYPE_CHECKING:
@@ -66,9 +66,9 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
             return {key: file[key] for key in file.files if key in _NPZ_KEYS}
     # A damaged file makes zipfile, zlib and numpy raise many kinds; object arrays raise ValueError.
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise dataset_error(
-            str(path), f"cannot be read: {reason}; write it again with numpy.savez, without objects"
+            str(path),
+            f"cannot be read: {first_line(error)}; write it again with numpy.savez, without objects",
         ) from error
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitucb.envs.decoding import LazyImages, open_image, unreadable
+from vitucb.envs.decoding import LazyImages, first_line, open_image, unreadable
 from vitucb.envs.image_dataset import ImageDataset, class_indices, dataset_error
 from vitucb.envs.npz import array_images
 
@@ -94,7 +94,8 @@ def load_timm(name: str, split: str, image_size: int | None) -> ImageDataset:
     `~/.cache/vitucb` otherwise.
 
     Raises:
-        ValueError: If a package is missing, timm cannot load the set, or its labels are not integers.
+        ValueError: If a package is missing, timm cannot load the set, or its labels are no
+            integers.
     """
     root = Path(os.environ.get("VITUCB_DATA", "~/.cache/vitucb")).expanduser()
     root.mkdir(parents=True, exist_ok=True)
@@ -105,13 +106,9 @@ def load_timm(name: str, split: str, image_size: int | None) -> ImageDataset:
         labels = np.asarray(_timm_labels(dataset))
     except ModuleNotFoundError as error:
         raise dataset_error(name, f"{error}; pip install {error.name}") from error
-    except (
-        Exception
-    ) as error:  # network, missing package, unknown name or split: timm raises them all
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise dataset_error(
-            name, f"split {split!r} could not be loaded: {reason}; check name, split and network"
-        ) from error
+    except Exception as error:  # unknown name or split, no network: the libraries raise any kind
+        problem = f"split {split!r} could not be loaded: {first_line(error)}"
+        raise dataset_error(name, f"{problem}; check name, split and network") from error
     indices, names = class_indices(name, labels, getattr(dataset, "classes", ()))
     images = LazyImages(
         lambda index: _timm_image(dataset, index),
