@@ -68,7 +68,7 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
     except Exception as error:
         raise dataset_error(
             str(path),
-            f"cannot be read: {first_line(error)}; write it again with numpy.savez, without objects",
+            f"cannot be read: {first_line(error)}; write it again, without object arrays",
         ) from error
 
 

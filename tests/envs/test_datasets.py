@@ -409,13 +409,13 @@ def test_a_truncated_jpeg_in_a_stream_is_found_at_load(tmp_path: Path) -> None:
     files = [_encode(image, "JPEG") for image in _noise(size=32)]
     files[4] = files[4][: len(files[4]) // 2]
     path = _save(tmp_path, **_jpeg_arrays(files, [0, 1] * 3))
-    _assert_refused(path, "cannot read image 4 of .*set.npz: .*; repair, replace or remove it")
+    _assert_refused(path, "cannot read image 4 of .*set.npz: .*; mend or remove it")
 
 
 def test_a_file_that_is_no_image_is_refused_at_load(tmp_path: Path) -> None:
     root = _folder(tmp_path)
     (root / "dog" / "2.png").write_bytes(b"not an image")
-    _assert_refused(root, r"cannot read image .*dog.2\.png: .*; repair, replace or remove it")
+    _assert_refused(root, r"cannot read image .*dog.2\.png: .*; mend or remove it")
 
 
 def test_a_truncated_image_is_named_when_it_is_first_drawn(tmp_path: Path) -> None:
