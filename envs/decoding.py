@@ -116,9 +116,7 @@ def first_line(error: Exception) -> str:
 
 def unreadable(name: str, error: Exception) -> ValueError:
     """The error for an image that cannot be decoded."""
-    return ValueError(
-        f"cannot read image {name}: {first_line(error)}; repair, replace or remove it"
-    )
+    return ValueError(f"cannot read image {name}: {first_line(error)}; mend or remove it")
 
 
 def open_image(source: io.BytesIO | Path) -> Image.Image:
