@@ -1,0 +1,163 @@
+"""The numbers behind a report: one result per agent, one comparison per rival of the main agent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vitucb.report.groups import Group, Role, role
+from vitucb.report.runs import FloatArray, Run
+from vitucb.statistics import (
+    Estimate,
+    PairedDifference,
+    RegretSummary,
+    bootstrap_ci,
+    holm_correction,
+    paired_difference,
+    regret_summary,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentResult:
+    """One agent over its seeds.
+
+    Attributes:
+        label: Name in the report.
+        name: Registered name.
+        role: Its part in the comparison.
+        runs: Its runs, sorted by seed.
+        regret: Pseudo-regret of every round (S, T), reward units.
+        summary: Figures of merit.
+        reward: Mean reward per round over seeds.
+        seconds_per_round: Mean wall-clock time of choosing and learning, NaN if not recorded.
+    """
+
+    label: str
+    name: str
+    role: Role
+    runs: Sequence[Run]
+    regret: FloatArray
+    summary: RegretSummary
+    reward: Estimate
+    seconds_per_round: float
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds, ascending."""
+        return [run.seed for run in self.runs]
+
+    def column(self, name: str) -> FloatArray:
+        """A column of `rounds.csv` over seeds, float64 (S, T)."""
+        return np.stack([run.columns[name][: self.regret.shape[1]] for run in self.runs])
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The main agent against a rival, on the seeds both have.
+
+    Attributes:
+        main: Label of the main agent.
+        rival: The other agent.
+        paired: Final regret of main minus rival, None without a shared seed.
+        holm_p: Wilcoxon p after Holm's correction over all rivals; 1 without a shared seed.
+    """
+
+    main: str
+    rival: AgentResult
+    paired: PairedDifference | None
+    holm_p: float
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """Everything a section of the report shows."""
+
+    group: Group
+    results: Sequence[AgentResult]
+    main: AgentResult
+    comparisons: Sequence[Comparison]
+
+    def of_role(self, wanted: Role) -> list[AgentResult]:
+        """The agents that play one part."""
+        return [result for result in self.results if result.role == wanted]
+
+
+def analyse(group: Group, *, main: str | None = None) -> Analysis:
+    """Compute every number of one group.
+
+    Args:
+        group: Runs to compare.
+        main: Label of the agent that the others are compared with; by default vit-ucb if it
+            played, else the first one.
+
+    Raises:
+        ValueError: If `main` is not among the agents.
+    """
+    if main is not None and main not in group.agents:
+        raise ValueError(f"main {main!r} has no runs here; choose from {', '.join(group.agents)}")
+    uniform = _uniform_play(group)
+    results = [_result(label, runs, group.horizon, uniform) for label, runs in group.agents.items()]
+    by_label = {result.label: result for result in results}
+    chosen = by_label[main] if main else results[0]
+    return Analysis(group, results, chosen, _compare(chosen, results))
+
+
+def compare(main: AgentResult, rival: AgentResult) -> PairedDifference | None:
+    """Final regret of `main` minus `rival` over the seeds both have; None without one."""
+    shared = sorted(set(main.seeds) & set(rival.seeds))
+    if not shared:
+        return None
+    ours, theirs = (_finals(result, shared) for result in (main, rival))
+    return paired_difference(ours, theirs)
+
+
+def _finals(result: AgentResult, seeds: Sequence[int]) -> FloatArray:
+    totals: Mapping[int, float] = dict(
+        zip(result.seeds, result.regret.sum(axis=1).tolist(), strict=True)
+    )
+    return np.array([totals[seed] for seed in seeds])
+
+
+def _compare(main: AgentResult, results: Sequence[AgentResult]) -> list[Comparison]:
+    # The oracle's regret is zero by definition: nothing to test.
+    rivals = [r for r in results if r is not main and r.role != "oracle"]
+    paired = [compare(main, rival) for rival in rivals]
+    adjusted = holm_correction([1.0 if p is None else p.wilcoxon_p for p in paired])
+    return [
+        Comparison(main.label, rival, difference, float(p))
+        for rival, difference, p in zip(rivals, paired, adjusted, strict=True)
+    ]
+
+
+def _uniform_play(group: Group) -> FloatArray | None:
+    for runs in group.agents.values():
+        if role(runs[0].agent_name) == "random":
+            return _stack(runs, group.horizon)
+    return None
+
+
+def _result(
+    label: str, runs: Sequence[Run], horizon: int, uniform: FloatArray | None
+) -> AgentResult:
+    regret = _stack(runs, horizon)
+    rewards = np.array([run.columns["reward"][:horizon].mean() for run in runs])
+    low, high = bootstrap_ci(rewards)
+    seconds = [float(run.summary.get("seconds_per_round", np.nan)) for run in runs]
+    known = [value for value in seconds if np.isfinite(value)]
+    return AgentResult(
+        label=label,
+        name=runs[0].agent_name,
+        role=role(runs[0].agent_name),
+        runs=runs,
+        regret=regret,
+        summary=regret_summary(regret, random_regret=uniform),
+        reward=Estimate(float(rewards.mean()), float(low), float(high)),
+        seconds_per_round=float(np.mean(known)) if known else float("nan"),
+    )
+
+
+def _stack(runs: Sequence[Run], horizon: int) -> FloatArray:
+    return np.stack([run.columns["regret"][:horizon] for run in runs])

@@ -1,0 +1,339 @@
+"""Curves over rounds: regret, learning, growth and calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitucb.report.analysis import AgentResult, Analysis
+from vitucb.report.labels import LineEnd, label_line_ends, label_width_inches
+from vitucb.report.runs import FloatArray
+from vitucb.report.theme import LineStyle, colour
+from vitucb.report.words import fixed, number, percent
+from vitucb.statistics import Band, bootstrap_band, coverage
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import Locator
+
+_WIDTH_INCHES = 10.4
+_LEFT_INCHES = 0.62
+_MAX_POINTS = 400
+# The zoomed panel is drawn when the worst agent is this many times above the contextual ones.
+_DWARFING = 2.0
+_MAX_SEED_LINES = 12
+
+
+def regret_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figure:
+    """Cumulative regret with 95 % bands; a second panel zooms in where random dwarfs the rest."""
+    rounds = plotted_rounds(analysis.group.horizon)
+    bands = {r.label: bootstrap_band(cumulative(r)[:, rounds - 1]) for r in analysis.results}
+    ceiling = _zoom_ceiling(analysis, bands)
+    shown = [r for r in analysis.results if ceiling is not None]
+    outside = [r for r in analysis.results if ceiling and bands[r.label].mean[-1] > ceiling]
+    everything = {r.label: _value_label(r) for r in analysis.results}
+    if not shown:
+        figure, (axes,) = _panels([everything.values()], [1], height=4.3)
+        _draw_bands(axes, rounds, analysis.results, bands, styles, everything)
+        _finish(axes, "Cumulative regret", rounds)
+        return figure
+    close = {r.label: everything[r.label] for r in analysis.results if r not in outside}
+    far = {r.label: everything[r.label] for r in outside}
+    figure, (axes, zoomed) = _panels([far.values(), close.values()], [0.8, 1], height=4.3)
+    _draw_bands(axes, rounds, analysis.results, bands, styles, far)
+    _finish(axes, "Cumulative regret", rounds)
+    _mark_zoom(axes, ceiling or 0.0)
+    zoomed.set_ylim(0, ceiling)
+    _draw_seeds(zoomed, rounds, [r for r in analysis.results if r not in outside], styles)
+    _draw_bands(zoomed, rounds, analysis.results, bands, styles, close)
+    _finish(zoomed, "The same, zoomed in", rounds)
+    return figure
+
+
+def learning_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figure:
+    """Regret per round and the share of rounds with the best arm, over a trailing window."""
+    window = smoothing_window(analysis.group.horizon)
+    panels: list[tuple[str, Callable[[AgentResult], FloatArray]]] = [
+        ("Regret per round", lambda result: result.regret),
+        ("Share of rounds with the best arm", _best_arm),
+    ]
+    return _trailing_figure(analysis.results, panels, styles, window)
+
+
+def growth_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figure:
+    """Regret on log axes beside lines growing like t and sqrt(t)."""
+    rounds = plotted_rounds(analysis.group.horizon, logarithmic=True)
+    texts = {r.label: _exponent_label(r) for r in analysis.results if r.role != "oracle"}
+    figure, (axes,) = _panels([texts.values()], [1], height=4.0, width=0.62)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    curves = {
+        r.label: (cumulative(r).mean(axis=0)[rounds - 1], texts[r.label])
+        for r in analysis.results
+        if r.label in texts
+    }
+    _draw_guides(axes, rounds, [curve for curve, _ in curves.values()])
+    ends = []
+    for label, (curve, text) in curves.items():
+        style = styles[label]
+        visible = np.where(curve > 0, curve, np.nan)
+        _line(axes, rounds, visible, style)
+        ends.append(LineEnd(float(curve[-1]), text, style))
+    _finish(axes, "Growth of regret, log-log", rounds, zero_based=False)
+    label_line_ends(axes, ends)
+    return figure
+
+
+def calibration_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figure | None:
+    """How much and how well agents explore; None if no agent has a bonus."""
+    explorers = [r for r in analysis.results if _has_bonus(r)]
+    if not explorers:
+        return None
+    window = smoothing_window(analysis.group.horizon)
+    panels: list[tuple[str, Callable[[AgentResult], FloatArray]]] = [
+        ("Share of non-greedy choices", _non_greedy),
+        ("Bonus of the chosen arm", lambda result: result.column("bonus")),
+        ("True mean inside mean ± bonus", covered),
+    ]
+    return _trailing_figure(explorers, panels, styles, window)
+
+
+def cumulative(result: AgentResult) -> FloatArray:
+    """Cumulative regret (S, T)."""
+    return result.regret.cumsum(axis=1)
+
+
+def plotted_rounds(horizon: int, *, logarithmic: bool = False) -> NDArray[np.int64]:
+    """Rounds (1-based, increasing, the last is T) at which curves are drawn, at most 400."""
+    if logarithmic:
+        grid = np.geomspace(1, horizon, min(horizon, _MAX_POINTS))
+    else:
+        grid = np.linspace(1, horizon, min(horizon, _MAX_POINTS))
+    return np.unique(grid.round().astype(np.int64))
+
+
+def smoothing_window(horizon: int) -> int:
+    """Rounds of the trailing mean: a twentieth of the horizon, at least 10."""
+    return min(horizon, max(10, horizon // 20))
+
+
+def trailing_mean(values: FloatArray, window: int) -> FloatArray:
+    """Mean of the last `window` values along the last axis, of fewer at the start.
+
+    Args:
+        values: Shape (..., T); NaN entries are left out of the mean.
+        window: Number of rounds, at least 1.
+    """
+    known = np.isfinite(values)
+    sums = _windowed(np.where(known, values, 0.0), window)
+    counts = _windowed(known.astype(np.float64), window)
+    return np.where(counts > 0.5, sums / np.maximum(counts, 1.0), np.nan)
+
+
+def covered(result: AgentResult) -> FloatArray:
+    """Whether the chosen arm's true mean lay in mean +- bonus, 0 or 1 (S, T); NaN if no bonus."""
+    mean, bonus, truth = (result.column(name) for name in ("mean", "bonus", "expected_reward"))
+    inside = (np.abs(truth - mean) <= bonus).astype(np.float64)
+    return np.where(np.isfinite(mean) & np.isfinite(bonus), inside, np.nan)
+
+
+def overall_coverage(result: AgentResult) -> float:
+    """Share of rounds in which mean +- bonus of the chosen arm held its true mean."""
+    if not _has_bonus(result):
+        return float("nan")
+    mean, bonus = result.column("mean"), result.column("bonus")
+    return coverage(result.column("expected_reward"), mean - bonus, mean + bonus)
+
+
+def _windowed(values: FloatArray, window: int) -> FloatArray:
+    sums = values.cumsum(axis=-1)
+    sums[..., window:] = sums[..., window:] - sums[..., :-window]
+    return sums
+
+
+def _best_arm(result: AgentResult) -> FloatArray:
+    # By regret and not by index: several arms may be best.
+    return (result.regret <= 1e-12).astype(np.float64)
+
+
+def _non_greedy(result: AgentResult) -> FloatArray:
+    action, greedy = result.column("action"), result.column("greedy_action")
+    return np.where(np.isfinite(greedy), (action != greedy).astype(np.float64), np.nan)
+
+
+def _has_bonus(result: AgentResult) -> bool:
+    if result.role in ("random", "oracle"):
+        return False
+    bonus = result.column("bonus")
+    known = bonus[np.isfinite(bonus)]
+    # A Thompson draw's "bonus" may be negative: then mean +- bonus is no interval.
+    return bool(len(known)) and bool((known >= 0).all()) and bool((known > 0).any())
+
+
+def _zoom_ceiling(analysis: Analysis, bands: Mapping[str, Band]) -> float | None:
+    """Top of the zoomed panel, None where one panel shows all."""
+    context = [r.label for r in analysis.of_role("contextual")] or [analysis.main.label]
+    highest = max(float(np.nanmax(_upper(bands[label]))) for label in context)
+    tallest = max(float(np.nanmax(_upper(band))) for band in bands.values())
+    return 1.12 * highest if 0 < highest * _DWARFING < tallest else None
+
+
+def _upper(band: Band) -> FloatArray:
+    return np.where(np.isfinite(band.high), band.high, band.mean)
+
+
+def _value_label(result: AgentResult) -> str:
+    regret = result.summary.final_regret
+    return f"{result.label}  {fixed(regret.value, regret)}"
+
+
+def _exponent_label(result: AgentResult) -> str:
+    exponent = result.summary.growth_exponent.value
+    return f"{result.label}  t^{number(exponent, 2)}" if np.isfinite(exponent) else result.label
+
+
+def _trailing_figure(
+    results: Sequence[AgentResult],
+    panels: Sequence[tuple[str, Callable[[AgentResult], FloatArray]]],
+    styles: Mapping[str, LineStyle],
+    window: int,
+) -> Figure:
+    rounds = plotted_rounds(results[0].regret.shape[1])
+    curves = [
+        {r.label: trailing_mean(values(r), window)[:, rounds - 1].mean(axis=0) for r in results}
+        for _, values in panels
+    ]
+    labels = [[r.label for r in results]]
+    width = [*([[]] * (len(panels) - 1)), *labels] if len(panels) > 2 else labels * len(panels)
+    figure, all_axes = _panels(width, [1.0] * len(panels), height=3.5)
+    for axes, (title, _), lines, texts in zip(all_axes, panels, curves, width, strict=True):
+        for label, curve in lines.items():
+            _line(axes, rounds, curve, styles[label])
+        axes.set_ylim(bottom=0)
+        if title.startswith(("Share", "True")):
+            axes.set_ylim(0, 1.02)
+            axes.set_yticks([0, 0.25, 0.5, 0.75, 1], [percent(s) for s in (0, 0.25, 0.5, 0.75, 1)])
+        _finish(axes, title, rounds)
+        if texts:
+            ends = [
+                LineEnd(float(lines[r.label][-1]), r.label, styles[r.label])
+                for r in results
+                if np.isfinite(lines[r.label][-1])
+            ]
+            label_line_ends(axes, ends)
+    return figure
+
+
+def _panels(
+    labels: Sequence[Sequence[str] | object],
+    ratios: Sequence[float],
+    *,
+    height: float,
+    width: float = 1.0,
+) -> tuple[Figure, list[Axes]]:
+    """A figure with panels side by side, each with room for its labels on the right."""
+    from matplotlib.figure import Figure
+
+    total = _WIDTH_INCHES * width
+    figure = Figure(figsize=(total, height))
+    rooms = [label_width_inches(list(texts)) if texts else 0.1 for texts in labels]  # type: ignore[call-overload]
+    free = total - sum(rooms) - _LEFT_INCHES * len(ratios)
+    all_axes, left = [], _LEFT_INCHES
+    for room, ratio in zip(rooms, ratios, strict=True):
+        span = free * ratio / sum(ratios)
+        box = (left / total, 0.58 / height, span / total, 1 - 1.0 / height)
+        all_axes.append(figure.add_axes(box))
+        left += span + room + _LEFT_INCHES
+    return figure, all_axes
+
+
+def _draw_bands(
+    axes: Axes,
+    rounds: NDArray[np.int64],
+    results: Sequence[AgentResult],
+    bands: Mapping[str, Band],
+    styles: Mapping[str, LineStyle],
+    labels: Mapping[str, str],
+) -> None:
+    if axes.get_ylim() == (0.0, 1.0):
+        axes.set_ylim(0, 1.05 * max(float(np.nanmax(_upper(bands[r.label]))) for r in results) or 1)
+    # The main agent is drawn last, on top.
+    for result in reversed(results):
+        band, style = bands[result.label], styles[result.label]
+        axes.fill_between(rounds, band.low, band.high, color=style.colour, alpha=0.16, linewidth=0)
+        _line(axes, rounds, band.mean, style)
+    ends = [
+        LineEnd(float(bands[label].mean[-1]), text, styles[label]) for label, text in labels.items()
+    ]
+    axes.set_xlim(0, rounds[-1])
+    label_line_ends(axes, ends)
+
+
+def _draw_seeds(
+    axes: Axes,
+    rounds: NDArray[np.int64],
+    results: Sequence[AgentResult],
+    styles: Mapping[str, LineStyle],
+) -> None:
+    for result in results:
+        if len(result.runs) > _MAX_SEED_LINES or result.role == "oracle":
+            continue
+        for curve in cumulative(result)[:, rounds - 1]:
+            axes.plot(rounds, curve, color=styles[result.label].colour, alpha=0.28, linewidth=0.6)
+
+
+def _draw_guides(axes: Axes, rounds: NDArray[np.int64], curves: Sequence[FloatArray]) -> None:
+    """Lines through the lower left of the plot that grow like t and like sqrt(t)."""
+    positive = np.concatenate([curve[curve > 0] for curve in curves] or [np.ones(1)])
+    if len(positive) == 0:
+        return
+    low, high = float(positive.min()), float(positive.max())
+    axes.set_ylim(low * 0.8, high * 1.6)
+    axes.set_xlim(1, rounds[-1])
+    for power, name in ((1.0, "t"), (0.5, "√t")):
+        guide = high * 1.4 * (rounds / rounds[-1]) ** power
+        axes.plot(rounds, guide, color=colour("grid"), linewidth=1.2, zorder=0.5)
+        at = int(np.searchsorted(rounds, rounds[-1] ** 0.5))
+        axes.text(rounds[at], guide[at] * 1.1, name, color=colour("muted"), fontsize=9, ha="right")
+
+
+def _line(axes: Axes, rounds: NDArray[np.int64], curve: FloatArray, style: LineStyle) -> None:
+    order = 2 if style.is_reference else 3
+    axes.plot(
+        rounds, curve, color=style.colour, linestyle=style.dash, linewidth=style.width, zorder=order
+    )
+
+
+def _mark_zoom(axes: Axes, ceiling: float) -> None:
+    """Shade what the zoomed panel shows."""
+    axes.axhspan(0, ceiling, color=colour("grid"), alpha=0.55, linewidth=0, zorder=0)
+    axes.annotate(
+        "zoomed in at right →",
+        (0.02, ceiling),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 4),
+        textcoords="offset points",
+        color=colour("muted"),
+        fontsize=8.5,
+    )
+
+
+def _finish(axes: Axes, title: str, rounds: NDArray[np.int64], *, zero_based: bool = True) -> None:
+    axes.set_title(title)
+    axes.set_xlabel("round")
+    if zero_based:
+        axes.set_xlim(0, rounds[-1])
+        axes.xaxis.set_major_locator(_round_locator())
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        if axes.get_ylim()[1] >= 1000:
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+
+
+def _round_locator() -> Locator:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10], integer=True)

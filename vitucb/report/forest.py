@@ -1,0 +1,88 @@
+"""Paired differences as a forest plot: the main agent against every rival, seed by seed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vitucb.report.analysis import Analysis, Comparison
+from vitucb.report.labels import shorten
+from vitucb.report.runs import FloatArray
+from vitucb.report.theme import colour
+from vitucb.report.words import estimate_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_ROW_INCHES = 0.4
+
+
+def difference_figure(analysis: Analysis) -> Figure | None:
+    """Final regret of the main agent minus each rival's; None if no seed is shared."""
+    from matplotlib.figure import Figure
+
+    compared = [c for c in analysis.comparisons if c.paired is not None]
+    if not compared:
+        return None
+    height = 1.15 + _ROW_INCHES * len(compared)
+    figure = Figure(figsize=(10.4, height))
+    axes = figure.add_axes((0.19, 0.62 / height, 0.56, 1 - 1.0 / height))
+    for row, comparison in enumerate(compared):
+        _draw_row(axes, -row, comparison, _seed_gaps(analysis, comparison))
+    axes.axvline(0, color=colour("muted"), linewidth=1)
+    axes.set_ylim(-len(compared) + 0.4, 0.6)
+    axes.set_yticks(
+        [-row for row in range(len(compared))],
+        [f"vs {shorten(c.rival.label)}" for c in compared],
+        color=colour("ink"),
+    )
+    # Random play would squeeze every other row into a point on a linear axis.
+    axes.set_xscale("symlog", linthresh=_linear_range(compared), linscale=1.2)
+    axes.grid(axis="x")
+    axes.grid(visible=False, axis="y")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}".replace("-", "−"))
+    axes.minorticks_off()
+    axes.set_title(f"{shorten(analysis.main.label)} minus each rival, paired by seed")
+    axes.set_xlabel("difference in final regret (left of 0: lower regret)")
+    return figure
+
+
+def _draw_row(axes: Axes, y: float, comparison: Comparison, gaps: FloatArray) -> None:
+    paired = comparison.paired
+    assert paired is not None  # filtered by the caller
+    value, low, high = paired.difference
+    tone = colour("slate")
+    if high < 0:
+        tone = colour("blue")
+    elif low > 0:
+        tone = colour("vermillion")
+    axes.plot(gaps, np.full(len(gaps), y), "o", color=tone, alpha=0.35, markersize=4, mew=0)
+    if np.isfinite(low):
+        axes.plot([low, high], [y, y], color=tone, linewidth=2.6)
+    axes.plot([value], [y], "D", color=tone, markersize=6.5)
+    axes.annotate(
+        estimate_text(paired.difference),
+        (1.02, y),
+        xycoords=("axes fraction", "data"),
+        color=tone,
+        fontsize=9.5,
+        va="center",
+        fontweight="bold",
+    )
+
+
+def _seed_gaps(analysis: Analysis, comparison: Comparison) -> FloatArray:
+    ours, theirs = (
+        dict(zip(r.seeds, r.regret.sum(axis=1).tolist(), strict=True))
+        for r in (analysis.main, comparison.rival)
+    )
+    return np.array([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())])
+
+
+def _linear_range(compared: list[Comparison]) -> float:
+    """Half the smallest difference that matters, so that it is still told from zero."""
+    sizes = [abs(c.paired.difference.value) for c in compared if c.paired is not None]
+    positive = [size for size in sizes if size > 0]
+    return max(1e-6, max(min(positive, default=1.0), max(positive, default=1.0) / 50))

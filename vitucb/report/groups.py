@@ -1,0 +1,171 @@
+"""What may share a figure: one experiment, one environment, one horizon; agents told apart."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from vitucb.report.runs import Run
+
+Role: TypeAlias = Literal["contextual", "context-free", "random", "oracle"]
+
+ROLES: Mapping[str, Role] = {
+    "random": "random",
+    "oracle": "oracle",
+    "ucb1": "context-free",
+    "gaussian-ts": "context-free",
+    "best-fixed-arm": "context-free",
+}
+"""Registered agents that never look at the images; every other agent is contextual."""
+
+_MAIN = "vit-ucb"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Runs that can be compared.
+
+    Attributes:
+        title: Experiment and environment, in words.
+        env: Environment id.
+        settings: Settings of the environment that tell this group from its neighbours, in words.
+        horizon: Rounds compared, T.
+        agents: Runs by agent label, each sorted by seed.
+        unfinished: Runs left out because they have not finished.
+        is_truncated: Whether unfinished runs are included, up to their common horizon.
+    """
+
+    title: str
+    env: str
+    settings: str
+    horizon: int
+    agents: Mapping[str, Sequence[Run]]
+    unfinished: Sequence[Run]
+    is_truncated: bool
+
+
+def role(agent_name: str) -> Role:
+    """Which part an agent plays in a comparison."""
+    return ROLES.get(agent_name, "contextual")
+
+
+def group_runs(runs: Iterable[Run], *, include_unfinished: bool = False) -> list[Group]:
+    """Sort runs into groups that share experiment, environment settings and horizon.
+
+    Args:
+        runs: Runs of any mix.
+        include_unfinished: Count unfinished runs too, cutting all to the common horizon.
+
+    Raises:
+        ValueError: If an agent has a seed twice, or nothing is left to compare.
+    """
+    buckets: dict[tuple[str, str, int], list[Run]] = {}
+    for run in runs:
+        key = (run.experiment, json.dumps(_env_settings(run), sort_keys=True), run.num_rounds)
+        buckets.setdefault(key, []).append(run)
+    several = len({key[0] for key in buckets}) > 1
+    differing = _differing([_env_settings(members[0]) for members in buckets.values()])
+    groups = [
+        _group(members, differing, several, include_unfinished) for members in buckets.values()
+    ]
+    usable = [group for group in groups if group.agents]
+    if not usable:
+        raise ValueError(
+            "no run has finished (none has summary.json); wait, resume them, "
+            "or include unfinished runs"
+        )
+    return usable
+
+
+def config_differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """Dotted config keys whose values are not the same in all runs, with their distinct values."""
+    configs = [_flatten(run.config) for run in runs]
+    return {key: _distinct([c.get(key) for c in configs]) for key in _differing(configs)}
+
+
+def _group(
+    members: list[Run], differing: list[str], several: bool, include_unfinished: bool
+) -> Group:
+    used = [r for r in members if r.rounds and (r.is_finished or include_unfinished)]
+    first = members[0]
+    settings = {key: _flatten(_env_settings(first)).get(key) for key in differing if key != "id"}
+    return Group(
+        title=f"{first.experiment}: {first.env}" if several else first.env,
+        env=first.env,
+        settings=", ".join(
+            f"{key} {value}" for key, value in settings.items() if value is not None
+        ),
+        horizon=min((r.rounds for r in used), default=0),
+        agents=_by_agent(used),
+        unfinished=[r for r in members if r not in used],
+        is_truncated=any(not r.is_finished for r in used),
+    )
+
+
+def _by_agent(runs: list[Run]) -> dict[str, list[Run]]:
+    by_label: dict[str, list[Run]] = {}
+    for run in runs:
+        by_label.setdefault(run.agent, []).append(run)
+    agents: dict[str, list[Run]] = {}
+    for label, members in by_label.items():
+        settings = [_agent_settings(run) for run in members]
+        keys = _differing(settings)
+        for run, values in zip(members, settings, strict=True):
+            changed = ", ".join(f"{_last(key)}={values.get(key)}" for key in keys)
+            agents.setdefault(f"{label} ({changed})" if keys else label, []).append(run)
+    for label, members in agents.items():
+        _check_seeds(label, members)
+    return dict(sorted(agents.items(), key=lambda item: _rank(item[0], item[1][0])))
+
+
+def _check_seeds(label: str, runs: list[Run]) -> None:
+    runs.sort(key=lambda run: run.seed)
+    for one, other in itertools.pairwise(runs):
+        if one.seed == other.seed:
+            raise ValueError(
+                f"{label} has seed {one.seed} twice: {one.folder} and {other.folder}; remove one"
+            )
+
+
+def _rank(label: str, run: Run) -> tuple[int, str]:
+    """The main agent first, then contextual ones, then the references."""
+    order: Mapping[Role, int] = {"contextual": 1, "context-free": 2, "random": 3, "oracle": 4}
+    return (0 if run.agent_name == _MAIN else order[role(run.agent_name)], label)
+
+
+def _env_settings(run: Run) -> Mapping[str, Any]:
+    env = run.config.get("env", {})
+    return env if isinstance(env, Mapping) else {"id": env}
+
+
+def _agent_settings(run: Run) -> dict[str, Any]:
+    agent = run.config.get("agent", {})
+    return _flatten(agent) if isinstance(agent, Mapping) else {"name": agent}
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    flat = [_flatten(config) for config in configs]
+    keys = dict.fromkeys(key for config in flat for key in config)
+    return [key for key in keys if len(_distinct([config.get(key) for config in flat])) > 1]
+
+
+def _distinct(values: Sequence[Any]) -> list[Any]:
+    return list({json.dumps(value, default=str): value for value in values}.values())
+
+
+def _last(key: str) -> str:
+    """`optimizer.name` reads best as `optimizer`, `lora.rank` as `lora.rank`."""
+    return key.removesuffix(".name")

@@ -1,0 +1,280 @@
+"""The HTML page: one self-contained file, light and dark, that prints well."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from vitucb.report.analysis import Analysis
+from vitucb.report.groups import config_differences
+from vitucb.report.runs import Run
+from vitucb.report.tables import SUMMARY_COLUMNS, comparisons_note, summary_html
+from vitucb.report.theme import css_variables
+from vitucb.report.words import (
+    caveats,
+    comparison_sentence,
+    headline,
+    rivals_line,
+    warnings,
+)
+
+_CSS = """
+*{box-sizing:border-box}
+body{margin:0;background:var(--page);color:var(--ink);
+ font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue","DejaVu Sans",sans-serif}
+main{max-width:1064px;margin:0 auto;padding:28px 28px 56px}
+h1{font-size:15px;font-weight:600;color:var(--muted);margin:0 0 4px}
+h2{font-size:19px;margin:44px 0 10px;letter-spacing:-.005em}
+.headline{font-size:29px;line-height:1.22;font-weight:680;letter-spacing:-.015em;margin:2px 0 8px;
+ text-wrap:balance}
+.rivals{font-size:17px;color:var(--ink);margin:0 0 10px;max-width:76ch}
+.meta{color:var(--muted);font-size:14px;margin:0 0 14px}
+.warning,.caveat{border-left:4px solid var(--vermillion);padding:7px 14px;margin:10px 0;
+ background:color-mix(in srgb,var(--vermillion) 9%,transparent);border-radius:0 6px 6px 0}
+.warning b{color:var(--vermillion)}
+.caveat{border-color:var(--ash);background:color-mix(in srgb,var(--ash) 10%,transparent);
+ font-size:14px}
+figure{margin:14px 0 6px}
+figure svg{display:block;width:100%;height:auto;overflow:visible}
+figure.narrow svg{max-width:660px}
+figure svg text{font-family:inherit!important}
+figcaption{color:var(--muted);font-size:14px;max-width:86ch;margin-top:4px}
+.scroll{overflow-x:auto}
+table{border-collapse:collapse;width:100%;font-size:14px;font-variant-numeric:tabular-nums}
+th,td{padding:7px 10px;text-align:right;vertical-align:top;white-space:nowrap}
+thead th{color:var(--muted);font-weight:600;border-bottom:1.5px solid var(--grid);cursor:help}
+tbody tr{border-bottom:1px solid var(--grid)}
+th:first-child,td:first-child{text-align:left;padding-left:0}
+td:last-child,thead th:last-child{padding-right:0}
+tbody th{font-weight:600}
+td small{display:block;color:var(--muted);font-size:12px}
+tr.best td,tr.best th{font-weight:700}
+tr.best small{font-weight:400}
+tr.context-free,tr.random,tr.oracle{color:var(--muted)}
+.words{list-style:none;padding:0;margin:8px 0}
+.words li{padding:4px 0 4px 24px;position:relative}
+.words li::before{content:"○";position:absolute;left:2px;color:var(--muted)}
+.words li.better::before{content:"▼";color:var(--blue)}
+.words li.worse::before{content:"▲";color:var(--vermillion)}
+details{margin:10px 0}
+summary{cursor:pointer;font-weight:600}
+.about{font-size:14px}
+.about dl{display:grid;grid-template-columns:max-content 1fr;gap:5px 20px;margin:8px 0}
+.about dt{font-weight:600}
+.about dd{margin:0;overflow-wrap:anywhere}
+code{font:13px/1.4 ui-monospace,"SF Mono",Menlo,Consolas,monospace;
+ background:color-mix(in srgb,var(--ash) 14%,transparent);padding:1px 5px;border-radius:4px}
+nav a{color:var(--blue);margin-right:16px}
+section+section{border-top:2px solid var(--grid);margin-top:56px;padding-top:28px}
+@media (max-width:720px){main{padding:18px 14px 40px}.headline{font-size:23px}
+ figure{overflow-x:auto}figure svg{min-width:680px}}
+@media print{@page{size:A4;margin:14mm}body{font-size:10.5pt}main{max-width:none;padding:0}
+ .headline{font-size:19pt}h2{margin-top:20pt;break-after:avoid}
+ figure,tr,.warning,.caveat,.words li{break-inside:avoid}
+ details{display:block}.about{font-size:9pt}table,td small{font-size:8pt}}
+"""
+
+
+def page(title: str, sections: Sequence[str], footer: str, toc: str = "") -> str:
+    """A complete HTML document."""
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{css_variables()}{_CSS}</style></head>"
+        f"<body><main>{toc}{''.join(sections)}{footer}</main></body></html>\n"
+    )
+
+
+def section(
+    analysis: Analysis, figures: Mapping[str, str], galleries: Sequence[tuple[str, str]], key: str
+) -> str:
+    """One group of the report: headline, picture, table, comparisons, diagnostics, gallery.
+
+    Args:
+        analysis: The numbers.
+        figures: Inline SVG by figure name; missing ones are left out.
+        galleries: Title and inline SVG of each gallery, the main agent's first.
+        key: Anchor of the section.
+    """
+    group = analysis.group
+    meta = [group.settings, f"{group.horizon:,} rounds", _seeds_text(analysis)]
+    parts = [
+        f'<section id="{key}"><h1>{escape(group.title)}</h1>',
+        f'<p class="headline">{escape(headline(analysis))}</p>',
+        f'<p class="rivals">{escape(rivals_line(analysis))}</p>',
+        *(f'<p class="warning"><b>Note.</b> {escape(text)}</p>' for text in warnings(analysis)),
+        _figure(figures, "regret", _REGRET_CAPTION),
+        f'<p class="meta">{escape(" · ".join(part for part in meta if part))}</p>',
+        summary_html(analysis),
+        *(f'<p class="caveat">{escape(text)}</p>' for text in caveats(analysis)),
+        _comparisons(analysis, figures),
+        "<h2>Learning</h2>",
+        _figure(figures, "learning", _learning_caption(analysis)),
+        _figure(figures, "growth", _GROWTH_CAPTION, "narrow"),
+        _calibration(figures),
+        _galleries(galleries),
+        "</section>",
+    ]
+    return "".join(parts)
+
+
+def about(runs: Sequence[Run], command: str) -> str:
+    """The footer: what was run, on what, how to make the page again, and what its words mean."""
+    rows = [
+        ("Made with", f"<code>{escape(command)}</code>"),
+        ("Runs", escape(_runs_text(runs))),
+        ("Versions", escape(_joined(_versions(runs)))),
+        ("Hardware", escape(_joined(_hardware(runs)))),
+        ("Settings that differ", _differences_html(runs)),
+    ]
+    definitions = [(column.heading, column.meaning) for column in SUMMARY_COLUMNS]
+    terms = "".join(f"<dt>{escape(a)}</dt><dd>{escape(b)}</dd>" for a, b in definitions)
+    facts = "".join(f"<dt>{a}</dt><dd>{b}</dd>" for a, b in rows if b)
+    return (
+        f'<footer class="about"><h2>How this was made</h2><dl>{facts}</dl>'
+        f"<h2>What the columns mean</h2><dl>{terms}</dl></footer>"
+    )
+
+
+def contents(analyses: Sequence[Analysis]) -> str:
+    """Links to the sections, where there are several."""
+    if len(analyses) < 2:
+        return ""
+    links = "".join(
+        f'<a href="#group-{i}">{escape(_group_name(a))}</a>' for i, a in enumerate(analyses)
+    )
+    return f"<nav>{links}</nav>"
+
+
+_REGRET_CAPTION = (
+    "Cumulative pseudo-regret, mean over seeds; bands are pointwise 95 % bootstrap intervals over "
+    "seeds, thin lines single seeds. Lower is better; the oracle is zero."
+)
+_GROWTH_CAPTION = (
+    "The same curves on log axes, each with its fitted growth exponent. Grey guides grow like t "
+    "and like √t: a curve parallel to √t has regret that flattens."
+)
+
+
+def _group_name(analysis: Analysis) -> str:
+    group = analysis.group
+    return f"{group.title} ({group.settings})" if group.settings else group.title
+
+
+def _figure(figures: Mapping[str, str], name: str, caption: str, kind: str = "") -> str:
+    if name not in figures:
+        return ""
+    attribute = f' class="{kind}"' if kind else ""
+    return f"<figure{attribute}>{figures[name]}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _learning_caption(analysis: Analysis) -> str:
+    from vitucb.report.curves import smoothing_window
+
+    window = smoothing_window(analysis.group.horizon)
+    return f"Mean over seeds and over the last {window:,} rounds."
+
+
+def _comparisons(analysis: Analysis, figures: Mapping[str, str]) -> str:
+    if not analysis.comparisons:
+        return ""
+    sentences = [comparison_sentence(comparison) for comparison in analysis.comparisons]
+    items = "".join(f'<li class="{s.verdict}">{escape(s.text)}</li>' for s in sentences)
+    picture = _figure(
+        figures,
+        "differences",
+        "Diamonds are means with 95 % bootstrap intervals over seeds, dots single seeds; the axis "
+        "is linear near zero and logarithmic beyond.",
+    )
+    note = f'<p class="meta">{escape(comparisons_note(analysis))}</p>'
+    return f'<h2>Compared seed by seed</h2><ul class="words">{items}</ul>{note}{picture}'
+
+
+def _calibration(figures: Mapping[str, str]) -> str:
+    caption = (
+        "How often the agent chose another arm than the one it thought best, the bonus it gave the "
+        "chosen arm (reward units), and how often that arm's true mean lay within mean ± bonus."
+    )
+    picture = _figure(figures, "calibration", caption)
+    return f"<h2>Exploration and calibration</h2>{picture}" if picture else ""
+
+
+def _galleries(galleries: Sequence[tuple[str, str]]) -> str:
+    if not galleries:
+        return ""
+    caption = "All arms on offer in a few rounds, with what the agent thought before it chose."
+    first_title, first = galleries[0]
+    rest = "".join(
+        f"<details><summary>{escape(title)}</summary><figure>{svg}</figure></details>"
+        for title, svg in galleries[1:]
+    )
+    return (
+        f"<h2>What {escape(first_title)} saw and chose</h2><figure>{first}"
+        f"<figcaption>{caption}</figcaption></figure>{rest}"
+    )
+
+
+def _seeds_text(analysis: Analysis) -> str:
+    counts = {len(result.runs) for result in analysis.results}
+    if len(counts) == 1:
+        count = counts.pop()
+        return f"{count} seed{'s' if count > 1 else ''} per agent"
+    return f"{min(counts)} to {max(counts)} seeds per agent"
+
+
+def _runs_text(runs: Sequence[Run]) -> str:
+    seeds = sorted({run.seed for run in runs})
+    done = sum(run.is_finished for run in runs)
+    unfinished = f", {len(runs) - done} not finished" if done < len(runs) else ""
+    listed = _ranges(seeds)
+    return f"{len(runs)} runs{unfinished}; seeds {listed}"
+
+
+def _ranges(seeds: Sequence[int]) -> str:
+    """`0-4, 7`."""
+    spans: list[list[int]] = []
+    for seed in seeds:
+        if spans and seed == spans[-1][1] + 1:
+            spans[-1][1] = seed
+        else:
+            spans.append([seed, seed])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
+
+
+def _versions(runs: Sequence[Run]) -> list[str]:
+    return sorted({_one_versions(run.environment) for run in runs} - {""})
+
+
+def _one_versions(environment: Mapping[str, Any]) -> str:
+    packages = environment.get("packages") or {}
+    parts = [f"{name} {version}" for name, version in packages.items()]
+    if environment.get("python"):
+        parts.insert(0, f"Python {environment['python']}")
+    if environment.get("git_commit"):
+        parts.append(f"commit {str(environment['git_commit'])[:12]}")
+    return ", ".join(parts)
+
+
+def _hardware(runs: Sequence[Run]) -> list[str]:
+    found = set()
+    for run in runs:
+        keys = ("platform", "processor", "device", "gpu")
+        parts = [str(run.environment[key]) for key in keys if run.environment.get(key)]
+        if run.environment.get("cpu_count"):
+            parts.append(f"{run.environment['cpu_count']} CPU cores")
+        found.add(", ".join(parts))
+    return sorted(found - {""})
+
+
+def _joined(texts: Sequence[str]) -> str:
+    return "; ".join(texts)
+
+
+def _differences_html(runs: Sequence[Run]) -> str:
+    ignored = {"seed", "agent.name", "agent.label"}
+    found = {k: v for k, v in config_differences(runs).items() if k not in ignored}
+    return "<br>".join(
+        f"<code>{escape(key)}</code> {escape(', '.join(map(str, values)))}"
+        for key, values in found.items()
+    )

@@ -1,0 +1,224 @@
+"""Read run folders: what the recorder wrote, checked, as `Run`s."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+FloatArray: TypeAlias = NDArray[np.float64]
+Json: TypeAlias = Mapping[str, Any]
+
+COLUMNS = (
+    "action",
+    "reward",
+    "expected_reward",
+    "optimal_action",
+    "regret",
+    "mean",
+    "width",
+    "bonus",
+    "greedy_action",
+)
+"""Columns of `rounds.csv` that a report uses; others are ignored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run folder.
+
+    Attributes:
+        folder: Where it is.
+        experiment: Name of the folder that holds it.
+        agent: Label of the agent.
+        agent_name: Registered name of the agent.
+        env: Environment id.
+        seed: Seed.
+        num_rounds: Rounds asked for.
+        is_finished: Whether `summary.json` is there.
+        columns: `rounds.csv` by column, float64 (rounds,) each.
+        config: Fully resolved config.
+        summary: `summary.json`, empty if unfinished.
+        environment: `environment.json`, empty if missing.
+    """
+
+    folder: Path
+    experiment: str
+    agent: str
+    agent_name: str
+    env: str
+    seed: int
+    num_rounds: int
+    is_finished: bool
+    columns: Mapping[str, FloatArray] = field(repr=False)
+    config: Json = field(repr=False)
+    summary: Json = field(repr=False)
+    environment: Json = field(repr=False)
+
+    @property
+    def rounds(self) -> int:
+        """Rounds recorded so far."""
+        return len(self.columns["regret"])
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """What was on offer in n chosen rounds with K arms.
+
+    Attributes:
+        round: 0-based round numbers, (n,).
+        images: uint8 (n, K, H, W, C).
+        mean: Estimated mean rewards (n, K), reward units, NaN where the agent has none.
+        bonus: Exploration bonuses (n, K), reward units.
+        expected_rewards: True mean rewards (n, K).
+        action: Chosen arms (n,).
+        optimal_action: Best arms (n,).
+        reward: Observed rewards (n,).
+    """
+
+    round: NDArray[np.int64]
+    images: NDArray[np.uint8]
+    mean: FloatArray
+    bonus: FloatArray
+    expected_rewards: FloatArray
+    action: NDArray[np.int64]
+    optimal_action: NDArray[np.int64]
+    reward: FloatArray
+
+
+def load_runs(folder: str | Path) -> list[Run]:
+    """Read every run folder in `folder`: itself, its children or theirs.
+
+    Args:
+        folder: A run folder, an experiment (a folder of run folders) or a folder of experiments.
+
+    Returns:
+        Finished and unfinished runs, sorted by experiment, agent and seed.
+
+    Raises:
+        ValueError: If there is no run, a file is damaged or a column is missing.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise ValueError(
+            f"{root} is not a folder; give the folder of an experiment, e.g. runs/demo"
+        )
+    configs = [path for depth in ("", "*/", "*/*/") for path in root.glob(f"{depth}config.yaml")]
+    if not configs:
+        raise ValueError(f"{root} holds no run folder (no config.yaml); run an experiment first")
+    runs = [load_run(path.parent) for path in configs]
+    return sorted(runs, key=lambda run: (run.experiment, run.agent, run.env, run.seed))
+
+
+def load_run(folder: Path) -> Run:
+    """Read one run folder.
+
+    Raises:
+        ValueError: If a file is damaged or a column is missing.
+    """
+    config = _read_yaml(folder / "config.yaml")
+    summary = _read_json(folder / "summary.json")
+    agent, env = _section(config, "agent", folder), _section(config, "env", folder)
+    name = str(agent.get("name") or "agent")
+    columns = _read_rounds(folder / "rounds.csv")
+    rounds = len(columns["regret"])
+    if summary and rounds != int(summary.get("rounds", rounds)):
+        raise ValueError(
+            f"{folder / 'rounds.csv'} has {rounds} rounds but summary.json says "
+            f"{summary['rounds']}; delete summary.json and run it again"
+        )
+    return Run(
+        folder=folder,
+        experiment=folder.resolve().parent.name,
+        agent=str(agent.get("label") or name),
+        agent_name=name,
+        env=str(env.get("id") or "environment"),
+        seed=int(config.get("seed") or 0),
+        num_rounds=int(config.get("num_rounds") or rounds),
+        is_finished=bool(summary),
+        columns=columns,
+        config=config,
+        summary=summary,
+        environment=_read_json(folder / "environment.json"),
+    )
+
+
+def load_gallery(run: Run) -> Gallery | None:
+    """The recorded arm images of `run`, None if it has none.
+
+    Raises:
+        ValueError: If `gallery.npz` is damaged or an array is missing.
+    """
+    path = run.folder / "gallery.npz"
+    if not path.is_file():
+        return None
+    names = Gallery.__dataclass_fields__
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            gallery = Gallery(**{name: arrays[name] for name in names})
+    except (KeyError, OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); delete it or run again") from error
+    return gallery if len(gallery.round) else None
+
+
+def _section(config: Json, name: str, folder: Path) -> Json:
+    """A section of the config; a bare name stands for `{name: ...}` or `{id: ...}`."""
+    value = config.get(name, {})
+    if isinstance(value, str):
+        return {"name": value, "id": value}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{folder / 'config.yaml'}: {name} is {value!r}; expected a section")
+    return value
+
+
+def _read_yaml(path: Path) -> Json:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} cannot be read: {reason}") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} is not a mapping of settings; run it again")
+    return content
+
+
+def _read_json(path: Path) -> Json:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); delete it or run again") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} is not a JSON object; delete it or run again")
+    return content
+
+
+def _read_rounds(path: Path) -> dict[str, FloatArray]:
+    if not path.is_file():
+        return {name: np.empty(0) for name in COLUMNS}
+    text = path.read_text(encoding="utf-8")
+    # A run in progress may have written half a row: what follows the last newline is not a round.
+    header, *rows = text[: text.rfind("\n") + 1].splitlines() or [""]
+    names = header.split(",")
+    missing = [name for name in COLUMNS if name not in names]
+    if missing:
+        raise ValueError(f"{path} lacks the columns {', '.join(missing)}; record the run again")
+    if not rows:
+        return {name: np.empty(0) for name in COLUMNS}
+    try:
+        table = np.loadtxt(rows, delimiter=",", usecols=[names.index(c) for c in COLUMNS], ndmin=2)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    columns = dict(zip(COLUMNS, np.ascontiguousarray(table.T), strict=True))
+    for name in ("regret", "reward"):
+        if not np.isfinite(columns[name]).all():
+            first = int(np.flatnonzero(~np.isfinite(columns[name]))[0])
+            raise ValueError(f"{path}: {name} of round {first} is not finite; record the run again")
+    return columns

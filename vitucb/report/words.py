@@ -1,0 +1,193 @@
+"""Numbers and comparisons in plain words: what the data allow to say, and no more."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from vitucb.report.analysis import AgentResult, Analysis, Comparison, compare
+from vitucb.statistics import Estimate, PairedDifference
+
+Verdict: TypeAlias = Literal["better", "worse", "open"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A statement and which way it points for the agent it is about."""
+
+    text: str
+    verdict: Verdict
+
+
+def number(value: float, digits: int = 3) -> str:
+    """`value` with about `digits` significant digits, thousands separated; `n/a` for NaN."""
+    if not math.isfinite(value):
+        return "n/a"
+    if value == 0:
+        return "0"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{decimals}f}".replace("-", "−")
+
+
+def estimate_text(estimate: Estimate) -> str:
+    """`61 [54, 70]`: as many decimals as the interval can bear; without an interval the value."""
+    value, low, high = estimate
+    if not math.isfinite(low) or not math.isfinite(high):
+        return number(value)
+    return f"{fixed(value, estimate)} [{fixed(low, estimate)}, {fixed(high, estimate)}]"
+
+
+def fixed(value: float, estimate: Estimate) -> str:
+    """`value` with two digits of the interval's length, or three of the value without one."""
+    span = estimate.high - estimate.low
+    scale = span if math.isfinite(span) and span > 0 else abs(estimate.value) / 10
+    decimals = 0 if scale <= 0 else min(6, max(0, 1 - math.floor(math.log10(scale))))
+    text = f"{value:,.{decimals}f}"
+    return text.lstrip("-") if float(text.replace(",", "")) == 0 else text.replace("-", "−")
+
+
+def percent(share: float) -> str:
+    """A share as a whole percentage, with one decimal below 10 %."""
+    if not math.isfinite(share):
+        return "n/a"
+    return f"{100 * share:.{0 if share >= 0.0995 else 1}f} %"
+
+
+def p_text(p: float) -> str:
+    """A p-value as `p = 0.012` or `p < 0.001`."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
+def headline(analysis: Analysis) -> str:
+    """The main agent's result in one sentence."""
+    main = analysis.main
+    horizon = analysis.group.horizon
+    parts = [
+        f"{main.label}: regret {estimate_text(main.summary.final_regret)} after {horizon:,} rounds"
+    ]
+    share = main.summary.normalised_regret.value
+    if math.isfinite(share) and main.role != "random":
+        parts.append(f"{percent(share)} of random")
+    return ", ".join(parts) + "."
+
+
+def rivals_line(analysis: Analysis) -> str:
+    """The best contextual rival and the context-free ones, with their regrets."""
+    rivals = [r for r in analysis.of_role("contextual") if r is not analysis.main]
+    best = sorted(rivals, key=lambda r: r.summary.final_regret.value)[:2]
+    shown = best + [r for r in analysis.of_role("context-free") if r is not analysis.main]
+    shown += [r for r in analysis.of_role("random") if r is not analysis.main]
+    texts = [f"{described(r)} {estimate_text(r.summary.final_regret)}" for r in shown]
+    return "; ".join(texts) + "." if texts else ""
+
+
+def described(result: AgentResult) -> str:
+    """The label, with what it stands for where that is known."""
+    extra = {
+        "lin-ucb": "on frozen features",
+        "greedy": "on frozen features",
+        "ucb1": "without context",
+        "gaussian-ts": "without context",
+    }
+    note = extra.get(result.name)
+    return f"{result.label} {note}" if note else result.label
+
+
+def comparison_sentence(comparison: Comparison) -> Sentence:
+    """What the paired seeds say of the main agent against one rival."""
+    main, rival, paired = comparison.main, comparison.rival.label, comparison.paired
+    if paired is None:
+        return Sentence(f"{main} and {rival} share no seed, so they are not compared.", "open")
+    sentence = difference_sentence(main, rival, paired)
+    if paired.num_pairs < 2:
+        return sentence
+    test = f"Wilcoxon {p_text(comparison.holm_p)} after Holm"
+    if paired.smallest_p > 0.05:
+        test += f"; {paired.num_pairs} pairs cannot go below {paired.smallest_p:.2g} even before"
+    return Sentence(f"{sentence.text[:-1]} ({test}).", sentence.verdict)
+
+
+def difference_sentence(a: str, b: str, paired: PairedDifference) -> Sentence:
+    """`a beats b by x [lo, hi]`, or that no difference is shown."""
+    gap, n = paired.difference, paired.num_pairs
+    size = estimate_text(Estimate(abs(gap.value), *sorted((abs(gap.low), abs(gap.high)))))
+    wins = f"lower in {paired.num_lower} of {n} seeds"
+    if n == 1:
+        order = "below" if gap.value < 0 else "above"
+        return Sentence(f"One seed: {a} is {number(abs(gap.value))} {order} {b}.", "open")
+    if gap.high < 0:
+        return Sentence(f"{a} beats {b} by {size} regret, {wins}.", "better")
+    if gap.low > 0:
+        return Sentence(f"{a} loses to {b} by {size} regret, {wins}.", "worse")
+    text = f"No difference between {a} and {b} is shown at n = {n}"
+    return Sentence(f"{text}: {estimate_text(gap)} regret, {wins}.", "open")
+
+
+def warnings(analysis: Analysis) -> list[str]:
+    """What a reader must not miss: contextual agents behind a rival that they should beat."""
+    found = []
+    for result in analysis.of_role("contextual"):
+        for reference in analysis.of_role("context-free"):
+            found += _behind(result, reference, "which never looks at the images")
+    frozen = [r for r in analysis.results if r.name == "lin-ucb" and r is not analysis.main]
+    for reference in frozen if analysis.main.role == "contextual" else []:
+        found += _behind(analysis.main, reference, "which only fits a line to frozen features")
+    for reference in analysis.of_role("random"):
+        for result in analysis.results:
+            if result.role in ("contextual", "context-free"):
+                found += _no_better_than_random(result, reference)
+    return found
+
+
+def caveats(analysis: Analysis) -> list[str]:
+    """Limits of the evidence: few seeds, unfinished runs, references that did not play."""
+    group = analysis.group
+    found = []
+    few = min(len(result.runs) for result in analysis.results)
+    if few == 1:
+        found.append("Some agent has one seed: no interval can be given for it.")
+    elif few < 10:
+        found.append(
+            f"With {few} seeds percentile bootstrap intervals are too short: a nominal 95 % covers "
+            f"about {_COVERED.get(few, 90)} % (normal law). Ten seeds or more are better."
+        )
+    if group.is_truncated:
+        found.append(f"Unfinished runs are included: all curves stop at round {group.horizon:,}.")
+    if group.unfinished:
+        names = ", ".join(f"{r.folder.name} ({r.rounds:,} rounds)" for r in group.unfinished)
+        found.append(f"Not finished and left out: {names}.")
+    missing = {"random", "oracle"} - {result.role for result in analysis.results}
+    if not analysis.of_role("context-free"):
+        missing.add("ucb1")
+    if missing:
+        found.append(f"Did not play, so nothing is compared with: {', '.join(sorted(missing))}.")
+    return found
+
+
+# Share of normal samples of this size whose 95 % percentile interval holds the mean, in percent;
+# scipy-free simulation in tests/test_statistics.py.
+_COVERED = {2: 50, 3: 74, 4: 80, 5: 84, 6: 86, 7: 88, 8: 89, 9: 90}
+
+
+def _behind(result: AgentResult, reference: AgentResult, why: str) -> list[str]:
+    ours, theirs = result.summary.final_regret, reference.summary.final_regret
+    if result is reference or ours.value < theirs.value:
+        return []
+    paired = compare(result, reference)
+    proven = paired is not None and paired.num_pairs > 1 and paired.difference.low > 0
+    verb = "loses to" if proven else "does not beat"
+    return [
+        f"{result.label} {verb} {reference.label}, {why}: regret {estimate_text(ours)} "
+        f"against {estimate_text(theirs)}."
+    ]
+
+
+def _no_better_than_random(result: AgentResult, reference: AgentResult) -> list[str]:
+    if result.role == "context-free" or result.summary.normalised_regret.value < 1:
+        return []
+    return [
+        f"{result.label} is no better than random play: regret "
+        f"{estimate_text(result.summary.final_regret)} against "
+        f"{estimate_text(reference.summary.final_regret)}."
+    ]

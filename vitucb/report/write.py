@@ -1,0 +1,136 @@
+"""Turn a folder of runs into a report: figures, tables and one HTML file."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vitucb.report.analysis import AgentResult, Analysis, analyse
+from vitucb.report.groups import group_runs
+from vitucb.report.page import about, contents, page, section
+from vitucb.report.runs import Gallery, load_gallery, load_runs
+from vitucb.report.tables import write_tables
+from vitucb.report.theme import RC, inline_svg, line_styles, to_svg
+from vitucb.report.words import headline
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_PNG_DPI = 144
+_MAX_GALLERIES = 4
+
+
+def write_report(
+    runs_folder: str | Path,
+    out: str | Path,
+    *,
+    main: str | None = None,
+    include_unfinished: bool = False,
+) -> Path:
+    """Write `out/index.html`, `out/figures/*.svg|png` and `out/tables/*.csv`.
+
+    Args:
+        runs_folder: A run folder, an experiment, or a folder of experiments.
+        out: Folder to write to; made if missing.
+        main: Label of the agent that the others are compared with; by default vit-ucb if it
+            played, else the first one.
+        include_unfinished: Count unfinished runs too, up to the common horizon, and say so.
+
+    Returns:
+        Path of the HTML file, which needs no other file.
+
+    Raises:
+        ValueError: If there is nothing to report, or a run folder is damaged.
+    """
+    runs = load_runs(runs_folder)
+    groups = group_runs(runs, include_unfinished=include_unfinished)
+    wanted = [main if main in group.agents else None for group in groups]
+    if main is not None and not any(wanted):
+        analyse(groups[0], main=main)
+    analyses = [analyse(g, main=label) for g, label in zip(groups, wanted, strict=True)]
+    folder = Path(out)
+    sections = []
+    for index, analysis in enumerate(analyses):
+        prefix = "" if len(analyses) == 1 else f"{index}-"
+        write_tables(analysis, folder / "tables", prefix)
+        figures = {
+            name: _save(figure, folder / "figures", f"{prefix}{name}", headline(analysis))
+            for name, figure in _figures(analysis)
+        }
+        galleries = [
+            (title, _save(figure, folder / "figures", f"{prefix}gallery-{i}", title))
+            for i, (title, figure) in enumerate(_galleries(analysis))
+        ]
+        sections.append(section(analysis, figures, galleries, f"group-{index}"))
+    footer = about(runs, _command(runs_folder, out, main, include_unfinished))
+    title = f"Regret report: {Path(runs_folder).resolve().name}"
+    target = folder / "index.html"
+    target.write_text(page(title, sections, footer, contents(analyses)), encoding="utf-8")
+    return target
+
+
+def _figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
+    # Imported here so that `vitucb report --help` does not wait for matplotlib.
+    import matplotlib
+
+    from vitucb.report import curves, forest
+
+    styles = line_styles(analysis.results, analysis.main)
+    with matplotlib.rc_context(dict(RC)):
+        yield "regret", curves.regret_figure(analysis, styles)
+        differences = forest.difference_figure(analysis)
+        if differences is not None:
+            yield "differences", differences
+        yield "learning", curves.learning_figure(analysis, styles)
+        yield "growth", curves.growth_figure(analysis, styles)
+        calibration = curves.calibration_figure(analysis, styles)
+        if calibration is not None:
+            yield "calibration", calibration
+
+
+def _galleries(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
+    import matplotlib
+
+    from vitucb.report.gallery import gallery_figure
+
+    with matplotlib.rc_context(dict(RC)):
+        for title, gallery in _chosen_galleries(analysis):
+            yield title, gallery_figure(gallery)
+
+
+def _chosen_galleries(analysis: Analysis) -> list[tuple[str, Gallery]]:
+    """The first recorded gallery of the main agent, then of other contextual agents."""
+    order: Sequence[AgentResult] = [
+        analysis.main,
+        *(r for r in analysis.of_role("contextual") if r is not analysis.main),
+    ]
+    found = []
+    for result in order[:_MAX_GALLERIES]:
+        for run in result.runs:
+            gallery = load_gallery(run)
+            if gallery is not None:
+                found.append((f"{result.label} (seed {run.seed})", gallery))
+                break
+    return found
+
+
+def _save(figure: Figure, folder: Path, name: str, description: str) -> str:
+    """Write one figure as SVG and PNG; returns the SVG to put into the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    document = to_svg(figure, name)
+    (folder / f"{name}.svg").write_text(document, encoding="utf-8")
+    figure.savefig(folder / f"{name}.png", dpi=_PNG_DPI, metadata={"Software": "vitucb"})
+    return inline_svg(document, name, escape(f"{name}: {description}"))
+
+
+def _command(
+    runs_folder: str | Path, out: str | Path, main: str | None, include_unfinished: bool
+) -> str:
+    """The call that makes this page again."""
+    words = ["vitucb", "report", str(runs_folder), "--out", str(out)]
+    words += ["--main", main] if main else []
+    words += ["--include-unfinished"] if include_unfinished else []
+    return shlex.join(words)
