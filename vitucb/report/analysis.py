@@ -6,18 +6,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vitucb.report.groups import Group, Role, role
 from vitucb.report.runs import FloatArray, Run
 from vitucb.statistics import (
+    Band,
     Estimate,
     PairedDifference,
     RegretSummary,
+    bootstrap_band,
     bootstrap_ci,
     holm_correction,
     paired_difference,
     regret_summary,
 )
+
+# More would be under half a pixel apart on the page.
+_MAX_POINTS = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,7 @@ class AgentResult:
         role: Its part in the comparison.
         runs: Its runs, sorted by seed.
         regret: Pseudo-regret of every round (S, T), reward units.
+        band: Mean cumulative regret with its band at `plotted_rounds(T)`.
         summary: Figures of merit.
         reward: Mean reward per round over seeds.
         seconds_per_round: Mean wall-clock time of choosing and learning, NaN if not recorded.
@@ -40,9 +47,15 @@ class AgentResult:
     role: Role
     runs: Sequence[Run]
     regret: FloatArray
+    band: Band
     summary: RegretSummary
     reward: Estimate
     seconds_per_round: float
+
+    @property
+    def cumulative(self) -> FloatArray:
+        """Cumulative regret (S, T)."""
+        return self.regret.cumsum(axis=1)
 
     @property
     def seeds(self) -> list[int]:
@@ -102,7 +115,15 @@ def analyse(group: Group, *, main: str | None = None) -> Analysis:
     results = [_result(label, runs, group.horizon, uniform) for label, runs in group.agents.items()]
     by_label = {result.label: result for result in results}
     chosen = by_label[main] if main else results[0]
+    results.sort(key=lambda result: (result is not chosen, _rank(result)))
     return Analysis(group, results, chosen, _compare(chosen, results))
+
+
+def plotted_rounds(horizon: int, *, logarithmic: bool = False) -> NDArray[np.int64]:
+    """Rounds (1-based, increasing, the last is T) at which curves are drawn, at most 400."""
+    space = np.geomspace if logarithmic else np.linspace
+    grid = space(1, horizon, min(horizon, _MAX_POINTS))
+    return np.unique(grid.round().astype(np.int64))
 
 
 def compare(main: AgentResult, rival: AgentResult) -> PairedDifference | None:
@@ -112,6 +133,12 @@ def compare(main: AgentResult, rival: AgentResult) -> PairedDifference | None:
         return None
     ours, theirs = (_finals(result, shared) for result in (main, rival))
     return paired_difference(ours, theirs)
+
+
+def _rank(result: AgentResult) -> tuple[int, float]:
+    """Contextual agents first, then the references; the lowest regret first among each."""
+    order: Sequence[Role] = ("contextual", "context-free", "random", "oracle")
+    return order.index(result.role), result.summary.final_regret.value
 
 
 def _finals(result: AgentResult, seeds: Sequence[int]) -> FloatArray:
@@ -153,6 +180,7 @@ def _result(
         role=role(runs[0].agent_name),
         runs=runs,
         regret=regret,
+        band=bootstrap_band(regret.cumsum(axis=1)[:, plotted_rounds(horizon) - 1]),
         summary=regret_summary(regret, random_regret=uniform),
         reward=Estimate(float(rewards.mean()), float(low), float(high)),
         seconds_per_round=float(np.mean(known)) if known else float("nan"),

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from vitucb.report.analysis import AgentResult, Analysis
+from vitucb.report.analysis import AgentResult, Analysis, plotted_rounds
 from vitucb.report.labels import LineEnd, label_line_ends, label_width_inches
 from vitucb.report.runs import FloatArray
 from vitucb.report.theme import LineStyle, colour
-from vitucb.report.words import fixed, number, percent
-from vitucb.statistics import Band, bootstrap_band, coverage
+from vitucb.report.words import fixed, number
+from vitucb.statistics import Band, coverage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _WIDTH_INCHES = 10.4
 _LEFT_INCHES = 0.62
-_MAX_POINTS = 400
 # The zoomed panel is drawn when the worst agent is this many times above the contextual ones.
 _DWARFING = 2.0
 _MAX_SEED_LINES = 12
@@ -31,7 +30,7 @@ _MAX_SEED_LINES = 12
 def regret_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figure:
     """Cumulative regret with 95 % bands; a second panel zooms in where random dwarfs the rest."""
     rounds = plotted_rounds(analysis.group.horizon)
-    bands = {r.label: bootstrap_band(cumulative(r)[:, rounds - 1]) for r in analysis.results}
+    bands = {r.label: r.band for r in analysis.results}
     ceiling = _zoom_ceiling(analysis, bands)
     shown = [r for r in analysis.results if ceiling is not None]
     outside = [r for r in analysis.results if ceiling and bands[r.label].mean[-1] > ceiling]
@@ -72,7 +71,7 @@ def growth_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figure
     axes.set_xscale("log")
     axes.set_yscale("log")
     curves = {
-        r.label: (cumulative(r).mean(axis=0)[rounds - 1], texts[r.label])
+        r.label: (r.cumulative.mean(axis=0)[rounds - 1], texts[r.label])
         for r in analysis.results
         if r.label in texts
     }
@@ -100,20 +99,6 @@ def calibration_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> F
         ("True mean inside mean ± bonus", covered),
     ]
     return _trailing_figure(explorers, panels, styles, window)
-
-
-def cumulative(result: AgentResult) -> FloatArray:
-    """Cumulative regret (S, T)."""
-    return result.regret.cumsum(axis=1)
-
-
-def plotted_rounds(horizon: int, *, logarithmic: bool = False) -> NDArray[np.int64]:
-    """Rounds (1-based, increasing, the last is T) at which curves are drawn, at most 400."""
-    if logarithmic:
-        grid = np.geomspace(1, horizon, min(horizon, _MAX_POINTS))
-    else:
-        grid = np.linspace(1, horizon, min(horizon, _MAX_POINTS))
-    return np.unique(grid.round().astype(np.int64))
 
 
 def smoothing_window(horizon: int) -> int:
@@ -215,8 +200,9 @@ def _trailing_figure(
             _line(axes, rounds, curve, styles[label])
         axes.set_ylim(bottom=0)
         if title.startswith(("Share", "True")):
-            axes.set_ylim(0, 1.02)
-            axes.set_yticks([0, 0.25, 0.5, 0.75, 1], [percent(s) for s in (0, 0.25, 0.5, 0.75, 1)])
+            axes.set_ylim(0, 1.02 if max(map(np.nanmax, lines.values())) > 0.5 else None)
+            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+            axes.locator_params(axis="y", nbins=5)
         _finish(axes, title, rounds)
         if texts:
             ends = [
@@ -282,23 +268,29 @@ def _draw_seeds(
     for result in results:
         if len(result.runs) > _MAX_SEED_LINES or result.role == "oracle":
             continue
-        for curve in cumulative(result)[:, rounds - 1]:
+        for curve in result.cumulative[:, rounds - 1]:
             axes.plot(rounds, curve, color=styles[result.label].colour, alpha=0.28, linewidth=0.6)
 
 
 def _draw_guides(axes: Axes, rounds: NDArray[np.int64], curves: Sequence[FloatArray]) -> None:
-    """Lines through the lower left of the plot that grow like t and like sqrt(t)."""
-    positive = np.concatenate([curve[curve > 0] for curve in curves] or [np.ones(1)])
+    """Lines from the first positive regret that grow like t and like sqrt(t)."""
+    positive = np.concatenate([curve[curve > 0] for curve in curves] or [np.ones(0)])
     if len(positive) == 0:
         return
-    low, high = float(positive.min()), float(positive.max())
-    axes.set_ylim(low * 0.8, high * 1.6)
+    axes.set_ylim(float(positive.min()) * 0.8, float(positive.max()) * 1.6)
     axes.set_xlim(1, rounds[-1])
+    start = float(np.exp(np.mean([np.log(curve[curve > 0][0]) for curve in curves if curve.any()])))
     for power, name in ((1.0, "t"), (0.5, "√t")):
-        guide = high * 1.4 * (rounds / rounds[-1]) ** power
-        axes.plot(rounds, guide, color=colour("grid"), linewidth=1.2, zorder=0.5)
-        at = int(np.searchsorted(rounds, rounds[-1] ** 0.5))
-        axes.text(rounds[at], guide[at] * 1.1, name, color=colour("muted"), fontsize=9, ha="right")
+        guide = start * rounds**power
+        axes.plot(rounds, guide, color=colour("ash"), linewidth=0.8, alpha=0.7, zorder=0.5)
+        at = int(np.searchsorted(rounds, rounds[-1] ** 0.85))
+        axes.annotate(
+            name, (rounds[at], guide[at]), xytext=(0, 5), textcoords="offset points", ha="right",
+            color=colour("muted"), fontsize=9,
+        )  # fmt: skip
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axes.minorticks_off()
 
 
 def _line(axes: Axes, rounds: NDArray[np.int64], curve: FloatArray, style: LineStyle) -> None:
@@ -313,9 +305,10 @@ def _mark_zoom(axes: Axes, ceiling: float) -> None:
     axes.axhspan(0, ceiling, color=colour("grid"), alpha=0.55, linewidth=0, zorder=0)
     axes.annotate(
         "zoomed in at right →",
-        (0.02, ceiling),
+        (0.99, ceiling),
         xycoords=("axes fraction", "data"),
         xytext=(0, 4),
+        ha="right",
         textcoords="offset points",
         color=colour("muted"),
         fontsize=8.5,

@@ -29,6 +29,8 @@ def difference_figure(analysis: Analysis) -> Figure | None:
     height = 1.15 + _ROW_INCHES * len(compared)
     figure = Figure(figsize=(10.4, height))
     axes = figure.add_axes((0.19, 0.62 / height, 0.56, 1 - 1.0 / height))
+    limits = _limits(analysis, compared)
+    axes.set_xlim(*limits)
     for row, comparison in enumerate(compared):
         _draw_row(axes, -row, comparison, _seed_gaps(analysis, comparison))
     axes.axvline(0, color=colour("muted"), linewidth=1)
@@ -38,12 +40,9 @@ def difference_figure(analysis: Analysis) -> Figure | None:
         [f"vs {shorten(c.rival.label)}" for c in compared],
         color=colour("ink"),
     )
-    # Random play would squeeze every other row into a point on a linear axis.
-    axes.set_xscale("symlog", linthresh=_linear_range(compared), linscale=1.2)
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}".replace("-", "−"))
-    axes.minorticks_off()
     axes.set_title(f"{shorten(analysis.main.label)} minus each rival, paired by seed")
     axes.set_xlabel("difference in final regret (left of 0: lower regret)")
     return figure
@@ -58,6 +57,11 @@ def _draw_row(axes: Axes, y: float, comparison: Comparison, gaps: FloatArray) ->
         tone = colour("blue")
     elif low > 0:
         tone = colour("vermillion")
+    left, right = axes.get_xlim()
+    if not left <= value <= right:
+        edge, marker = (0.0, "<") if value < left else (1.0, ">")
+        axes.plot([edge], [y], marker, color=tone, markersize=8, clip_on=False,
+                  transform=axes.get_yaxis_transform())  # fmt: skip
     axes.plot(gaps, np.full(len(gaps), y), "o", color=tone, alpha=0.35, markersize=4, mew=0)
     if np.isfinite(low):
         axes.plot([low, high], [y, y], color=tone, linewidth=2.6)
@@ -81,8 +85,10 @@ def _seed_gaps(analysis: Analysis, comparison: Comparison) -> FloatArray:
     return np.array([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())])
 
 
-def _linear_range(compared: list[Comparison]) -> float:
-    """Half the smallest difference that matters, so that it is still told from zero."""
-    sizes = [abs(c.paired.difference.value) for c in compared if c.paired is not None]
-    positive = [size for size in sizes if size > 0]
-    return max(1e-6, max(min(positive, default=1.0), max(positive, default=1.0) / 50))
+def _limits(analysis: Analysis, compared: list[Comparison]) -> tuple[float, float]:
+    """Room for the contextual rivals: random play would squeeze them all into one point."""
+    near = [c for c in compared if c.rival.role == "contextual"] or compared
+    points = np.concatenate([[0.0], *(_seed_gaps(analysis, c) for c in near)])
+    low, high = float(points.min()), float(points.max())
+    pad = 0.08 * (high - low or 1.0)
+    return low - pad, high + pad

@@ -117,11 +117,15 @@ def _draw_estimates(
 
 
 def _limits(gallery: Gallery, rows: list[int]) -> tuple[float, float]:
-    """One scale for all rows; a huge first bonus may not flatten the rest."""
+    """One scale for all rows: every mean is seen, a huge first bonus may not flatten the rest."""
     mean, truth = gallery.mean[rows], gallery.expected_rewards[rows]
     bonus = np.nan_to_num(gallery.bonus[rows])
-    low = np.nanmin([np.nanmin(truth), np.nanpercentile(np.append(mean - bonus, truth), 5)])
-    high = np.nanmax([np.nanmax(truth), np.nanpercentile(np.append(mean + bonus, truth), 95)])
+    ends = np.concatenate([mean - bonus, mean + bonus, truth], axis=None)
+    low, high = np.nanpercentile(ends, [5, 95])
+    low, high = (
+        np.nanmin([truth.min(), mean.min(), low]),
+        np.nanmax([truth.max(), mean.max(), high]),
+    )
     pad = 0.08 * (high - low or 1.0)
     return float(low - pad), float(high + pad)
 
@@ -132,7 +136,7 @@ def _caption(gallery: Gallery, row: int) -> str:
     regret = float(truth.max() - truth[chosen])
     return (
         f"round {int(gallery.round[row]) + 1:,}\n"
-        f"reward {number(float(gallery.reward[row]))}\nregret {number(regret)}"
+        f"reward {gallery.reward[row]:.3g}\nregret {number(regret)}"
     )
 
 

@@ -131,7 +131,7 @@ def _check_seeds(label: str, runs: list[Run]) -> None:
 
 
 def _rank(label: str, run: Run) -> tuple[int, str]:
-    """The main agent first, then contextual ones, then the references."""
+    """The default main agent first, then contextual ones, then the references."""
     order: Mapping[Role, int] = {"contextual": 1, "context-free": 2, "random": 3, "oracle": 4}
     return (0 if run.agent_name == _MAIN else order[role(run.agent_name)], label)
 

@@ -9,13 +9,14 @@ from typing import Any
 from vitucb.report.analysis import Analysis
 from vitucb.report.groups import config_differences
 from vitucb.report.runs import Run
-from vitucb.report.tables import SUMMARY_COLUMNS, comparisons_note, summary_html
+from vitucb.report.tables import SUMMARY_COLUMNS, summary_html
 from vitucb.report.theme import css_variables
 from vitucb.report.words import (
     caveats,
     comparison_sentence,
     headline,
     rivals_line,
+    tests_note,
     warnings,
 )
 
@@ -37,12 +38,12 @@ h2{font-size:19px;margin:44px 0 10px;letter-spacing:-.005em}
  font-size:14px}
 figure{margin:14px 0 6px}
 figure svg{display:block;width:100%;height:auto;overflow:visible}
-figure.narrow svg{max-width:660px}
+figure.narrow{display:grid;grid-template-columns:62fr 32fr;gap:36px;align-items:center}
 figure svg text{font-family:inherit!important}
-figcaption{color:var(--muted);font-size:14px;max-width:86ch;margin-top:4px}
+figcaption{color:var(--muted);font-size:14px;max-width:92ch;margin:4px 0 14px}
 .scroll{overflow-x:auto}
-table{border-collapse:collapse;width:100%;font-size:14px;font-variant-numeric:tabular-nums}
-th,td{padding:7px 10px;text-align:right;vertical-align:top;white-space:nowrap}
+table{border-collapse:collapse;width:100%;font-size:13.5px;font-variant-numeric:tabular-nums}
+th,td{padding:6px 8px;text-align:right;vertical-align:top;white-space:nowrap}
 thead th{color:var(--muted);font-weight:600;border-bottom:1.5px solid var(--grid);cursor:help}
 tbody tr{border-bottom:1px solid var(--grid)}
 th:first-child,td:first-child{text-align:left;padding-left:0}
@@ -68,7 +69,7 @@ code{font:13px/1.4 ui-monospace,"SF Mono",Menlo,Consolas,monospace;
 nav a{color:var(--blue);margin-right:16px}
 section+section{border-top:2px solid var(--grid);margin-top:56px;padding-top:28px}
 @media (max-width:720px){main{padding:18px 14px 40px}.headline{font-size:23px}
- figure{overflow-x:auto}figure svg{min-width:680px}}
+ figure{overflow-x:auto}figure svg{min-width:680px}figure.narrow{display:block}}
 @media print{@page{size:A4;margin:14mm}body{font-size:10.5pt}main{max-width:none;padding:0}
  .headline{font-size:19pt}h2{margin-top:20pt;break-after:avoid}
  figure,tr,.warning,.caveat,.words li{break-inside:avoid}
@@ -98,14 +99,13 @@ def section(
         key: Anchor of the section.
     """
     group = analysis.group
-    meta = [group.settings, f"{group.horizon:,} rounds", _seeds_text(analysis)]
+    title = [group.title, group.settings, f"{group.horizon:,} rounds", _seeds_text(analysis)]
     parts = [
-        f'<section id="{key}"><h1>{escape(group.title)}</h1>',
+        f'<section id="{key}"><h1>{escape(" · ".join(part for part in title if part))}</h1>',
         f'<p class="headline">{escape(headline(analysis))}</p>',
         f'<p class="rivals">{escape(rivals_line(analysis))}</p>',
         *(f'<p class="warning"><b>Note.</b> {escape(text)}</p>' for text in warnings(analysis)),
         _figure(figures, "regret", _REGRET_CAPTION),
-        f'<p class="meta">{escape(" · ".join(part for part in meta if part))}</p>',
         summary_html(analysis),
         *(f'<p class="caveat">{escape(text)}</p>' for text in caveats(analysis)),
         _comparisons(analysis, figures),
@@ -184,10 +184,10 @@ def _comparisons(analysis: Analysis, figures: Mapping[str, str]) -> str:
     picture = _figure(
         figures,
         "differences",
-        "Diamonds are means with 95 % bootstrap intervals over seeds, dots single seeds; the axis "
-        "is linear near zero and logarithmic beyond.",
+        "Diamonds are means with 95 % bootstrap intervals over seeds, dots single seeds; a "
+        "triangle at the edge stands for a difference beyond the axis.",
     )
-    note = f'<p class="meta">{escape(comparisons_note(analysis))}</p>'
+    note = f'<p class="meta">{escape(tests_note(analysis))}</p>'
     return f'<h2>Compared seed by seed</h2><ul class="words">{items}</ul>{note}{picture}'
 
 
@@ -203,7 +203,7 @@ def _calibration(figures: Mapping[str, str]) -> str:
 def _galleries(galleries: Sequence[tuple[str, str]]) -> str:
     if not galleries:
         return ""
-    caption = "All arms on offer in a few rounds, with what the agent thought before it chose."
+    caption = "All arms on offer in a few rounds, and what the agent thought before it chose."
     first_title, first = galleries[0]
     rest = "".join(
         f"<details><summary>{escape(title)}</summary><figure>{svg}</figure></details>"

@@ -10,10 +10,10 @@ from html import escape
 from pathlib import Path
 from typing import TypeAlias
 
-from vitucb.report.analysis import AgentResult, Analysis
-from vitucb.report.curves import cumulative, overall_coverage, plotted_rounds
+from vitucb.report.analysis import AgentResult, Analysis, plotted_rounds
+from vitucb.report.curves import overall_coverage
 from vitucb.report.words import fixed, number
-from vitucb.statistics import Estimate, bootstrap_band
+from vitucb.statistics import Estimate
 
 Cell: TypeAlias = str | int | float
 
@@ -121,8 +121,9 @@ def _estimate_cell(estimate: Estimate) -> str:
     value, low, high = estimate
     if not math.isfinite(value):
         return "<td></td>"
-    if not (math.isfinite(low) and math.isfinite(high)) or low == high:
-        return f"<td>{number(value)}</td>"
+    # Random over random is 1 in every resample, to rounding.
+    if not (math.isfinite(low) and math.isfinite(high)) or high - low <= 1e-9 * abs(value):
+        return f"<td>{fixed(value, estimate._replace(low=math.nan, high=math.nan))}</td>"
     interval = f"[{fixed(low, estimate)}, {fixed(high, estimate)}]"
     return f"<td>{fixed(value, estimate)}<small>{interval}</small></td>"
 
@@ -190,18 +191,6 @@ def _curves_csv(analysis: Analysis) -> tuple[list[str], list[list[Cell]]]:
     rounds = plotted_rounds(analysis.group.horizon)
     rows: list[list[Cell]] = []
     for result in analysis.results:
-        band = bootstrap_band(cumulative(result)[:, rounds - 1])
-        columns = (part.tolist() for part in (rounds, *band))
+        columns = (part.tolist() for part in (rounds, *result.band))
         rows += [[result.label, *values] for values in zip(*columns, strict=True)]
     return ["agent", "round", *_spread_out("regret")], rows
-
-
-def comparisons_note(analysis: Analysis) -> str:
-    """How many tests Holm's correction covers."""
-    count = sum(comparison.paired is not None for comparison in analysis.comparisons)
-    gap = analysis.main.label
-    return (
-        f"Each rival is paired with {gap} on the seeds both played; p-values are two-sided "
-        f"Wilcoxon signed-rank tests, exact up to 50 pairs, Holm-corrected over {count} "
-        "comparisons."
-    )

@@ -9,6 +9,8 @@ from typing import Literal, TypeAlias
 from vitucb.report.analysis import AgentResult, Analysis, Comparison, compare
 from vitucb.statistics import Estimate, PairedDifference
 
+_LEVEL = 0.05
+
 Verdict: TypeAlias = Literal["better", "worse", "open"]
 
 
@@ -39,19 +41,25 @@ def estimate_text(estimate: Estimate) -> str:
 
 
 def fixed(value: float, estimate: Estimate) -> str:
-    """`value` with two digits of the interval's length, or three of the value without one."""
+    """`value` with two digits of the interval's length, but at most three significant ones."""
+    size = max(abs(part) for part in estimate if math.isfinite(part))
     span = estimate.high - estimate.low
-    scale = span if math.isfinite(span) and span > 0 else abs(estimate.value) / 10
-    decimals = 0 if scale <= 0 else min(6, max(0, 1 - math.floor(math.log10(scale))))
+    scale = span if math.isfinite(span) and span > 0 else size / 10
+    decimals = min(_decimals(scale, 1), _decimals(size, 2))
     text = f"{value:,.{decimals}f}"
     return text.lstrip("-") if float(text.replace(",", "")) == 0 else text.replace("-", "−")
+
+
+def _decimals(size: float, digits: int) -> int:
+    """Decimals that show `digits` digits after the leading one of `size`, from 0 to 6."""
+    return 0 if size <= 0 else min(6, max(0, digits - math.floor(math.log10(size))))
 
 
 def percent(share: float) -> str:
     """A share as a whole percentage, with one decimal below 10 %."""
     if not math.isfinite(share):
         return "n/a"
-    return f"{100 * share:.{0 if share >= 0.0995 else 1}f} %"
+    return f"{100 * share:.{0 if share >= 0.0995 or share == 0 else 1}f} %"
 
 
 def p_text(p: float) -> str:
@@ -102,10 +110,30 @@ def comparison_sentence(comparison: Comparison) -> Sentence:
     sentence = difference_sentence(main, rival, paired)
     if paired.num_pairs < 2:
         return sentence
-    test = f"Wilcoxon {p_text(comparison.holm_p)} after Holm"
-    if paired.smallest_p > 0.05:
-        test += f"; {paired.num_pairs} pairs cannot go below {paired.smallest_p:.2g} even before"
-    return Sentence(f"{sentence.text[:-1]} ({test}).", sentence.verdict)
+    if paired.smallest_p > _LEVEL:
+        return sentence  # the p-value would say nothing; `tests_note` says why
+    return Sentence(f"{sentence.text[:-1]} ({p_text(comparison.holm_p)}).", sentence.verdict)
+
+
+def tests_note(analysis: Analysis) -> str:
+    """How the comparisons were tested, and what the number of pairs allows."""
+    paired = [c.paired for c in analysis.comparisons if c.paired is not None]
+    note = (
+        f"Each rival is paired with {analysis.main.label} on the seeds both played; brackets are "
+    )
+    note += "95 % bootstrap intervals of the mean difference."
+    fewest = min((p.num_pairs for p in paired), default=0)
+    if paired and max(p.smallest_p for p in paired) > _LEVEL:
+        smallest = 2.0 ** (1 - fewest)
+        return (
+            f"{note} With {fewest} pairs a two-sided signed-rank test cannot give p below "
+            f"{smallest:.2g}, so p-values are left to the CSV table; six pairs can reach 0.05, "
+            "more are needed after correction for several comparisons."
+        )
+    return (
+        f"{note} p: two-sided Wilcoxon signed-rank test, exact up to 50 pairs, Holm-corrected "
+        f"over {len(paired)} comparisons."
+    )
 
 
 def difference_sentence(a: str, b: str, paired: PairedDifference) -> Sentence:
@@ -177,9 +205,10 @@ def _behind(result: AgentResult, reference: AgentResult, why: str) -> list[str]:
     paired = compare(result, reference)
     proven = paired is not None and paired.num_pairs > 1 and paired.difference.low > 0
     verb = "loses to" if proven else "does not beat"
+    gap = f", paired difference {estimate_text(paired.difference)}" if paired is not None else ""
     return [
-        f"{result.label} {verb} {reference.label}, {why}: regret {estimate_text(ours)} "
-        f"against {estimate_text(theirs)}."
+        f"{result.label} {verb} {reference.label}, {why}: regret {fixed(ours.value, ours)} "
+        f"against {fixed(theirs.value, theirs)}{gap}."
     ]
 
 
