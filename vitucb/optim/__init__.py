@@ -12,21 +12,41 @@ from vitucb.optim.table import ENTRIES, OPTIMIZERS, OptimizerEntry
 
 if TYPE_CHECKING:
     from vitucb.optim.factory import create_optimizer
+    from vitucb.optim.lamb import LAMB
+    from vitucb.optim.lora_fa import LoRAFA
+    from vitucb.optim.lora_optimizer import LoRAOptimizer
     from vitucb.optim.lora_plus import LoRAPlus
+    from vitucb.optim.lora_pro import LoRAPro
     from vitucb.optim.plain import PlainOptimizer
+    from vitucb.optim.rite import LoRARITE
+    from vitucb.optim.scaled import ScaledAdam, ScaledGD
 
 _LAZY = {
     "create_optimizer": "vitucb.optim.factory",
+    "LAMB": "vitucb.optim.lamb",
+    "LoRAFA": "vitucb.optim.lora_fa",
+    "LoRAOptimizer": "vitucb.optim.lora_optimizer",
     "LoRAPlus": "vitucb.optim.lora_plus",
+    "LoRAPro": "vitucb.optim.lora_pro",
+    "LoRARITE": "vitucb.optim.rite",
     "PlainOptimizer": "vitucb.optim.plain",
+    "ScaledAdam": "vitucb.optim.scaled",
+    "ScaledGD": "vitucb.optim.scaled",
 }
 
 __all__ = [
     "ENTRIES",
+    "LAMB",
     "OPTIMIZERS",
+    "LoRAFA",
+    "LoRAOptimizer",
     "LoRAPlus",
+    "LoRAPro",
+    "LoRARITE",
     "OptimizerEntry",
     "PlainOptimizer",
+    "ScaledAdam",
+    "ScaledGD",
     "create_optimizer",
 ]
 

@@ -38,6 +38,48 @@ ENTRIES: dict[str, OptimizerEntry] = {
         "as the base",
         "-",
     ),
+    "lora-pro": OptimizerEntry(
+        "vitucb.optim.lora_pro:LoRAPro",
+        "factor gradients adjusted to follow the full gradient",
+        "2407.18242",
+        "2r(m+n); 2mn with moments=full",
+        "12r^2(m+n), 1 eigh; 8mnr with moments=full",
+    ),
+    "lora-rite": OptimizerEntry(
+        "vitucb.optim.rite:LoRARITE",
+        "adaptive and independent of how B A is factored",
+        "2410.20625",
+        "r(m+n) + 3r^2",
+        "10r^2(m+n), 3 eigh",
+    ),
+    "scaled-gd": OptimizerEntry(
+        "vitucb.optim.scaled:ScaledGD",
+        "SGD preconditioned by the Gram of the other factor",
+        "2402.02347",
+        "0, r(m+n) with momentum",
+        "4r^2(m+n), 1 inverse",
+    ),
+    "scaled-adam": OptimizerEntry(
+        "vitucb.optim.scaled:ScaledAdam",
+        "AdamW preconditioned by the Gram of the other factor",
+        "2402.02347",
+        "2r(m+n)",
+        "4r^2(m+n), 1 inverse",
+    ),
+    "lora-fa": OptimizerEntry(
+        "vitucb.optim.lora_fa:LoRAFA",
+        "lora_A frozen, AdamW on the projected lora_B gradient",
+        "2308.03303",
+        "2rm",
+        "2r^2(m+n), 1 eigh",
+    ),
+    "lamb": OptimizerEntry(
+        "vitucb.optim.lamb:LAMB",
+        "Adam scaled to the norm of each factor",
+        "1904.00962",
+        "2r(m+n)",
+        "-",
+    ),
 }
 
 OPTIMIZERS: dict[str, str] = {name: entry.path for name, entry in ENTRIES.items()}

@@ -1,0 +1,117 @@
+"""Batched algebra of r x r matrices and wide stacks: Grams, inverses, Sylvester, the guard."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vitucb.optim.batch import FactorBatch, Stacks
+
+# Below this relative singular value a float32 Gram no longer resolves a direction (its eigenvalue
+# is the square, 1e-6, against a rounding error of about 1e-7): the Gram is formed in float64.
+FLOAT32_RCOND = 1e-3
+
+
+def gram(left: Stacks, right: Stacks | None = None, *, exact: bool = False) -> Tensor:
+    """X Y^T of every factor, float64 (F, r, r).
+
+    Args:
+        left: Wide stacks X, each (f, r, d).
+        right: Wide stacks Y; X if None.
+        exact: Accumulate in float64 even where the stacks are float32.
+    """
+    if exact:
+        left = [x.double() for x in left]
+        right = None if right is None else [y.double() for y in right]
+    products = [torch.bmm(x, y.mT) for x, y in zip(left, right or left, strict=True)]
+    return torch.cat(products).double()
+
+
+def apply(matrices: Tensor, stacks: Stacks, batch: FactorBatch) -> Stacks:
+    """K X of every factor for K (F, r, r), in the dtype of the stacks."""
+    pieces = batch.split(matrices.to(batch.dtype))
+    return [torch.bmm(k, x) for k, x in zip(pieces, stacks, strict=True)]
+
+
+def apply_add(base: Stacks, matrices: Tensor, stacks: Stacks, batch: FactorBatch) -> Stacks:
+    """Sum base + K X of every factor."""
+    pieces = batch.split(matrices.to(batch.dtype))
+    return [torch.baddbmm(b, k, x) for b, k, x in zip(base, pieces, stacks, strict=True)]
+
+
+def squared_norms(stacks: Stacks) -> Tensor:
+    """Squared Frobenius norm of every factor, float64 (F,)."""
+    return torch.cat([torch.linalg.vector_norm(x.flatten(1), dim=1) for x in stacks]).double() ** 2
+
+
+def inverse_eigenvalues(values: Tensor, rcond: float, damping: Tensor | float = 0.0) -> Tensor:
+    """1 / (lambda + damping), and 0 for directions that do not count.
+
+    Args:
+        values: Eigenvalues of Gram matrices, ascending, (..., r).
+        rcond: Singular values below `rcond` times the largest are dropped.
+        damping: Added to the eigenvalues; where positive nothing is dropped for being tiny.
+    """
+    relative = max(rcond**2, values.shape[-1] * torch.finfo(values.dtype).eps)
+    damped = values.clamp_min(0.0) + damping
+    # With damping the sum is safely positive, so only an explicit rcond drops directions.
+    reference = damped if rcond == 0.0 else values
+    keep = (reference > relative * reference[..., -1:]) & (damped > 0.0)
+    return torch.where(keep, damped.reciprocal(), 0.0)
+
+
+def from_eigen(vectors: Tensor, values: Tensor) -> Tensor:
+    """Q diag(values) Q^T, (..., r, r)."""
+    return (vectors * values.unsqueeze(-2)) @ vectors.mT
+
+
+def solve_sylvester(
+    left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], constant: Tensor
+) -> Tensor:
+    """The minimum-norm X with L X + X R = C for symmetric positive semi-definite L and R.
+
+    Args:
+        left: Eigenvalues (..., r) and eigenvectors (..., r, r) of L.
+        right: The same of R.
+        constant: C, (..., r, r).
+    """
+    (values_l, vectors_l), (values_r, vectors_r) = left, right
+    sums = values_l.clamp_min(0.0).unsqueeze(-1) + values_r.clamp_min(0.0).unsqueeze(-2)
+    # The sum vanishes only where both factors are singular; C has no component there.
+    floor = sums.shape[-1] * torch.finfo(sums.dtype).eps * sums.amax((-2, -1), keepdim=True)
+    inverse = torch.where(sums > floor, sums.reciprocal(), 0.0)
+    inner = (vectors_l.mT @ constant @ vectors_r) * inverse
+    return vectors_l @ inner @ vectors_r.mT
+
+
+def guard_scale(x: Stacks, steps: Stacks, batch: FactorBatch, kappa: float) -> Tensor:
+    """The factor a = min(1, kappa |B dA + dB A| / |dB dA|) of each factor's pair, float64 (F,).
+
+    With it the second-order term a^2 dB dA stays below kappa times the first-order change of W. The
+    norms come from r x r Grams and do not depend on the gauge (A, B) -> (R^-1 A, B R).
+
+    Args:
+        x: Wide factors.
+        steps: Wide tentative steps dA, dB^T.
+        batch: The batch they belong to.
+        kappa: Largest allowed ratio of the cross term to the first-order change.
+    """
+    own, square, mixed = gram(x), gram(steps), gram(x, steps)
+    a, b = batch.index_A, batch.index_B
+    cross = _trace(square[b], square[a])
+    first = _trace(own[b], square[a]) + _trace(square[b], own[a])
+    first = (first + 2.0 * _trace(mixed[b], mixed[a])).clamp_min(0.0)
+    ratio = kappa * (first / cross.clamp_min(torch.finfo(cross.dtype).tiny)).sqrt()
+    scale = torch.ones_like(batch.scaling)
+    scale[a] = scale[b] = ratio.clamp_max(1.0)
+    return scale
+
+
+def _trace(left: Tensor, right: Tensor) -> Tensor:
+    return (left * right.mT).sum((-2, -1))
+
+
+def scale_stacks_(stacks: Stacks, factors: Tensor, batch: FactorBatch) -> None:
+    """Multiply every factor by its own number, in place."""
+    for stack, piece in zip(stacks, batch.split(factors.to(batch.dtype)), strict=True):
+        stack.mul_(piece[:, None, None])

@@ -1,0 +1,352 @@
+"""The base class of the batched LoRA optimizers: everything but the update rule.
+
+It stacks factors, leaves out pairs with missing or non-finite gradients, keeps a float32 master of
+half-precision parameters, steps the head by AdamW, and makes the state a good torch citizen.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+from torch.optim.adamw import adamw
+
+from vitucb.adapters import LoRAPair
+from vitucb.optim.adam import adam_step_
+from vitucb.optim.batch import FactorBatch, Stacks
+
+_HEAD_DEFAULTS = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
+
+
+@dataclass
+class Work:
+    """What an update rule gets: wide factors (to change in place) and gradients of one batch."""
+
+    batch: FactorBatch
+    x: Stacks
+    g: Stacks
+
+
+class LoRAOptimizer(Optimizer):
+    """Optimizer over LoRA pairs; a subclass implements `update`.
+
+    The first parameter group holds the factors A1, B1, A2, B2, ... and every hyper-parameter; the
+    second, if there are `other_params`, the head. Further pair groups with own hyper-parameters are
+    added by `add_pairs`. The state of a parameter is a dict of views into stacks.
+
+    A pair whose gradients are both missing, or not finite (or so large that their norm is not), is
+    left as it is, state included. A factor without a gradient counts as having a zero gradient and
+    is not moved.
+
+    Attributes:
+        sync_free: Decide about non-finite gradients without reading data back to the host. True on
+            accelerators; on a processor reading is free and the step runs on the good pairs only.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[LoRAPair],
+        lr: float,
+        hyper: dict[str, Any],
+        other_params: Iterable[Parameter] = (),
+        other_lr: float | None = None,
+    ) -> None:
+        """Build the groups.
+
+        Args:
+            pairs: The LoRA pairs.
+            lr: Learning rate of the factors.
+            hyper: The rule's other hyper-parameters.
+            other_params: Parameters outside the pairs, stepped by AdamW without decay.
+            other_lr: Their learning rate; `lr` if None.
+
+        Raises:
+            ValueError: If there is no pair, or a learning rate is negative.
+        """
+        if not pairs:
+            raise ValueError("the optimizer got no LoRA pair; call add_lora on the model first")
+        for name, value in (("lr", lr), ("other_lr", other_lr)):
+            if value is not None and not value >= 0.0:
+                raise ValueError(f"{name} {value} must not be negative")
+        self._init_caches()
+        self._hyper = {"maximize": False, **hyper}
+        self._pairs: dict[int, LoRAPair] = {}
+        super().__init__([self._pair_group(pairs, lr=lr)], {"lr": lr})
+        if others := list(other_params):
+            head_lr = lr if other_lr is None else other_lr
+            self.add_param_group({"params": others, "lr": head_lr})
+
+    def _init_caches(self) -> None:
+        self._batches: dict[tuple[int, ...], FactorBatch] = {}
+        self._skips: Tensor | None = None
+        self.sync_free: bool | None = None
+
+    def _pair_group(self, pairs: Sequence[LoRAPair], **hyper: Any) -> dict[str, Any]:
+        for pair in pairs:
+            self._pairs[id(pair.A)] = pair
+        parameters = [p for pair in pairs for p in (pair.A, pair.B)]
+        return {"params": parameters, "kind": "pairs", **self._hyper, **hyper}
+
+    def add_pairs(self, pairs: Sequence[LoRAPair], **hyper: Any) -> None:
+        """Add a group of pairs with its own hyper-parameters, e.g. `lr`."""
+        self.add_param_group(self._pair_group(pairs, **hyper))
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; without `kind` it is a head group, stepped by AdamW."""
+        if param_group.setdefault("kind", "head") == "head":
+            for key, value in _HEAD_DEFAULTS.items():
+                param_group.setdefault(key, value)
+        super().add_param_group(param_group)
+
+    @property
+    def nonfinite_skips(self) -> int:
+        """How often a pair was left out of a step for a non-finite gradient."""
+        return 0 if self._skips is None else int(self._skips)
+
+    @abstractmethod
+    def update(self, group: dict[str, Any], works: list[Work]) -> None:
+        """Change the wide factors `work.x` in place.
+
+        Args:
+            group: The parameter group with its hyper-parameters.
+            works: One entry per rank: its batch, factors and gradients.
+        """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch splits this signature into overloads
+        """One step of all pairs and of the head.
+
+        Args:
+            closure: Re-evaluates the model and returns the loss; called with gradients enabled.
+
+        Returns:
+            The closure's loss, or None.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            if group["kind"] == "pairs":
+                self._step_pairs(group)
+            else:
+                _step_head(group, self.state)
+        return loss
+
+    def _step_pairs(self, group: dict[str, Any]) -> None:
+        by_kind: dict[object, list[LoRAPair]] = {}
+        for A in group["params"][::2]:
+            pair = self._pairs[id(A)]
+            if A.grad is not None or pair.B.grad is not None:
+                by_kind.setdefault((A.shape[0], A.device, A.dtype), []).append(pair)
+        loaded = [self._load(group, pairs) for pairs in by_kind.values()]
+        works = [entry[0] for entry in loaded if entry[0] is not None]
+        if not works:
+            return
+        snapshots = [self._snapshot(work, mask) for work, mask in loaded if work is not None]
+        self.update(group, works)
+        for work, restore in zip(works, snapshots, strict=True):
+            restore()
+            work.batch.store(work.x)
+
+    def _load(
+        self, group: dict[str, Any], pairs: list[LoRAPair]
+    ) -> tuple[Work | None, Tensor | None]:
+        """The stacks of the pairs that can step, and a mask (F,) where that is decided later."""
+        batch = self._batch(pairs)
+        g = batch.gradients(group["maximize"])
+        finite = batch.finite(g)
+        sync_free = batch.device.type != "cpu" if self.sync_free is None else self.sync_free
+        if sync_free:
+            self._count((~finite).sum() // 2)
+            pieces = batch.split(finite)
+            g = [torch.where(ok[:, None, None], s, 0.0) for ok, s in zip(pieces, g, strict=True)]
+            return Work(batch, self._factors(batch), g), finite
+        if not bool(finite.all()):
+            good = [p for p, ok in zip(pairs, finite[batch.index_A].tolist(), strict=True) if ok]
+            self._count(torch.tensor(len(pairs) - len(good)))
+            if not good:
+                return None, None
+            batch = self._batch(good)
+            g = batch.gradients(group["maximize"])
+        return Work(batch, self._factors(batch), g), None
+
+    def _snapshot(self, work: Work, mask: Tensor | None) -> Callable[[], None]:
+        """A function that undoes the step of the masked-out factors, factors and state."""
+        if mask is None:
+            return lambda: None
+        batch = work.batch
+        before = [x.clone() for x in work.x]
+        saved = {name: [s.clone() for s in stacks] for name, stacks in batch.state.items()}
+
+        def restore() -> None:
+            _restore(work.x, before, batch.split(mask))
+            for name, stacks in batch.state.items():
+                old = saved.get(name, [torch.zeros_like(s) for s in stacks])
+                _restore(stacks, old, _masks_like(batch, stacks, mask))
+
+        return restore
+
+    def _count(self, skipped: Tensor) -> None:
+        self._skips = skipped if self._skips is None else self._skips.to(skipped.device) + skipped
+
+    def _batch(self, pairs: list[LoRAPair]) -> FactorBatch:
+        key = tuple(id(pair.A) for pair in pairs)
+        batch = self._batches.get(key)
+        if batch is None:
+            # Another selection of these pairs holds the state in its own stacks: let it go.
+            wanted = set(key)
+            self._batches = {k: b for k, b in self._batches.items() if wanted.isdisjoint(k)}
+            batch = self._batches[key] = FactorBatch(pairs)
+        return batch
+
+    def _factors(self, batch: FactorBatch) -> Stacks:
+        x = batch.stack(batch.parameters)
+        if batch.parameter_dtype in (torch.float32, torch.float64):
+            return x
+        master = self.stacked(batch, "master")
+        for low, high in zip(x, master, strict=True):
+            # Where the parameter is not the rounded master, somebody else wrote it: take it over.
+            stale = high.to(batch.parameter_dtype).to(high.dtype) != low
+            high.copy_(torch.where(stale, low, high))
+        return master
+
+    def stacked(self, batch: FactorBatch, name: str) -> Stacks:
+        """State `name` with the shape of the factors: stacks (f, r, d), zero at first."""
+        if name not in batch.state:
+            known = [self.state[p].get(name) for p in batch.parameters]
+            zeros = [torch.zeros_like(p, dtype=batch.dtype) for p in batch.parameters]
+            values = [z if k is None else k for k, z in zip(known, zeros, strict=True)]
+            stacks = batch.state[name] = batch.stack(values)
+            self._publish(batch, name, batch.unstack(stacks))
+        return batch.state[name]
+
+    def stacked_B(self, batch: FactorBatch, name: str) -> Stacks:  # noqa: N802  # the factor's name
+        """State `name` of lora_B only, stacks as `batch.only_B` cuts them, zero at first."""
+        if name not in batch.state:
+            owners = [p for p, is_b in zip(batch.parameters, batch.is_B, strict=True) if is_b]
+            stacks = [torch.zeros_like(s) for s in batch.only_B(batch.stack(batch.parameters))]
+            batch.state[name] = stacks
+            views = [view.mT for stack in stacks for view in stack.unbind()]
+            for parameter, view in zip(owners, views, strict=True):
+                if (known := self.state[parameter].get(name)) is not None:
+                    view.copy_(known)
+                self.state[parameter][name] = view
+        return batch.state[name]
+
+    def small(
+        self, batch: FactorBatch, name: str, *shape: int, dtype: torch.dtype = torch.float64
+    ) -> Tensor:
+        """State `name` of a fixed small shape per factor: (F, *shape), zero at first."""
+        if name not in batch.state:
+            zero = torch.zeros(shape, dtype=dtype, device=batch.device)
+            known = [self.state[p].get(name) for p in batch.parameters]
+            values = torch.stack([zero if k is None else k for k in known])
+            batch.state[name] = [values]
+            self._publish(batch, name, list(values.unbind()))
+        return batch.state[name][0]
+
+    def count_step(self, batch: FactorBatch) -> Tensor:
+        """Advance the step counter of every factor; float32 (F,)."""
+        return self.small(batch, "step", dtype=torch.float32).add_(1.0)
+
+    def adam_(
+        self, batch: FactorBatch, x: Stacks, g: Stacks, group: dict[str, Any], weight_decay: float
+    ) -> None:
+        """AdamW on the stacks with the group's `lr`, `betas` and `eps`, in place."""
+        m, v = self.stacked(batch, "exp_avg"), self.stacked(batch, "exp_avg_sq")
+        step = list(batch.split(self.count_step(batch)))
+        hyper = {key: group[key] for key in ("lr", "betas", "eps")}
+        adam_step_(x, g, m, v, step, weight_decay=weight_decay, **hyper)
+
+    def _publish(self, batch: FactorBatch, name: str, views: list[Tensor]) -> None:
+        for parameter, view in zip(batch.parameters, views, strict=True):
+            self.state[parameter][name] = view
+
+    def reset_state(self, parameters: Iterable[Parameter] | None = None) -> None:
+        """Forget the state of `parameters` (all of them if None), as after a merge and restart."""
+        wanted = self.state.keys() if parameters is None else parameters
+        for parameter in list(wanted):
+            self.state.pop(parameter, None)
+        self._batches.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as torch defines it, with tensors that share no memory with this optimizer."""
+        packed = super().state_dict()
+        packed["state"] = {key: _cloned(value) for key, value in packed["state"].items()}
+        return packed
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from `state_dict`; the state keeps its own dtypes."""
+        super().load_state_dict(state_dict)
+        restore_dtypes(self, state_dict)
+        self._batches.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {key: self.__dict__[key] for key in ("_hyper", "_skips", "sync_free")}
+        return {**super().__getstate__(), **own, "pair_list": list(self._pairs.values())}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "pair_list" in state:
+            self._init_caches()
+            self._pairs = {id(pair.A): pair for pair in state.pop("pair_list")}
+        super().__setstate__(state)
+
+
+def restore_dtypes(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+    """Undo torch's cast of loaded state to the parameter's dtype: float32 moments stay float32."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    keys = [key for group in state_dict["param_groups"] for key in group["params"]]
+    for key, parameter in zip(keys, parameters, strict=True):
+        for name, value in state_dict["state"].get(key, {}).items():
+            if isinstance(value, Tensor):
+                optimizer.state[parameter][name] = value.detach().clone().to(parameter.device)
+
+
+def _cloned(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _cloned(entry) for key, entry in value.items()}
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _masks_like(batch: FactorBatch, stacks: Stacks, mask: Tensor) -> Sequence[Tensor]:
+    """The mask (F,) cut like the stacks of a state: whole, by stack, or lora_B only."""
+    sizes = [stack.shape[0] for stack in stacks]
+    if sizes == [mask.shape[0]]:
+        return (mask,)
+    pieces = batch.split(mask)
+    return pieces if sizes == batch.sizes else batch.only_B(pieces)
+
+
+def _restore(stacks: Stacks, old: Stacks, masks: Sequence[Tensor]) -> None:
+    for stack, before, ok in zip(stacks, old, masks, strict=True):
+        stack.copy_(torch.where(ok.view(-1, *(1,) * (stack.ndim - 1)), stack, before))
+
+
+def _step_head(group: dict[str, Any], state: dict[Tensor, Any]) -> None:
+    """AdamW on the head; a non-finite gradient anywhere in it makes the kernel skip the step."""
+    parameters = [p for p in group["params"] if p.grad is not None]
+    if not parameters:
+        return
+    for p in parameters:
+        if not state[p]:
+            state[p] = {
+                "step": torch.zeros((), dtype=torch.float32, device=p.device),
+                "exp_avg": torch.zeros_like(p),
+                "exp_avg_sq": torch.zeros_like(p),
+            }
+    columns = [[state[p][key] for p in parameters] for key in ("exp_avg", "exp_avg_sq", "step")]
+    grads = [p.grad for p in parameters]
+    norms = torch.stack([torch.linalg.vector_norm(g.float()) for g in grads])
+    adamw(
+        parameters, grads, columns[0], columns[1], [], columns[2], fused=True,
+        found_inf=(~norms.isfinite().all()).float(), amsgrad=False, maximize=False, lr=group["lr"],
+        beta1=group["betas"][0], beta2=group["betas"][1], eps=group["eps"],
+        weight_decay=group["weight_decay"],
+    )  # fmt: skip

@@ -1,0 +1,263 @@
+"""LoRA-Pro: adjust the factor gradients so that the low-rank step follows the full gradient.
+
+Paper: Wang et al., "LoRA-Pro: Are Low-Rank Adapters Properly Optimized?" -
+https://arxiv.org/abs/2407.18242 (Theorem 2.1, 2.3; Algorithm 1).
+With G = dL/dW, the adjusted gradients minimise |s B gA' + s gB' A - G|_F:
+    gA' = (1/s^2) (B^T B)^-1 gA + X A,
+    gB' = (1/s^2) (I - P_B) gB (A A^T)^-1 - B X,      P_B = B (B^T B)^-1 B^T, X free (r x r).
+For every X the equivalent gradient s (B gA' + gB' A) is the projection of G on the tangent space.
+    zero       X = 0
+    sylvester  B^T B X + X A A^T = -(1/s^2) (B^T B)^-1 gA A^T   (factor gradients change least)
+    symmetric  X = -(1/2s^2) (B^T B)^-1 gA A^T (A A^T)^-1       (the overlap is shared equally)
+Differs: the published code takes A A^T for its inverse in `symmetric`; the Sylvester equation is
+solved in closed form from two symmetric eigendecompositions; inverses are damped relative to the
+other factor or truncated, so that B = 0 and rank-deficient B are safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from vitucb.adapters import LoRAPair
+from vitucb.optim.adam import adam_direction
+from vitucb.optim.batch import FactorBatch, Stacks
+from vitucb.optim.linear_algebra import (
+    FLOAT32_RCOND,
+    apply,
+    apply_add,
+    from_eigen,
+    gram,
+    guard_scale,
+    inverse_eigenvalues,
+    scale_stacks_,
+    solve_sylvester,
+)
+from vitucb.optim.lora_optimizer import LoRAOptimizer, Work
+
+XMode = Literal["zero", "sylvester", "symmetric"]
+_X_MODES = ("zero", "sylvester", "symmetric")
+_DECAYS = ("adapter", "factor", "full")
+
+
+class Adjustment:
+    """The map from factor gradients to adjusted gradients at fixed factors.
+
+    Grams and their eigendecompositions are computed once, in float64, for all factors.
+    """
+
+    def __init__(
+        self, x: Stacks, batch: FactorBatch, *, damping: float, delta: float, rcond: float
+    ) -> None:
+        """Factorise the Gram matrices.
+
+        Args:
+            x: Wide factors.
+            batch: Their batch.
+            damping: Cross-scale damping rho: each Gram gets rho tr(Gram of the other factor) / r.
+            delta: Absolute damping (the published code has 1e-8).
+            rcond: Singular values below `rcond` times the largest are dropped.
+        """
+        self.x, self.batch = x, batch
+        exact = damping == 0.0 and rcond < FLOAT32_RCOND
+        values, vectors = torch.linalg.eigh(gram(x, exact=exact))
+        self.values, self.vectors = values, vectors
+        shift: Tensor | float = delta
+        if damping:
+            shift = delta + damping * values.clamp_min(0.0).mean(-1, keepdim=True)[batch.dual]
+        self.inverse = from_eigen(vectors, inverse_eigenvalues(values, rcond, shift))
+
+    def __call__(self, g: Stacks, x_mode: XMode) -> Stacks:
+        """Adjusted wide gradients (s^2 S')^-1 (g - [B side] P_B g) + X x."""
+        batch, a, b = self.batch, self.batch.index_A, self.batch.index_B
+        overlap = gram(g, self.x)
+        projection = torch.zeros_like(overlap)
+        projection[b] = -(overlap[b] @ self.inverse[b])
+        X = torch.empty_like(overlap)
+        X[a] = self.choose_x(overlap[a], x_mode)
+        X[b] = -X[a].mT
+        left = self.inverse[batch.dual] / (batch.scaling**2)[:, None, None]
+        # The projection is taken before the division: the other order loses digits when B is small.
+        normal = apply_add(g, projection, self.x, batch)
+        return apply_add(apply(left, normal, batch), X, self.x, batch)
+
+    def choose_x(self, overlap_A: Tensor, x_mode: XMode) -> Tensor:
+        """X of every pair, (pairs, r, r), from gA A^T of the same shape."""
+        a, b = self.batch.index_A, self.batch.index_B
+        if x_mode == "zero":
+            return torch.zeros_like(overlap_A)
+        constant = -(self.inverse[b] @ overlap_A) / (self.batch.scaling[a] ** 2)[:, None, None]
+        if x_mode == "symmetric":
+            return 0.5 * constant @ self.inverse[a]
+        eigen_B, eigen_A = (self.values[b], self.vectors[b]), (self.values[a], self.vectors[a])
+        return solve_sylvester(eigen_B, eigen_A, constant)
+
+
+class LoRAPro(LoRAOptimizer):
+    """LoRA-Pro with SGD (Algorithm 1) or AdamW.
+
+    `moments="factored"` adjusts first and runs AdamW on the adjusted gradients, with state of the
+    size of the factors. `moments="full"` is the paper's AdamW: moments of the m x n equivalent
+    gradient, whose Adam direction is adjusted again.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[LoRAPair],
+        lr: float,
+        *,
+        base: Literal["adamw", "sgd"] = "adamw",
+        x_mode: XMode = "sylvester",
+        moments: Literal["factored", "full"] = "factored",
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        decay: Literal["adapter", "factor", "full"] = "adapter",
+        damping: float = 1e-2,
+        delta: float = 0.0,
+        rcond: float = 0.0,
+        guard: float | None = None,
+        other_params: Iterable[Parameter] = (),
+        other_lr: float | None = None,
+    ) -> None:
+        """Build the groups.
+
+        Args:
+            pairs: The LoRA pairs.
+            lr: Learning rate.
+            base: `adamw`, or `sgd` for Algorithm 1.
+            x_mode: The free matrix X: `zero`, `sylvester` or `symmetric`.
+            moments: `factored` or `full`; ignored by `sgd`.
+            betas: Decay of the two moments.
+            eps: Added to Adam's denominator.
+            weight_decay: Strength of the decay.
+            decay: `adapter` shrinks B A by 1 - lr wd, `factor` each factor by that, `full` also the
+                base weight, which edits a frozen tensor.
+            damping: Cross-scale damping of the inverses, relative to the other factor's scale.
+            delta: Absolute damping.
+            rcond: Truncation of the inverses, relative to the largest singular value.
+            guard: Largest ratio of the second-order to the first-order change of W; 0 is off. None
+                means 0.5 for `sgd` and `full`, off for `factored`, where Adam bounds the step.
+            other_params: Parameters outside the pairs, stepped by AdamW without decay.
+            other_lr: Their learning rate; `lr` if None.
+
+        Raises:
+            ValueError: If a choice is unknown, or the base weight is needed and absent.
+        """
+        _check_choice("base", base, ("adamw", "sgd"))
+        _check_choice("x_mode", x_mode, _X_MODES)
+        _check_choice("moments", moments, ("factored", "full"))
+        _check_choice("decay", decay, _DECAYS)
+        if decay == "full" and any(pair.base is None for pair in pairs):
+            raise ValueError("decay 'full' needs the base weight of every pair; use 'adapter'")
+        if guard is None:
+            guard = 0.0 if (base, moments) == ("adamw", "factored") else 0.5
+        hyper = {
+            "base": base, "x_mode": x_mode, "moments": moments, "betas": betas, "eps": eps,
+            "weight_decay": weight_decay, "decay": decay, "damping": damping, "delta": delta,
+            "rcond": rcond, "guard": guard,
+        }  # fmt: skip
+        super().__init__(pairs, lr, hyper, other_params, other_lr)
+
+    def update(self, group: dict[str, Any], works: list[Work]) -> None:
+        """Adjust, decay, step."""
+        for work in works:
+            damping = {key: group[key] for key in ("damping", "delta", "rcond")}
+            adjust = Adjustment(work.x, work.batch, **damping)
+            if group["base"] == "sgd":
+                self._move(group, work, adjust(work.g, group["x_mode"]))
+            elif group["moments"] == "full":
+                self._move(group, work, self._full_direction(group, work, adjust))
+            else:
+                self._factored(group, work, adjust(work.g, group["x_mode"]))
+
+    def _factored(self, group: dict[str, Any], work: Work, adjusted: Stacks) -> None:
+        self._guarded(group, work, lambda: self._adam(group, work, adjusted))
+
+    def _adam(self, group: dict[str, Any], work: Work, adjusted: Stacks) -> None:
+        _decay(group, work)
+        self.adam_(work.batch, work.x, adjusted, group, weight_decay=0.0)
+
+    def _guarded(self, group: dict[str, Any], work: Work, step: Any) -> None:
+        if not group["guard"]:
+            step()
+            return
+        before = [x.clone() for x in work.x]
+        step()
+        moved = [new - old for new, old in zip(work.x, before, strict=True)]
+        scale_stacks_(moved, guard_scale(before, moved, work.batch, group["guard"]), work.batch)
+        for x, old, move in zip(work.x, before, moved, strict=True):
+            torch.add(old, move, out=x)
+
+    def _move(self, group: dict[str, Any], work: Work, directions: Stacks) -> None:
+        steps = [-group["lr"] * d for d in directions]
+        work.batch.freeze_missing(steps)
+        if group["guard"]:
+            scale = guard_scale(work.x, steps, work.batch, group["guard"])
+            scale_stacks_(steps, scale, work.batch)
+        _decay(group, work)
+        torch._foreach_add_(work.x, steps)
+
+    def _full_direction(self, group: dict[str, Any], work: Work, adjust: Adjustment) -> Stacks:
+        """Adjusted s B^T U and s U A^T for the Adam direction U of the equivalent gradient."""
+        batch = work.batch
+        E = _equivalent_gradient(batch, work.x, adjust(work.g, "zero"))
+        m, v = (self._matrix_state(batch, name, E) for name in ("full_exp_avg", "full_exp_avg_sq"))
+        step = self.count_step(batch)[batch.index_B]
+        U = adam_direction(
+            [e[None] for e in E],
+            m,
+            v,
+            [s[None] for s in step],
+            betas=group["betas"],
+            eps=group["eps"],
+        )
+        return adjust(_pull_back(batch, work.x, [u[0] for u in U]), group["x_mode"])
+
+    def _matrix_state(self, batch: FactorBatch, name: str, like: list[Tensor]) -> Stacks:
+        for pair, e in zip(batch.pairs, like, strict=True):
+            if name not in self.state[pair.B]:
+                self.state[pair.B][name] = torch.zeros_like(e)
+        return [self.state[pair.B][name][None] for pair in batch.pairs]
+
+
+def _check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{option} {value!r} must be one of {', '.join(known)}")
+
+
+def _decay(group: dict[str, Any], work: Work) -> None:
+    rate = group["lr"] * group["weight_decay"]
+    if not rate:
+        return
+    keep = 1.0 - rate if group["decay"] == "factor" else (1.0 - rate) ** 0.5
+    torch._foreach_mul_(work.x, keep)
+    if group["decay"] == "full":
+        for pair in work.batch.pairs:
+            assert pair.base is not None
+            pair.base.data.mul_(1.0 - rate)
+
+
+def _by_pair(batch: FactorBatch, stacks: Stacks) -> list[tuple[Tensor, Tensor]]:
+    """Per pair the tensors (A-shaped (r, n), B-shaped (m, r))."""
+    views = batch.unstack(stacks)
+    positions = zip(batch.index_A.tolist(), batch.index_B.tolist(), strict=True)
+    return [(views[a], views[b]) for a, b in positions]
+
+
+def _equivalent_gradient(batch: FactorBatch, x: Stacks, adjusted: Stacks) -> list[Tensor]:
+    """E = s (B gA' + gB' A) of every pair, (m, n)."""
+    both = zip(batch.pairs, _by_pair(batch, x), _by_pair(batch, adjusted), strict=True)
+    return [pair.scaling * (B @ gA + gB @ A) for pair, (A, B), (gA, gB) in both]
+
+
+def _pull_back(batch: FactorBatch, x: Stacks, full: list[Tensor]) -> Stacks:
+    """The factor gradients s B^T U and s U A^T of a full direction U, as wide stacks."""
+    pulled: dict[int, Tensor] = {}
+    for pair, (A, B), U in zip(batch.pairs, _by_pair(batch, x), full, strict=True):
+        pulled[id(pair.A)], pulled[id(pair.B)] = pair.scaling * B.mT @ U, pair.scaling * U @ A.mT
+    return batch.stack([pulled[id(p)] for p in batch.parameters])
