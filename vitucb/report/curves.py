@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +25,7 @@ _LEFT_INCHES = 0.62
 # The zoomed panel is drawn when the worst agent is this many times above the contextual ones.
 _DWARFING = 2.0
 _MAX_SEED_LINES = 12
+_MIN_GROWTH_ROUNDS = 20
 
 
 def regret_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figure:
@@ -37,12 +38,14 @@ def regret_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figure
     everything = {r.label: _value_label(r) for r in analysis.results}
     if not shown:
         figure, (axes,) = _panels([everything.values()], [1], height=4.3)
+        axes.set_ylim(0, _tallest(bands))
         _draw_bands(axes, rounds, analysis.results, bands, styles, everything)
         _finish(axes, "Cumulative regret", rounds)
         return figure
     close = {r.label: everything[r.label] for r in analysis.results if r not in outside}
     far = {r.label: everything[r.label] for r in outside}
     figure, (axes, zoomed) = _panels([far.values(), close.values()], [0.8, 1], height=4.3)
+    axes.set_ylim(0, _tallest(bands))
     _draw_bands(axes, rounds, analysis.results, bands, styles, far)
     _finish(axes, "Cumulative regret", rounds)
     _mark_zoom(axes, ceiling or 0.0)
@@ -63,10 +66,12 @@ def learning_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figu
     return _trailing_figure(analysis.results, panels, styles, window)
 
 
-def growth_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figure:
-    """Regret on log axes beside lines growing like t and sqrt(t)."""
+def growth_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figure | None:
+    """Regret on log axes beside lines growing like t and sqrt(t); None if too little to show."""
     rounds = plotted_rounds(analysis.group.horizon, logarithmic=True)
-    texts = {r.label: _exponent_label(r) for r in analysis.results if r.role != "oracle"}
+    texts = {r.label: _exponent_label(r) for r in analysis.results if r.regret.any()}
+    if not texts or analysis.group.horizon < _MIN_GROWTH_ROUNDS:
+        return None
     figure, (axes,) = _panels([texts.values()], [1], height=4.0, width=0.62)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -162,9 +167,14 @@ def _has_bonus(result: AgentResult) -> bool:
 def _zoom_ceiling(analysis: Analysis, bands: Mapping[str, Band]) -> float | None:
     """Top of the zoomed panel, None where one panel shows all."""
     context = [r.label for r in analysis.of_role("contextual")] or [analysis.main.label]
-    highest = max(float(np.nanmax(_upper(bands[label]))) for label in context)
-    tallest = max(float(np.nanmax(_upper(band))) for band in bands.values())
+    highest = max(float(_upper(bands[label]).max()) for label in context)
+    tallest = max(float(_upper(band).max()) for band in bands.values())
     return 1.12 * highest if 0 < highest * _DWARFING < tallest else None
+
+
+def _tallest(bands: Mapping[str, Band]) -> float:
+    """Top of the panel that shows all."""
+    return 1.05 * max(float(_upper(band).max()) for band in bands.values()) or 1.0
 
 
 def _upper(band: Band) -> FloatArray:
@@ -200,7 +210,7 @@ def _trailing_figure(
             _line(axes, rounds, curve, styles[label])
         axes.set_ylim(bottom=0)
         if title.startswith(("Share", "True")):
-            axes.set_ylim(0, 1.02 if max(map(np.nanmax, lines.values())) > 0.5 else None)
+            axes.set_ylim(0, 1.02 if _peak(lines.values()) > 0.5 else None)
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
             axes.locator_params(axis="y", nbins=5)
         _finish(axes, title, rounds)
@@ -212,6 +222,11 @@ def _trailing_figure(
             ]
             label_line_ends(axes, ends)
     return figure
+
+
+def _peak(curves: Iterable[FloatArray]) -> float:
+    known = [curve[np.isfinite(curve)] for curve in curves]
+    return max((float(curve.max()) for curve in known if len(curve)), default=0.0)
 
 
 def _panels(
@@ -231,7 +246,7 @@ def _panels(
     all_axes, left = [], _LEFT_INCHES
     for room, ratio in zip(rooms, ratios, strict=True):
         span = free * ratio / sum(ratios)
-        box = (left / total, 0.58 / height, span / total, 1 - 1.0 / height)
+        box = (left / total, 0.52 / height, span / total, 1 - 0.9 / height)
         all_axes.append(figure.add_axes(box))
         left += span + room + _LEFT_INCHES
     return figure, all_axes
@@ -245,8 +260,6 @@ def _draw_bands(
     styles: Mapping[str, LineStyle],
     labels: Mapping[str, str],
 ) -> None:
-    if axes.get_ylim() == (0.0, 1.0):
-        axes.set_ylim(0, 1.05 * max(float(np.nanmax(_upper(bands[r.label]))) for r in results) or 1)
     # The main agent is drawn last, on top.
     for result in reversed(results):
         band, style = bands[result.label], styles[result.label]
@@ -274,20 +287,13 @@ def _draw_seeds(
 
 def _draw_guides(axes: Axes, rounds: NDArray[np.int64], curves: Sequence[FloatArray]) -> None:
     """Lines from the first positive regret that grow like t and like sqrt(t)."""
-    positive = np.concatenate([curve[curve > 0] for curve in curves] or [np.ones(0)])
-    if len(positive) == 0:
-        return
+    positive = np.concatenate([curve[curve > 0] for curve in curves])
     axes.set_ylim(float(positive.min()) * 0.8, float(positive.max()) * 1.6)
     axes.set_xlim(1, rounds[-1])
-    start = float(np.exp(np.mean([np.log(curve[curve > 0][0]) for curve in curves if curve.any()])))
-    for power, name in ((1.0, "t"), (0.5, "√t")):
+    start = float(np.exp(np.mean([np.log(curve[curve > 0][0]) for curve in curves])))
+    for power in (1.0, 0.5):
         guide = start * rounds**power
         axes.plot(rounds, guide, color=colour("ash"), linewidth=0.8, alpha=0.7, zorder=0.5)
-        at = int(np.searchsorted(rounds, rounds[-1] ** 0.85))
-        axes.annotate(
-            name, (rounds[at], guide[at]), xytext=(0, 5), textcoords="offset points", ha="right",
-            color=colour("muted"), fontsize=9,
-        )  # fmt: skip
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:,g}")
     axes.minorticks_off()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitucb.report.analysis import Analysis, Comparison
-from vitucb.report.labels import shorten
+from vitucb.report.labels import label_width_inches, shorten
 from vitucb.report.runs import FloatArray
 from vitucb.report.theme import colour
 from vitucb.report.words import estimate_text
@@ -26,9 +26,11 @@ def difference_figure(analysis: Analysis) -> Figure | None:
     compared = [c for c in analysis.comparisons if c.paired is not None]
     if not compared:
         return None
-    height = 1.15 + _ROW_INCHES * len(compared)
+    height = 1.05 + _ROW_INCHES * len(compared)
     figure = Figure(figsize=(10.4, height))
-    axes = figure.add_axes((0.19, 0.62 / height, 0.56, 1 - 1.0 / height))
+    names = [f"vs {shorten(c.rival.label)}" for c in compared]
+    left = max(0.1, label_width_inches(names) / 10.4)
+    axes = figure.add_axes((left, 0.52 / height, 0.8 - left, 1 - 0.9 / height))
     limits = _limits(analysis, compared)
     axes.set_xlim(*limits)
     for row, comparison in enumerate(compared):
@@ -37,12 +39,13 @@ def difference_figure(analysis: Analysis) -> Figure | None:
     axes.set_ylim(-len(compared) + 0.4, 0.6)
     axes.set_yticks(
         [-row for row in range(len(compared))],
-        [f"vs {shorten(c.rival.label)}" for c in compared],
+        names,
         color=colour("ink"),
     )
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}".replace("-", "−"))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}".replace("-", "−"))
+    axes.tick_params(axis="y", pad=10)
     axes.set_title(f"{shorten(analysis.main.label)} minus each rival, paired by seed")
     axes.set_xlabel("difference in final regret (left of 0: lower regret)")
     return figure

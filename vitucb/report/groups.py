@@ -114,7 +114,7 @@ def _by_agent(runs: list[Run]) -> dict[str, list[Run]]:
         settings = [_agent_settings(run) for run in members]
         keys = _differing(settings)
         for run, values in zip(members, settings, strict=True):
-            changed = ", ".join(f"{_last(key)}={values.get(key)}" for key in keys)
+            changed = ", ".join(_setting(key, values.get(key), len(keys)) for key in keys)
             agents.setdefault(f"{label} ({changed})" if keys else label, []).append(run)
     for label, members in agents.items():
         _check_seeds(label, members)
@@ -166,6 +166,7 @@ def _distinct(values: Sequence[Any]) -> list[Any]:
     return list({json.dumps(value, default=str): value for value in values}.values())
 
 
-def _last(key: str) -> str:
-    """`optimizer.name` reads best as `optimizer`, `lora.rank` as `lora.rank`."""
-    return key.removesuffix(".name")
+def _setting(key: str, value: Any, count: int) -> str:
+    """`optimizer=adamw`; `adamw` where nothing else differs; `lora.rank=8`."""
+    name = key.removesuffix(".name")
+    return str(value) if count == 1 and name != key else f"{name}={value}"

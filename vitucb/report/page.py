@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -15,6 +16,7 @@ from vitucb.report.words import (
     caveats,
     comparison_sentence,
     headline,
+    number,
     rivals_line,
     tests_note,
     warnings,
@@ -29,7 +31,7 @@ h1{font-size:15px;font-weight:600;color:var(--muted);margin:0 0 4px}
 h2{font-size:19px;margin:44px 0 10px;letter-spacing:-.005em}
 .headline{font-size:29px;line-height:1.22;font-weight:680;letter-spacing:-.015em;margin:2px 0 8px;
  text-wrap:balance}
-.rivals{font-size:17px;color:var(--ink);margin:0 0 10px;max-width:76ch}
+.rivals{text-wrap:pretty;font-size:17px;color:var(--ink);margin:0 0 10px;max-width:76ch}
 .meta{color:var(--muted);font-size:14px;margin:0 0 14px}
 .warning,.caveat{border-left:4px solid var(--vermillion);padding:7px 14px;margin:10px 0;
  background:color-mix(in srgb,var(--vermillion) 9%,transparent);border-radius:0 6px 6px 0}
@@ -48,7 +50,7 @@ thead th{color:var(--muted);font-weight:600;border-bottom:1.5px solid var(--grid
 tbody tr{border-bottom:1px solid var(--grid)}
 th:first-child,td:first-child{text-align:left;padding-left:0}
 td:last-child,thead th:last-child{padding-right:0}
-tbody th{font-weight:600}
+tbody th{font-weight:600;white-space:normal;min-width:7em}
 td small{display:block;color:var(--muted);font-size:12px}
 tr.best td,tr.best th{font-weight:700}
 tr.best small{font-weight:400}
@@ -73,7 +75,9 @@ section+section{border-top:2px solid var(--grid);margin-top:56px;padding-top:28p
 @media print{@page{size:A4;margin:14mm}body{font-size:10.5pt}main{max-width:none;padding:0}
  .headline{font-size:19pt}h2{margin-top:20pt;break-after:avoid}
  figure,tr,.warning,.caveat,.words li{break-inside:avoid}
- details{display:block}.about{font-size:9pt}table,td small{font-size:8pt}}
+ details{display:block}.about{font-size:9pt}table,td small{font-size:7.5pt}
+ th,td{padding:3px 4px}.scroll{overflow:visible}figcaption,.meta,.caveat{font-size:9pt}
+ .rivals{font-size:11.5pt}}
 """
 
 
@@ -102,9 +106,9 @@ def section(
     title = [group.title, group.settings, f"{group.horizon:,} rounds", _seeds_text(analysis)]
     parts = [
         f'<section id="{key}"><h1>{escape(" · ".join(part for part in title if part))}</h1>',
-        f'<p class="headline">{escape(headline(analysis))}</p>',
-        f'<p class="rivals">{escape(rivals_line(analysis))}</p>',
-        *(f'<p class="warning"><b>Note.</b> {escape(text)}</p>' for text in warnings(analysis)),
+        f'<p class="headline">{_text(headline(analysis))}</p>',
+        f'<p class="rivals">{_text(rivals_line(analysis))}</p>',
+        *(f'<p class="warning"><b>Note.</b> {_text(text)}</p>' for text in warnings(analysis)),
         _figure(figures, "regret", _REGRET_CAPTION),
         summary_html(analysis),
         *(f'<p class="caveat">{escape(text)}</p>' for text in caveats(analysis)),
@@ -124,6 +128,7 @@ def about(runs: Sequence[Run], command: str) -> str:
     rows = [
         ("Made with", f"<code>{escape(command)}</code>"),
         ("Runs", escape(_runs_text(runs))),
+        ("Parameters", escape(_joined(_counts(runs)))),
         ("Versions", escape(_joined(_versions(runs)))),
         ("Hardware", escape(_joined(_hardware(runs)))),
         ("Settings that differ", _differences_html(runs)),
@@ -152,9 +157,15 @@ _REGRET_CAPTION = (
     "seeds, thin lines single seeds. Lower is better; the oracle is zero."
 )
 _GROWTH_CAPTION = (
-    "The same curves on log axes, each with its fitted growth exponent. Grey guides grow like t "
-    "and like √t: a curve parallel to √t has regret that flattens."
+    "The same curves on log axes, each with its fitted growth exponent. The steep grey guide "
+    "grows like t, as random play does; the shallow one like √t, which flattens."
 )
+
+
+def _text(text: str) -> str:
+    """Escaped, with no line break inside a number and its interval."""
+    joined = re.sub(r"(?<=[\d%]) \[[^\]]*\]", lambda m: m.group().replace(" ", "\u00a0"), text)
+    return escape(joined)
 
 
 def _group_name(analysis: Analysis) -> str:
@@ -180,7 +191,7 @@ def _comparisons(analysis: Analysis, figures: Mapping[str, str]) -> str:
     if not analysis.comparisons:
         return ""
     sentences = [comparison_sentence(comparison) for comparison in analysis.comparisons]
-    items = "".join(f'<li class="{s.verdict}">{escape(s.text)}</li>' for s in sentences)
+    items = "".join(f'<li class="{s.verdict}">{_text(s.text)}</li>' for s in sentences)
     picture = _figure(
         figures,
         "differences",
@@ -228,7 +239,27 @@ def _runs_text(runs: Sequence[Run]) -> str:
     done = sum(run.is_finished for run in runs)
     unfinished = f", {len(runs) - done} not finished" if done < len(runs) else ""
     listed = _ranges(seeds)
-    return f"{len(runs)} runs{unfinished}; seeds {listed}"
+    seconds = sum(float(run.summary.get("wall_seconds", 0)) for run in runs)
+    count = f"{len(runs)} run{'s' if len(runs) > 1 else ''}{unfinished}"
+    return f"{count}; seeds {listed}; {_duration(seconds)} of wall-clock time"
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= size:
+            return f"{number(seconds / size, 2)} {unit}"
+    return f"{number(seconds, 2)} seconds"
+
+
+def _counts(runs: Sequence[Run]) -> list[str]:
+    """What the agents say they adapted and tracked."""
+    found: dict[str, None] = {}
+    for run in runs:
+        counts = run.summary.get("parameters") or {}
+        if counts:
+            parts = [f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items()]
+            found[f"{run.agent}: {', '.join(parts)}"] = None
+    return list(found)
 
 
 def _ranges(seeds: Sequence[int]) -> str:

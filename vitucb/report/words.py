@@ -122,18 +122,19 @@ def tests_note(analysis: Analysis) -> str:
         f"Each rival is paired with {analysis.main.label} on the seeds both played; brackets are "
     )
     note += "95 % bootstrap intervals of the mean difference."
-    fewest = min((p.num_pairs for p in paired), default=0)
-    if paired and max(p.smallest_p for p in paired) > _LEVEL:
-        smallest = 2.0 ** (1 - fewest)
-        return (
-            f"{note} With {fewest} pairs a two-sided signed-rank test cannot give p below "
-            f"{smallest:.2g}, so p-values are left to the CSV table; six pairs can reach 0.05, "
-            "more are needed after correction for several comparisons."
+    if any(p.smallest_p <= _LEVEL for p in paired):
+        note += (
+            " p: two-sided Wilcoxon signed-rank test, exact up to 50 pairs, Holm-corrected over "
+            f"{len(paired)} comparisons."
         )
-    return (
-        f"{note} p: two-sided Wilcoxon signed-rank test, exact up to 50 pairs, Holm-corrected "
-        f"over {len(paired)} comparisons."
-    )
+    few = max((p.num_pairs for p in paired if p.smallest_p > _LEVEL), default=0)
+    if few > 1:
+        note += (
+            f" With {few} pairs a two-sided signed-rank test cannot give p below "
+            f"{2.0 ** (1 - few):.2g}, so those p-values are left to the CSV table: six pairs can "
+            "reach 0.05, more are needed to stand a correction for several comparisons."
+        )
+    return note
 
 
 def difference_sentence(a: str, b: str, paired: PairedDifference) -> Sentence:
@@ -172,10 +173,11 @@ def caveats(analysis: Analysis) -> list[str]:
     """Limits of the evidence: few seeds, unfinished runs, references that did not play."""
     group = analysis.group
     found = []
-    few = min(len(result.runs) for result in analysis.results)
-    if few == 1:
-        found.append("Some agent has one seed: no interval can be given for it.")
-    elif few < 10:
+    single = [result.label for result in analysis.results if len(result.runs) == 1]
+    if single:
+        found.append(f"One seed only, so no interval: {', '.join(single)}.")
+    few = min((len(r.runs) for r in analysis.results if len(r.runs) > 1), default=10)
+    if few < 10:
         found.append(
             f"With {few} seeds percentile bootstrap intervals are too short: a nominal 95 % covers "
             f"about {_COVERED.get(few, 90)} % (normal law). Ten seeds or more are better."
@@ -205,7 +207,10 @@ def _behind(result: AgentResult, reference: AgentResult, why: str) -> list[str]:
     paired = compare(result, reference)
     proven = paired is not None and paired.num_pairs > 1 and paired.difference.low > 0
     verb = "loses to" if proven else "does not beat"
-    gap = f", paired difference {estimate_text(paired.difference)}" if paired is not None else ""
+    gap = ""
+    if paired is not None:
+        seeds = f"{paired.num_pairs} shared seed{'s' if paired.num_pairs > 1 else ''}"
+        gap = f", difference {estimate_text(paired.difference)} on {seeds}"
     return [
         f"{result.label} {verb} {reference.label}, {why}: regret {fixed(ours.value, ours)} "
         f"against {fixed(theirs.value, theirs)}{gap}."

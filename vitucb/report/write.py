@@ -85,10 +85,13 @@ def _figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
         if differences is not None:
             yield "differences", differences
         yield "learning", curves.learning_figure(analysis, styles)
-        yield "growth", curves.growth_figure(analysis, styles)
-        calibration = curves.calibration_figure(analysis, styles)
-        if calibration is not None:
-            yield "calibration", calibration
+        for name, draw in (
+            ("growth", curves.growth_figure),
+            ("calibration", curves.calibration_figure),
+        ):
+            figure = draw(analysis, styles)
+            if figure is not None:
+                yield name, figure
 
 
 def _galleries(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
