@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch import Tensor
+
+from vitucb.covariance import make_covariance
+from vitucb.covariance.factor import GrowingCholesky
+from vitucb.covariance.handover import HandoverCovariance, row_capacity
+from vitucb.covariance.rows import RowCovariance
+
+DIM = 5000  # Above the dimension where the dense form takes over.
+
+
+def make_features(rows: int, dim: int = DIM, seed: int = 0, rank: int = 40) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.randn(rank, dim, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    phi = torch.randn(rows, rank, generator=generator, dtype=torch.float64) @ basis
+    phi = phi + 3 * torch.randn(rows, dim, generator=generator, dtype=torch.float64)
+    unit: Tensor = phi / phi.norm(dim=1, keepdim=True)
+    return unit
+
+
+def reference_squares(rows: Tensor, queries: Tensor, ridge: float) -> Tensor:
+    """From an SVD of the rows, without any subtraction of large numbers."""
+    _, s, V = torch.linalg.svd(rows.double(), full_matrices=False)
+    inside = queries.double() @ V.mT
+    outside = queries.double() - inside @ V
+    squares: Tensor = inside.square() / (ridge + s.square())
+    return squares.sum(1) + outside.square().sum(1) / ridge
+
+
+def relative(actual: Tensor, expected: Tensor) -> float:
+    return float(((actual - expected) / expected).abs().max())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "ridge", "tolerance"),
+    [
+        (torch.float64, 1.0, 1e-12),
+        (torch.float64, 1e-4, 1e-9),
+        (torch.float32, 1.0, 1e-5),
+        (torch.float32, 1e-2, 1e-3),
+        (torch.bfloat16, 1.0, 1e-5),
+    ],
+)
+def test_quad_form_equals_the_svd_reference(
+    dtype: torch.dtype, ridge: float, tolerance: float
+) -> None:
+    phi, queries = make_features(300).to(dtype), make_features(6, seed=1).to(dtype)
+    queries = torch.cat([queries, phi[:2]])
+    covariance = make_covariance("exact", DIM, ridge=ridge)
+    covariance.update(phi[:290])
+    for row in phi[290:]:
+        covariance.quad_form(row[None])
+        covariance.update(index=0)
+    expected = reference_squares(phi, queries, ridge)
+    assert relative(covariance.quad_form(queries), expected) < tolerance
+
+
+def test_float32_rows_are_kept_as_float32_and_growing_moves_none() -> None:
+    covariance = RowCovariance(DIM)
+    covariance.update(make_features(300).float())
+    addresses = [block.data_ptr() for block in covariance._rows.blocks]
+    covariance.update(make_features(300, seed=3).float())
+    blocks = covariance._rows.blocks
+    assert blocks[0].dtype == torch.float32
+    assert [block.data_ptr() for block in blocks[: len(addresses)]] == addresses
+    assert covariance.memory_bytes == 600 * DIM * 4 + 8 * 600 * 601
+
+
+@pytest.mark.parametrize("count", [1, 32, 120])
+def test_replace_equals_recomputation(count: int) -> None:
+    phi, queries = make_features(120), make_features(4, seed=1)
+    covariance = make_covariance("exact", DIM, ridge=0.1)
+    covariance.update(phi, weight=torch.linspace(0.5, 2.0, 120))
+    index = torch.randperm(120, generator=torch.Generator().manual_seed(0))[:count]
+    phi[index] = make_features(count, seed=8)
+    covariance.quad_form(queries)
+    covariance.replace(index, phi[index])
+    fresh = make_covariance("exact", DIM, ridge=0.1)
+    fresh.update(phi, weight=torch.linspace(0.5, 2.0, 120))
+    assert relative(covariance.quad_form(queries), fresh.quad_form(queries)) < 1e-12
+    assert covariance.count == 120
+    covariance.replace(3, phi[3])
+    assert relative(covariance.quad_form(queries), fresh.quad_form(queries)) < 1e-12
+
+
+def test_replace_checks_its_positions_and_keeps_rows_that_are_not_finite_out() -> None:
+    covariance = make_covariance("exact", DIM)
+    phi = make_features(4)
+    covariance.update(phi)
+    before = covariance.quad_form(phi)
+    covariance.replace(1, torch.full((DIM,), torch.nan, dtype=torch.float64))
+    assert torch.equal(covariance.quad_form(phi), before)
+    with pytest.raises(ValueError, match=r"must lie in 0\.\.3"):
+        covariance.replace(4, phi[0])
+    with pytest.raises(ValueError, match="positions"):
+        covariance.replace(torch.tensor([1, 1]), phi[:2])
+
+
+def test_float32_products_are_given_up_when_coarser_than_the_ridge() -> None:
+    phi = 300 * make_features(40).float()
+    covariance = RowCovariance(DIM, ridge=1e-2)
+    covariance.update(phi[:20])
+    for row in phi[20:]:
+        covariance.update(row)
+    queries = torch.cat([phi[:3], make_features(3, seed=4).float()])
+    expected = reference_squares(phi, queries, 1e-2)
+    assert relative(covariance.quad_form(queries), expected) < 1e-6
+
+
+def test_a_factor_can_be_grown_row_by_row_or_by_chunks() -> None:
+    rows = make_features(600, dim=700)
+    gram = rows @ rows.T + 0.1 * torch.eye(600, dtype=torch.float64)
+    factor = GrowingCholesky()
+    for start, end in [(0, 100), (100, 101), (101, 400), (400, 600)]:
+        factor.append(gram[start:end, :end], least_pivot=0.1)
+    expected = torch.linalg.cholesky(gram)
+    torch.testing.assert_close(factor.lower(), expected, rtol=1e-10, atol=1e-12)
+    rhs = make_features(600, dim=3)
+    torch.testing.assert_close(factor.backward(factor.forward(rhs)), torch.linalg.solve(gram, rhs))
+    again = GrowingCholesky()
+    again.unpack(factor.packed())
+    assert torch.equal(again.lower(), factor.lower())
+
+
+def test_small_dimensions_hand_over_to_the_dense_form_exactly(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    phi, queries = make_features(700, dim=64), make_features(5, dim=64, seed=1)
+    covariance = make_covariance("exact", 64)
+    assert isinstance(covariance, HandoverCovariance)
+    with caplog.at_level(logging.INFO):
+        for start in range(0, 700, 50):
+            covariance.update(phi[start : start + 50])
+    matrix = torch.eye(64, dtype=torch.float64) + phi.T @ phi
+    expected = (queries * torch.linalg.solve(matrix, queries.T).T).sum(1)
+    assert relative(covariance.quad_form(queries), expected) < 1e-10
+    assert covariance.is_exact
+    assert not covariance.can_replace
+    assert covariance.count == 700
+    assert "takes over" in caplog.text
+    with pytest.raises(RuntimeError, match="use rebuild"):
+        covariance.replace(0, phi[0])
+    again = make_covariance("exact", 64)
+    again.load_state_dict(covariance.state_dict())
+    assert torch.equal(again.quad_form(queries), covariance.quad_form(queries))
+
+
+def test_a_hundred_thousand_updates_stay_definite() -> None:
+    generator = torch.Generator().manual_seed(0)
+    covariance = make_covariance("exact", 16, ridge=1e-3)
+    phi = torch.randn(100_000, 16, generator=generator, dtype=torch.float64)
+    phi[:, 8:] *= 1e-4
+    for chunk in torch.split(phi, 50):
+        covariance.update(chunk)
+    matrix = 1e-3 * torch.eye(16, dtype=torch.float64) + phi.T @ phi
+    queries = phi[:20]
+    expected = (queries * torch.linalg.solve(matrix, queries.T).T).sum(1)
+    assert relative(covariance.quad_form(queries), expected) < 1e-8
+
+
+def test_row_capacity_fills_the_budget() -> None:
+    for dim, itemsize, budget in [(50_000, 4, 2**30), (221_184, 2, 2**28), (64, 8, 2**20)]:
+        rows = row_capacity(dim, itemsize, budget)
+        assert rows * dim * itemsize + 8 * rows**2 <= budget
+        assert (rows + 1) * dim * itemsize + 8 * (rows + 1) ** 2 > budget
+
+
+def test_a_budget_for_less_than_two_rows_is_refused() -> None:
+    with pytest.raises(ValueError, match="raise it"):
+        make_covariance("exact", 10_000, budget_bytes=1000)

@@ -1,0 +1,377 @@
+"""The interface of every feature covariance, with the checks and the bookkeeping they share."""
+
+from __future__ import annotations
+
+import abc
+import logging
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+_logger = logging.getLogger(__name__)
+
+State: TypeAlias = dict[str, Any]
+"""Flat: str -> tensor, or a JSON scalar."""
+
+MAX_REJECTED_IN_A_ROW = 10
+
+
+@dataclass
+class Scored:
+    """Arms that were scored against the present A, kept so that updating with one of them is free.
+
+    Attributes:
+        phi: Features (b, p).
+        squares: phi' A^-1 phi, float64 (b,).
+        gram: Phi Phi' of these arms, float64 (b, b), where the representation needs it.
+        cross: What the representation knows of each arm, columns (..., b), e.g. Phi_rows phi.
+        solved: The same after a solve, columns (..., b), e.g. L^-1 Phi_rows phi.
+    """
+
+    phi: Tensor
+    squares: Tensor
+    gram: Tensor | None = None
+    cross: Tensor | None = None
+    solved: Tensor | None = None
+
+    def take(self, which: Tensor) -> Scored:
+        """The chosen arms, by index or mask (b,)."""
+        return Scored(
+            self.phi[which],
+            self.squares[which],
+            None if self.gram is None else self.gram[which][:, which],
+            None if self.cross is None else self.cross[..., which],
+            None if self.solved is None else self.solved[..., which],
+        )
+
+
+class FeatureCovariance(abc.ABC):
+    """A = ridge I + sum_i w_i phi_i phi_i', and the confidence widths it gives.
+
+    Features of any float type and device come in, float64 comes out. A subclass implements
+    `_score`, `_append` and `_cov` on (b, p) matrices of finite features.
+
+    Non-finite features never enter A: they are counted in `rejected`, logged once, score zero,
+    and raise once ten observations in a row were rejected. Zero features change nothing.
+
+    Attributes:
+        dim: Number of features p.
+        ridge: Ridge of A.
+        count: Observations that entered A.
+        rejected: Observations refused because a feature was not finite.
+    """
+
+    def __init__(self, dim: int, *, ridge: float = 1.0) -> None:
+        """Start at A = ridge I.
+
+        Raises:
+            ValueError: If `dim` is below 1, or `ridge` is not positive and finite.
+        """
+        if dim < 1:
+            raise ValueError(f"covariance dim {dim} must be at least 1")
+        if not (ridge > 0.0 and math.isfinite(ridge)):
+            raise ValueError(f"covariance ridge {ridge} must be positive and finite")
+        self.dim = dim
+        self.ridge = float(ridge)
+        self.count = 0
+        self.rejected = 0
+        self._rejected_in_a_row = 0
+        self._scored: Scored | None = None
+
+    # What a representation implements.
+
+    @abc.abstractmethod
+    def _score(self, phi: Tensor) -> Scored:
+        """Score finite features (b, p)."""
+
+    @abc.abstractmethod
+    def _append(self, scored: Scored, weights: Tensor) -> None:
+        """Add rows scored against the present A, with weights (b,) float64 above 0."""
+
+    @abc.abstractmethod
+    def _cov(self, scored: Scored) -> Tensor:
+        """Phi A^-1 Phi' of the scored rows, float64 (b, b)."""
+
+    @abc.abstractmethod
+    def _reset(self) -> None:
+        """Back to A = ridge I."""
+
+    @property
+    @abc.abstractmethod
+    def log_det(self) -> float:
+        """Information gain log det(A / ridge), in nats."""
+
+    @property
+    @abc.abstractmethod
+    def memory_bytes(self) -> int:
+        """Bytes in use by what represents A."""
+
+    @abc.abstractmethod
+    def solve(self, v: Tensor) -> Tensor:
+        """A^-1 v for v (..., p): float64 (..., p)."""
+
+    @abc.abstractmethod
+    def discount(self, gamma: float) -> None:
+        """Forget: A <- gamma A + (1 - gamma) ridge I, so that the ridge stays."""
+
+    @abc.abstractmethod
+    def state_dict(self) -> State:
+        """Everything needed to continue bit for bit: a flat dict of tensors and JSON scalars."""
+
+    @abc.abstractmethod
+    def load_state_dict(self, state: State) -> None:
+        """Restore what `state_dict` returned."""
+
+    # The public interface.
+
+    def quad_form(self, phi: Tensor) -> Tensor:
+        """Squared width phi' A^-1 phi, never negative.
+
+        Args:
+            phi: Features (..., p). A batch scored here can be added by `update(index=i)`.
+
+        Returns:
+            float64 (...); 0 where a feature is not finite.
+
+        Raises:
+            ValueError: If the last dimension is not p.
+        """
+        self._scored = self._checked_score(self._as_rows(phi))
+        return self._scored.squares.view(phi.shape[:-1])
+
+    def width(self, phi: Tensor) -> Tensor:
+        """sqrt(phi' A^-1 phi) of features (..., p): float64 (...)."""
+        return self.quad_form(phi).sqrt()
+
+    def update(
+        self,
+        phi: Tensor | None = None,
+        weight: float | Tensor = 1.0,
+        *,
+        index: int | None = None,
+    ) -> None:
+        """Add observations; each call enters each of its rows exactly once.
+
+        Args:
+            phi: Features (p,) or (b, p).
+            weight: Weight of the observations, a number or (b,), above 0; 0 adds nothing.
+            index: Instead of `phi`: which arm of the last scored batch, at no cost beyond storing
+                it.
+
+        Raises:
+            ValueError: If neither or both of `phi` and `index` are given, shapes do not fit, or a
+                weight is negative or not finite.
+            RuntimeError: If `index` is given and A has changed since the last scoring.
+            FloatingPointError: If ten observations in a row were not finite.
+        """
+        if (phi is None) == (index is None):
+            raise ValueError("update takes either phi or index=, not both and not neither")
+        if index is not None:
+            scored = self._last_scored(index)
+        else:
+            assert phi is not None
+            scored = self._checked_score(self._as_rows(phi))
+        self._scored = None
+        weights = self._as_weights(weight, scored)
+        keep = torch.isfinite(scored.squares) & ~self._rejects(scored) & (weights > 0)
+        if not bool(keep.all()):
+            scored, weights = scored.take(keep), weights[keep]
+        if len(weights):
+            self._append(scored, weights)
+            self.count += len(weights)
+
+    def interval(self, phi: Tensor) -> tuple[Tensor, Tensor]:
+        """Lower and upper bound of the true phi' A^-1 phi; equal where it is exact."""
+        squares = self.quad_form(phi)
+        return squares, squares
+
+    def cov(self, phi: Tensor) -> Tensor:
+        """Joint covariance Phi A^-1 Phi' of the scores of features (b, p): float64 (b, b)."""
+        rows = self._as_rows(phi)
+        self._scored = self._checked_score(rows)
+        return self._cov(self._scored)
+
+    def sample(self, phi: Tensor, generator: torch.Generator, *, joint: bool = True) -> Tensor:
+        """Gaussian scores of arms with covariance Phi A^-1 Phi', mean zero.
+
+        Args:
+            phi: Features (b, p).
+            generator: Source of chance.
+            joint: Whether arms are correlated as one parameter draw would make them; False draws
+                each arm on its own.
+
+        Returns:
+            float64 (b,).
+        """
+        noise = torch.randn(len(phi), generator=generator, dtype=torch.float64)
+        noise = noise.to(phi.device)
+        if not joint:
+            return self.width(phi) * noise
+        # eigh and not Cholesky: duplicated arms make the covariance singular, and that is no error.
+        values, vectors = torch.linalg.eigh(self.cov(phi))
+        draw: Tensor = vectors @ (values.clamp_min(0.0).sqrt() * noise)
+        return draw
+
+    def rebuild(self, phi: Tensor | Iterable[Tensor], weight: float | Tensor = 1.0) -> None:
+        """Start again from these observations: A = ridge I + sum_i w_i phi_i phi_i'.
+
+        Args:
+            phi: All features (n, p), or an iterable of chunks (b, p) so that they need not exist at
+                once.
+            weight: As in `update`, for every chunk.
+        """
+        self._reset()
+        self.count = 0
+        self._scored = None
+        for chunk in [phi] if isinstance(phi, Tensor) else phi:
+            self.update(chunk, weight)
+
+    @property
+    def can_replace(self) -> bool:
+        """Whether `replace` works: whether single observations are still held."""
+        return False
+
+    def replace(self, index: int | Tensor, phi: Tensor) -> None:
+        """Overwrite observations, by order of entry, with fresh features; weights stay.
+
+        Args:
+            index: One position, or positions (b,), each at most once.
+            phi: Features (p,) or (b, p).
+
+        Raises:
+            RuntimeError: If this covariance no longer holds single observations.
+        """
+        raise RuntimeError(
+            f"{type(self).__name__} holds no single observations to replace; use rebuild"
+        )
+
+    def merge(self, other: FeatureCovariance) -> None:
+        """Add the observations of `other`, which keeps its own: A + A_other - ridge I.
+
+        Raises:
+            ValueError: If the two differ in kind, dimension or ridge.
+        """
+        if type(other) is not type(self) or (other.dim, other.ridge) != (self.dim, self.ridge):
+            raise ValueError(
+                f"cannot merge {type(other).__name__}(dim={other.dim}, ridge={other.ridge}) into "
+                f"{type(self).__name__}(dim={self.dim}, ridge={self.ridge}); they must agree"
+            )
+        self._scored = None
+        self._merge(other)
+        self.count += other.count
+
+    def _merge(self, other: Any) -> None:
+        raise NotImplementedError(f"{type(self).__name__} cannot be merged")
+
+    def certificate(self, phi: Tensor) -> dict[str, float]:
+        """What is known about the error on these arms, as `covariance/name: value` for logging."""
+        low, up = self.interval(phi)
+        ratio = torch.where(up > 0, low / up.clamp_min(torch.finfo(up.dtype).tiny), 1.0)
+        return {"covariance/certificate": float(ratio.min().sqrt())}
+
+    # Bookkeeping
+    # ---------------------------------------------------------------------------------------
+
+    def _counters(self) -> State:
+        return {
+            "ridge": self.ridge,
+            "count": self.count,
+            "rejected": self.rejected,
+            "rejected_in_a_row": self._rejected_in_a_row,
+        }
+
+    def _load_counters(self, state: State) -> None:
+        self.ridge = float(state["ridge"])
+        self.count = int(state["count"])
+        self.rejected = int(state["rejected"])
+        self._rejected_in_a_row = int(state["rejected_in_a_row"])
+        self._scored = None
+
+    def _as_rows(self, phi: Tensor) -> Tensor:
+        if phi.shape[-1:] != (self.dim,):
+            raise ValueError(
+                f"features have shape {tuple(phi.shape)}; the last dimension must be {self.dim}"
+            )
+        return phi.detach().reshape(-1, self.dim)
+
+    def _checked_score(self, rows: Tensor) -> Scored:
+        """Score rows of which some may not be finite; those score 0."""
+        scored = self._score(rows)
+        if bool(torch.isfinite(scored.squares).all()):
+            return scored
+        # Only now look at every entry: the scores of finite features are finite.
+        bad = ~torch.isfinite(rows).all(dim=1)
+        scored = self._score(torch.where(bad[:, None], torch.zeros_like(rows), rows))
+        if not bool(torch.isfinite(scored.squares).all()):
+            largest = float(rows[~bad].abs().max())
+            raise FloatingPointError(
+                f"features as large as {largest:.3g} overflow the covariance; scale them to norm 1"
+            )
+        scored.phi = rows  # Keeps the non-finite rows recognisable to `update`.
+        return scored
+
+    def _rejects(self, scored: Scored) -> Tensor:
+        """Which scored rows are not finite; counts them."""
+        zero = scored.squares == 0
+        bad = torch.zeros_like(zero)
+        if bool(zero.any()):
+            bad[zero] = ~torch.isfinite(scored.phi[zero]).all(dim=1)
+        self._count_rejected(int(bad.sum()), len(bad))
+        return bad
+
+    def _count_rejected(self, rejected: int, rows: int) -> None:
+        if rejected and not self.rejected:
+            _logger.warning("features that are not finite were kept out of the covariance")
+        self.rejected += rejected
+        self._rejected_in_a_row = self._rejected_in_a_row + rejected if rejected == rows else 0
+        if self._rejected_in_a_row >= MAX_REJECTED_IN_A_ROW:
+            raise FloatingPointError(
+                f"{self._rejected_in_a_row} observations in a row had non-finite features; "
+                "lower the learning rate or inspect the model's weights"
+            )
+
+    def _last_scored(self, index: int) -> Scored:
+        if self._scored is None:
+            raise RuntimeError(
+                "update(index=) needs a batch scored by quad_form since the last change of A"
+            )
+        arms = len(self._scored.squares)
+        if not 0 <= index < arms:
+            raise ValueError(f"index {index} is not one of the {arms} scored arms")
+        return self._scored.take(torch.tensor([index], device=self._scored.squares.device))
+
+    @staticmethod
+    def _as_weights(weight: float | Tensor, scored: Scored) -> Tensor:
+        weights = torch.as_tensor(weight, dtype=torch.float64, device=scored.squares.device)
+        if not bool(((weights >= 0) & torch.isfinite(weights)).all()):
+            raise ValueError(f"weight {weight} must be finite and at least 0")
+        return weights.expand(len(scored.squares))
+
+
+def check_gamma(gamma: float) -> float:
+    """`gamma` if it is a discount factor, in (0, 1].
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not 0.0 < gamma <= 1.0:
+        raise ValueError(f"discount gamma {gamma} must lie in (0, 1]")
+    return gamma
+
+
+def limit_weights(weights: Tensor, norms: Tensor, ridge: float) -> Tensor:
+    """Weights (b,), lowered where w |phi|^2 is more than 1e12 ridges.
+
+    Beyond that, rounding in float64 is coarser than the ridge. Such an observation counts for less
+    than it should, so widths are wider, and by less than 1e-12: nothing is added to A.
+
+    Args:
+        weights: Weights of the observations.
+        norms: Their |phi|^2, (b,).
+        ridge: Ridge of A.
+    """
+    return torch.minimum(weights, 1e12 * ridge / norms.clamp_min(torch.finfo(norms.dtype).tiny))

@@ -1,0 +1,279 @@
+"""The exact covariance of features in any dimension, from all rows and a small Cholesky factor.
+
+With the weighted rows Phi (n, p) and G = ridge I + Phi Phi' = L L',
+
+    phi' A^-1 phi = (|phi|^2 - |y|^2) / ridge,   y = L^-1 Phi phi                        (1)
+                  = min_u |phi - Phi' u|^2 / ridge + |u|^2,   u = G^-1 Phi phi           (2)
+    append phi:     L <- [L 0; y' d],   d^2 = ridge (1 + phi' A^-1 phi)                  (3)
+    log det(A / ridge) = 2 sum_i log L_ii - n log ridge
+    A^-1 v = (v - Phi' G^-1 Phi v) / ridge
+
+(1) costs one product with the rows; its y makes the update (3) of a scored arm free. Where (1)
+cancels, (2) takes over: it is a minimum, so errors enter squared and the result is never too
+small.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from vitucb.covariance.base import FeatureCovariance, Scored, State, check_gamma, limit_weights
+from vitucb.covariance.factor import PANEL, GrowingCholesky, LowerPanels
+from vitucb.covariance.row_blocks import RowBlocks
+
+# Below this share of |phi|^2 the difference in (1) has lost too many digits, by product type.
+_CANCELLED = {torch.float32: 1e-3, torch.float64: 1e-5}
+# With float32 products and |phi|^2 / pivot above this, a pivot keeps fewer than three digits.
+_FLOAT32_LIMIT = 1e4
+
+
+class RowCovariance(FeatureCovariance):
+    """Exact A in the dual form; memory n p for the rows and 8 n^2 bytes for the small algebra."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        ridge: float = 1.0,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Start empty.
+
+        Args:
+            dim: Number of features p.
+            ridge: Ridge of A.
+            dtype: Type the rows are stored in: float64, float32, bfloat16 or float16; None means
+                that of the first features.
+        """
+        super().__init__(dim, ridge=ridge)
+        self._dtype = dtype
+        self._start(dtype or torch.float32, torch.device("cpu"))
+
+    def _start(self, dtype: torch.dtype, device: torch.device) -> None:
+        self._rows = RowBlocks(self.dim, dtype, device)
+        self._gram = LowerPanels(device)  # Of the rows without weights and ridge.
+        self._factor = GrowingCholesky(device)  # May be shorter than the Gram matrix: then stale.
+        self._weights = torch.empty(0, dtype=torch.float64, device=device)
+
+    @property
+    def size(self) -> int:
+        """Number of rows n held."""
+        return self._rows.size
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of rows and small algebra in use."""
+        return self.size * self.dim * self._rows.dtype.itemsize + 8 * self.size * (self.size + 1)
+
+    @property
+    def log_det(self) -> float:
+        """Information gain log det(A / ridge), nats."""
+        self._refresh_factor()
+        return 2.0 * self._factor.log_diagonal() - self.size * math.log(self.ridge)
+
+    def _adopt(self, phi: Tensor) -> None:
+        """Before the first row: take over the type and the device of the features."""
+        dtype = self._dtype or phi.dtype
+        if self.size == 0 and (self._rows.dtype, self._rows.device) != (dtype, phi.device):
+            self._start(dtype, phi.device)
+
+    def _score(self, phi: Tensor) -> Scored:
+        self._adopt(phi)
+        self._refresh_factor()
+        query = self._rows.query(phi)
+        gram = (query @ query.mT).double()
+        cross = self._rows.products(query)
+        solved = self._factor.forward(self._root_weights * cross)
+        scored = Scored(phi, torch.empty(0), gram, cross, solved)
+        scored.squares = (gram.diagonal() - solved.square().sum(0)) / self.ridge
+        weak = self._is_cancelled(scored)
+        if bool(weak.any()):
+            residual, u = self._residual(query[weak], solved[:, weak])
+            norms = torch.linalg.vector_norm(residual, dim=1, dtype=torch.float64)
+            scored.squares[weak] = norms.square() / self.ridge + u.square().sum(0)
+        return scored
+
+    def _is_cancelled(self, scored: Scored) -> Tensor:
+        assert scored.gram is not None
+        share = _CANCELLED[self._rows.product_dtype]
+        return scored.squares * self.ridge < share * scored.gram.diagonal()
+
+    def _residual(self, query: Tensor, solved: Tensor) -> tuple[Tensor, Tensor]:
+        """Residual phi - Phi' u, (b, p), and u = G^-1 Phi phi, (n, b), of (2)."""
+        u = self._factor.backward(solved)
+        return query - self._rows.combine(self._root_weights * u), u
+
+    def _cov(self, scored: Scored) -> Tensor:
+        assert scored.gram is not None
+        assert scored.solved is not None
+        if not bool(self._is_cancelled(scored).any()):
+            return (scored.gram - scored.solved.mT @ scored.solved) / self.ridge
+        query = torch.where(scored.squares[:, None] > 0, self._rows.query(scored.phi), 0.0)
+        residual, u = self._residual(query, scored.solved)
+        return (residual @ residual.mT).double() / self.ridge + u.mT @ u
+
+    def _append(self, scored: Scored, weights: Tensor) -> None:
+        assert scored.gram is not None
+        assert scored.cross is not None
+        norms = scored.gram.diagonal()
+        weights = limit_weights(weights, norms, self.ridge)
+        self._rows.append(scored.phi)
+        self._gram.write(torch.cat([scored.cross.mT, scored.gram], dim=1))
+        self._weights = torch.cat([self._weights, weights])
+        growth = weights * scored.squares
+        if bool((weights * norms > self._limit * (1.0 + growth)).any()):
+            self._promote()
+        elif len(weights) == 1:
+            assert scored.solved is not None
+            pivot = (self.ridge * (1.0 + growth)).sqrt()
+            left = scored.solved[:, 0] * weights.sqrt()
+            self._factor.write(torch.cat([left, pivot])[None])
+        else:
+            self._refresh_factor()
+
+    @property
+    def _limit(self) -> float:
+        is_float32 = self._rows.product_dtype == torch.float32
+        return self.ridge * (_FLOAT32_LIMIT if is_float32 else math.inf)
+
+    def _promote(self) -> None:
+        """From now on take products in float64: a float32 product is coarser than the ridge."""
+        self._rows.product_dtype = torch.float64
+        self._recompute_gram(torch.arange(self.size))
+
+    def _recompute_gram(self, index: Tensor) -> None:
+        """Rows and columns `index` of the Gram matrix, from the rows as they are now."""
+        rows = self._rows.to_tensor() if len(index) == self.size else None
+        full = self._gram.symmetric()
+        for chunk in torch.split(index, PANEL):
+            query = (
+                torch.stack([self._rows[int(i)] for i in chunk]) if rows is None else rows[chunk]
+            )
+            cross = self._rows.products(query.to(self._rows.product_dtype))
+            full[:, chunk], full[chunk] = cross, cross.mT
+        self._gram = LowerPanels(self._gram.device)
+        self._gram.write(full)
+        self._factor.truncate(int(index.min()))
+
+    def _refresh_factor(self) -> None:
+        """Factor the rows of G that the factor does not hold."""
+        while self._factor.size < self._gram.size:
+            start = self._factor.size
+            end = min(start + PANEL, self._gram.size)
+            rows = self._gram.rows(start, end)
+            rows *= self._root_weights[start:end] * self._root_weights[:end].mT
+            rows[:, start:].diagonal().add_(self.ridge)
+            self._factor.append(rows, least_pivot=self.ridge)
+
+    @property
+    def _root_weights(self) -> Tensor:
+        return self._weights.sqrt()[:, None]
+
+    def _reset(self) -> None:
+        self._start(self._rows.dtype, self._rows.device)
+
+    def set_ridge(self, ridge: float) -> None:
+        """Change the ridge of A; the rows stay."""
+        if ridge != self.ridge:
+            self.ridge = ridge
+            self._scored = None
+            self._factor.truncate(0)
+
+    def solve(self, v: Tensor) -> Tensor:
+        """A^-1 v for v (..., p): float64 (..., p)."""
+        self._refresh_factor()
+        right = self._as_rows(v).to(self._rows.device, torch.float64)
+        cross = self._rows.products(right.to(self._rows.product_dtype))
+        u = self._factor.backward(self._factor.forward(self._root_weights * cross))
+        out = (right - self._rows.combine(self._root_weights * u)) / self.ridge
+        return out.view(v.shape)
+
+    def discount(self, gamma: float) -> None:
+        """Forget: A <- gamma A + (1 - gamma) ridge I; costs one factorisation, n^3 / 3."""
+        self._weights = self._weights * check_gamma(gamma)
+        self._scored = None
+        self._factor.truncate(0)
+
+    @property
+    def can_replace(self) -> bool:
+        """Always: every row is held."""
+        return True
+
+    def replace(self, index: int | Tensor, phi: Tensor) -> None:
+        """Overwrite rows `index`, in order of entry, with features phi (p,) or (b, p).
+
+        Costs their products with all rows and, at the next scoring, a factorisation from the
+        first of them on. A row that would not be finite is left as it is.
+
+        Raises:
+            ValueError: If an index is out of range or given twice, or shapes do not fit.
+        """
+        fresh = self._as_rows(phi)
+        where = torch.as_tensor(index).reshape(-1)
+        if len(where) != len(fresh) or len(set(where.tolist())) != len(where):
+            raise ValueError(f"replace got {len(where)} positions for {len(fresh)} feature rows")
+        if any(not 0 <= i < self.size for i in where.tolist()):
+            raise ValueError(f"replace index {index} must lie in 0..{self.size - 1}")
+        good = torch.isfinite(fresh).all(dim=1)
+        self._count_rejected(int((~good).sum()), len(good))
+        where, fresh = where[good.cpu()], fresh[good]
+        for i, row in zip(where.tolist(), fresh, strict=True):
+            self._rows.write(i, row)
+        self._scored = None
+        if len(where):
+            self._recompute_gram(where)
+
+    def effective_gram(self) -> Tensor:
+        """Phi Phi' of the weighted rows, float64 (n, n)."""
+        return self._gram.symmetric() * self._root_weights * self._root_weights.mT
+
+    def weighted_rows(self) -> Tensor:
+        """Phi with each row times the root of its weight, (n, p), in the product type: a copy."""
+        rows = self._rows.to_tensor().to(self._rows.product_dtype)
+        return rows * self._root_weights.to(rows.dtype)
+
+    def row_chunks(self) -> list[tuple[Tensor, Tensor]]:
+        """(features (b, p), weights (b,)) that together are all observations."""
+        sizes = [min(PANEL, self.size - start) for start in range(0, self.size, PANEL)]
+        blocks = [block[:size] for block, size in zip(self._rows.blocks, sizes, strict=True)]
+        return list(zip(blocks, torch.split(self._weights, PANEL), strict=False))
+
+    def set_rows(self, rows: Tensor, gram: Tensor) -> None:
+        """Hold exactly these rows (n, p), weights 1, whose Gram matrix (n, n) is known."""
+        self._rows.clear()
+        self._rows.append(rows)
+        self._weights = torch.ones(len(rows), dtype=torch.float64, device=self._rows.device)
+        self._gram = LowerPanels(self._rows.device)
+        self._gram.write(gram)
+        self._factor.truncate(0)
+        self._scored = None
+
+    def _merge(self, other: RowCovariance) -> None:
+        for phi, weights in other.row_chunks():
+            self._append(self._score(phi), weights)
+
+    def state_dict(self) -> State:
+        """Rows, weights, Gram matrix and factor (both packed), and the counters."""
+        return {
+            "rows": self._rows.to_tensor(),
+            "weights": self._weights.clone(),
+            "gram": self._gram.packed(),
+            "factor": self._factor.packed(),
+            "has_float64_products": self._rows.product_dtype == torch.float64,
+            **self._counters(),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Restore what `state_dict` returned."""
+        self._load_counters(state)
+        rows = state["rows"]
+        self._start(rows.dtype, rows.device)
+        self._rows.append(rows)
+        if state["has_float64_products"]:
+            self._rows.product_dtype = torch.float64
+        self._weights = state["weights"].clone()
+        self._gram.unpack(state["gram"])
+        self._factor.unpack(state["factor"])
