@@ -94,11 +94,11 @@ def test_bootstrap_interval_lies_in_the_data_and_moves_with_it(
     assert moved.high == pytest.approx(2 * high + 1, abs=1e-9)
 
 
-def test_bootstrap_at_five_normal_seeds_covers_about_84_percent() -> None:
+def test_bootstrap_at_five_normal_seeds_covers_about_83_percent() -> None:
     # The figure that reports quote as a caveat.
     samples = rng(5).normal(size=(5, 4_000))
     low, high = bootstrap_ci(samples, num_resamples=2_000)
-    assert coverage(np.zeros(4_000), low, high) == pytest.approx(0.84, abs=0.03)
+    assert coverage(np.zeros(4_000), low, high) == pytest.approx(0.83, abs=0.02)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def estimate_text(estimate: Estimate) -> str:
-    """`61 [54, 70]`: as many decimals as the interval can bear; without an interval the value."""
+    """`61.2 [54.4, 70.1]`: as many decimals as the interval can bear; without an interval the value."""
     value, low, high = estimate
     if not math.isfinite(low) or not math.isfinite(high):
         return number(value)
@@ -41,10 +41,10 @@ def estimate_text(estimate: Estimate) -> str:
 
 
 def fixed(value: float, estimate: Estimate) -> str:
-    """`value` with two digits of the interval's length, but at most three significant ones."""
+    """`value` with two digits of the interval's half-length, but at most three significant ones."""
     size = max(abs(part) for part in estimate if math.isfinite(part))
     span = estimate.high - estimate.low
-    scale = span if math.isfinite(span) and span > 0 else size / 10
+    scale = span / 2 if math.isfinite(span) and span > 0 else size / 10
     decimals = min(_decimals(scale, 1), _decimals(size, 2))
     text = f"{value:,.{decimals}f}"
     return text.lstrip("-") if float(text.replace(",", "")) == 0 else text.replace("-", "−")
@@ -196,8 +196,8 @@ def caveats(analysis: Analysis) -> list[str]:
 
 
 # Share of normal samples of this size whose 95 % percentile interval holds the mean, in percent;
-# scipy-free simulation in tests/test_statistics.py.
-_COVERED = {2: 50, 3: 74, 4: 80, 5: 84, 6: 86, 7: 88, 8: 89, 9: 90}
+# simulated in tests/test_statistics.py.
+_COVERED = {2: 50, 3: 74, 4: 80, 5: 83, 6: 86, 7: 87, 8: 89, 9: 89}
 
 
 def _behind(result: AgentResult, reference: AgentResult, why: str) -> list[str]:

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import csv
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import TypeAlias
+from xml.etree import ElementTree
+
+import pytest
+
+from vitucb.report import write_report
+
+WriteRun: TypeAlias = Callable[..., Path]
+FIGURES = ("regret", "differences", "learning", "growth", "calibration", "gallery-0", "gallery-1")
+
+
+@pytest.fixture(scope="module")
+def report(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("report")
+    page = write_report(experiment, out)
+    assert page == out / "index.html"
+    return out
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def words(path: Path) -> str:
+    """The visible text of a page."""
+
+    class Text(HTMLParser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts: list[str] = []
+            self.hidden = 0
+
+        def handle_starttag(self, tag: str, attrs: object) -> None:
+            self.hidden += tag in ("style", "script")
+
+        def handle_endtag(self, tag: str) -> None:
+            self.hidden -= tag in ("style", "script")
+
+        def handle_data(self, data: str) -> None:
+            if not self.hidden:
+                self.parts.append(data)
+
+    parser = Text()
+    parser.feed(path.read_text(encoding="utf-8"))
+    return re.sub(r"\s+", " ", " ".join(parser.parts))
+
+
+def test_the_page_needs_nothing_but_itself(report: Path) -> None:
+    html = (report / "index.html").read_text(encoding="utf-8")
+    assert "<script" not in html
+    assert "<link" not in html
+    links = re.findall(r'(?:src|href)="([^"]+)"', html)
+    assert all(link.startswith(("#", "data:image/png;base64,")) for link in links)
+    identifiers = re.findall(r'\bid="([^"]+)"', html)
+    assert len(identifiers) == len(set(identifiers))
+
+
+def test_figures_follow_the_theme_of_the_page(report: Path) -> None:
+    html = (report / "index.html").read_text(encoding="utf-8")
+    inline = "".join(re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL))
+    assert "var(--blue)" in inline
+    assert "#0072b2" not in inline
+    assert "prefers-color-scheme:dark" in html
+
+
+def test_every_figure_is_saved_as_svg_and_png(report: Path) -> None:
+    for name in FIGURES:
+        ElementTree.parse(report / "figures" / f"{name}.svg")
+        assert (report / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_headline_has_the_numbers_of_the_table(report: Path) -> None:
+    table = {row["agent"]: row for row in rows(report / "tables" / "summary.csv")}
+    ours = table["vit-ucb"]
+    share = float(ours["normalised_regret"])
+    text = words(report / "index.html")
+    assert f"vit-ucb: regret {float(ours['final_regret']):.1f} [" in text
+    assert f"after 200 rounds, {100 * share:.0f} % of random." in text
+    assert "lin-ucb on frozen features" in text
+    assert "ucb1 without context" in text
+
+
+def test_tables_hold_every_agent_run_and_comparison(report: Path) -> None:
+    summary = rows(report / "tables" / "summary.csv")
+    agents = [row["agent"] for row in summary]
+    assert agents[0] == "vit-ucb"
+    assert agents[-2:] == ["random", "oracle"]
+    assert len(rows(report / "tables" / "runs.csv")) == 21
+    comparisons = {row["rival"]: row for row in rows(report / "tables" / "comparisons.csv")}
+    assert set(comparisons) == {"lin-ucb", "greedy", "ucb1", "gaussian-ts", "random"}
+    assert float(comparisons["random"]["difference_high"]) < 0
+    assert comparisons["random"]["pairs"] == "3"
+    curves = rows(report / "tables" / "curves.csv")
+    last = {row["agent"]: row["regret"] for row in curves if row["round"] == "200"}
+    for row in summary:
+        assert float(last[row["agent"]]) == pytest.approx(float(row["final_regret"]))
+
+
+def test_the_same_runs_make_the_same_page(report: Path, experiment: Path) -> None:
+    before = (report / "index.html").read_bytes()
+    assert write_report(experiment, report).read_bytes() == before
+
+
+def test_few_seeds_are_owned_up_to(report: Path) -> None:
+    text = words(report / "index.html")
+    assert "With 3 seeds percentile bootstrap intervals are too short" in text
+    assert "cannot give p below 0.25" in text
+
+
+def test_a_contextual_agent_behind_ucb1_is_flagged(tmp_path: Path, write_run: WriteRun) -> None:
+    for seed in range(3):
+        write_run(tmp_path / "exp", "random", seed, rounds=40, label="vit-ucb")
+        write_run(tmp_path / "exp", "oracle", seed, rounds=40, label="ucb1")
+    for folder in (tmp_path / "exp").iterdir():
+        config = (folder / "config.yaml").read_text(encoding="utf-8")
+        config = config.replace("name: random", "name: vit-ucb").replace(
+            "name: oracle", "name: ucb1"
+        )
+        (folder / "config.yaml").write_text(config, encoding="utf-8")
+    text = words(write_report(tmp_path / "exp", tmp_path / "out"))
+    assert "vit-ucb loses to ucb1, which never looks at the images" in text
+
+
+def test_names_are_escaped(tmp_path: Path, write_run: WriteRun) -> None:
+    hostile = "<script>alert(1)</script>&"
+    run = write_run(tmp_path / "exp", "vit-ucb", 0, rounds=30)
+    config = (run / "config.yaml").read_text(encoding="utf-8")
+    config = config.replace("label: null", f"label: '{hostile}'")
+    (run / "config.yaml").write_text(config, encoding="utf-8")
+    page = write_report(run, tmp_path / "out")
+    assert "<script" not in page.read_text(encoding="utf-8")
+    assert f"{hostile}: regret" in words(page)
+
+
+def test_unfinished_runs_are_never_silent(tmp_path: Path, write_run: WriteRun) -> None:
+    write_run(tmp_path / "exp", "vit-ucb", 0, rounds=30)
+    write_run(tmp_path / "exp", "random", 0, rounds=12, num_rounds=30, finished=False)
+    left_out = words(write_report(tmp_path / "exp", tmp_path / "a"))
+    assert "Not finished and left out: random__vitucb-ImageArms-v0__s0 (12 rounds)." in left_out
+    page = write_report(tmp_path / "exp", tmp_path / "b", include_unfinished=True)
+    assert "Unfinished runs are included: all curves stop at round 12." in words(page)
+
+
+def test_one_round_of_one_seed_makes_a_page(tmp_path: Path, write_run: WriteRun) -> None:
+    write_run(tmp_path / "exp", "oracle", 0, rounds=1)
+    text = words(write_report(tmp_path / "exp", tmp_path / "out"))
+    assert "oracle: regret 0 after 1 rounds." in text
+
+
+def test_an_unknown_main_agent_is_refused(experiment: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="main 'nobody' has no runs here; choose from vit-ucb"):
+        write_report(experiment, tmp_path, main="nobody")
+
+
+def test_importing_the_report_loads_neither_torch_nor_matplotlib() -> None:
+    code = "import sys, vitucb.report; print({'torch', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from vitucb.report.curves import trailing_mean
+from vitucb.report.words import difference_sentence, estimate_text, number, p_text, percent
+from vitucb.statistics import Estimate, paired_difference
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (1234.5, "1,234"), (61.27, "61.3"), (0.01234, "0.0123"), (-5.0, "−5.00"),
+     (math.nan, "n/a")],
+)  # fmt: skip
+def test_numbers_have_three_significant_digits(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("estimate", "text"),
+    [
+        (Estimate(61.2, 54.4, 70.1), "61.2 [54.4, 70.1]"),
+        (Estimate(483.2, 481.9, 485.0), "483 [482, 485]"),
+        (Estimate(0.1561, 0.1472, 0.1674), "0.156 [0.147, 0.167]"),
+        (Estimate(0.27, -4.8, 5.8), "0.3 [−4.8, 5.8]"),
+        (Estimate(12.8, math.nan, math.nan), "12.8"),
+        (Estimate(0.0, 0.0, 0.0), "0 [0, 0]"),
+        (Estimate(-0.3, -36.0, 30.0), "0 [−36, 30]"),
+    ],
+)
+def test_estimates_have_the_decimals_their_interval_bears(estimate: Estimate, text: str) -> None:
+    assert estimate_text(estimate) == text
+
+
+def test_shares_and_p_values_read_naturally() -> None:
+    assert [percent(s) for s in (0.0, 0.0666, 0.154, 1.0)] == ["0 %", "6.7 %", "15 %", "100 %"]
+    assert [p_text(p) for p in (0.00001, 0.0123, 1.0)] == ["p < 0.001", "p = 0.012", "p = 1"]
+
+
+@pytest.mark.parametrize(
+    ("gaps", "verdict", "start"),
+    [
+        ([-3.0, -4.0, -5.0], "better", "a beats b by 4.0 [3.0, 5.0] regret, lower in 3 of 3"),
+        ([3.0, 4.0, 5.0], "worse", "a loses to b by 4.0 [3.0, 5.0] regret, lower in 0 of 3"),
+        ([-3.0, 4.0, 2.0], "open", "No difference between a and b is shown at n = 3"),
+        ([2.0], "open", "One seed: a is 2.00 above b"),
+    ],
+)
+def test_sentences_say_what_the_data_allow(gaps: list[float], verdict: str, start: str) -> None:
+    sentence = difference_sentence("a", "b", paired_difference(gaps, np.zeros(len(gaps))))
+    assert sentence.verdict == verdict
+    assert sentence.text.startswith(start)
+
+
+def test_trailing_mean_starts_short_and_skips_nan() -> None:
+    values = np.array([[1.0, 3.0, 5.0, np.nan, 9.0]])
+    expected = np.array([[1.0, 2.0, 4.0, 5.0, 9.0]])
+    np.testing.assert_allclose(trailing_mean(values, 2), expected)
+    assert np.isnan(trailing_mean(np.full((1, 3), np.nan), 2)).all()
