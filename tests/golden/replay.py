@@ -1,7 +1,7 @@
 """Replay recorded optimizer trajectories: `python -m tests.golden.replay FILE...`.
 
-A file of a LoRA optimizer holds factors and gradients of every step; a chain file holds a problem, the
-random draws and the weights after every merge. `replay` returns the worst absolute difference.
+A file of a LoRA optimizer holds factors and gradients of every step; a chain file holds a problem,
+the random draws and the weights after every merge. `replay` returns the worst absolute difference.
 """
 
 from __future__ import annotations

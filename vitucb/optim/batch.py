@@ -57,12 +57,16 @@ class FactorBatch:
         self.rows = self._float(float(d) for d in long_dims)
         self.missing: list[int] = []
         self.state: dict[str, Stacks] = {}
-        # Within a stack lora_A come first: the sort by d is stable.
-        ends = [sum(self.sizes[: i + 1]) for i in range(len(self.sizes))]
-        self._first_B = [
-            self.is_B[end - size : end].count(False)
-            for size, end in zip(self.sizes, ends, strict=True)
-        ]
+        # (start, first lora_B, end) of each stack: the sort by d is stable, so lora_A come first.
+        self._buffers: dict[str, Stacks] = {}
+        self._cuts: list[tuple[int, int, int]] = []
+        start = 0
+        for size in self.sizes:
+            end = start + size
+            self._cuts.append((start, start + self.is_B[start:end].count(False), end))
+            start = end
+        dims = sorted(set(long_dims))
+        self._shapes = [(size, self.rank, d) for size, d in zip(self.sizes, dims, strict=True)]
 
     def _index(self, values: object) -> Tensor:
         return torch.tensor(list(values), device=self.device)  # type: ignore[call-overload]  # an iterable of ints
@@ -70,21 +74,44 @@ class FactorBatch:
     def _float(self, values: object) -> Tensor:
         return torch.tensor(list(values), dtype=torch.float64, device=self.device)  # type: ignore[call-overload]  # an iterable of floats
 
-    def wide(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Views (r, d) of tensors shaped like the parameters."""
-        return [t.mT if b else t for t, b in zip(tensors, self.is_B, strict=True)]
+    def new_stacks(self) -> Stacks:
+        """Uninitialised stacks in the arithmetic dtype."""
+        return [torch.empty(shape, dtype=self.dtype, device=self.device) for shape in self._shapes]
 
-    def stack(self, tensors: Sequence[Tensor]) -> Stacks:
-        """Stacks (f, r, d) of tensors shaped like the parameters, in the arithmetic dtype."""
-        views, stacks, start = self.wide(tensors), [], 0
-        for size in self.sizes:
-            stacks.append(torch.stack(views[start : start + size]).to(self.dtype))
-            start += size
-        return stacks
+    def buffer(self, name: str) -> Stacks:
+        """Stacks to reuse in every step; fresh memory would cost more than the algebra."""
+        if name not in self._buffers:
+            self._buffers[name] = self.new_stacks()
+        return self._buffers[name]
+
+    def _tall(self) -> Stacks:
+        """Room for the lora_B of every stack in their own shape and dtype."""
+        if "tall" not in self._buffers:
+            self._buffers["tall"] = [
+                torch.empty((end - first_B, d, r), dtype=self.parameter_dtype, device=self.device)
+                for (_, first_B, end), (_, r, d) in zip(self._cuts, self._shapes, strict=True)
+            ]
+        return self._buffers["tall"]
+
+    def stack(self, tensors: Sequence[Tensor], out: Stacks) -> Stacks:
+        """Gather tensors shaped like the parameters into the stacks `out`, and return them."""
+        for stack, tall, cut in zip(out, self._tall(), self._cuts, strict=True):
+            start, first_B, end = cut
+            if start < first_B:
+                torch.stack(list(tensors[start:first_B]), out=stack[: first_B - start])
+            if first_B < end:
+                # One transposition of a whole stack is much cheaper than one per factor.
+                torch.stack(list(tensors[first_B:end]), out=tall)
+                stack[first_B - start :].copy_(tall.mT)
+        return out
 
     def unstack(self, stacks: Stacks) -> list[Tensor]:
         """Views of the stacks shaped like the parameters."""
-        return self.wide([view for stack in stacks for view in stack.unbind()])
+        views: list[Tensor] = []
+        for stack, (start, first_B, _) in zip(stacks, self._cuts, strict=True):
+            views += stack[: first_B - start].unbind()
+            views += stack[first_B - start :].mT.unbind()
+        return views
 
     def gradients(self, maximize: bool) -> Stacks:
         """Stacks of the gradients, zero where a factor has none."""
@@ -94,8 +121,10 @@ class FactorBatch:
             torch.zeros_like(p) if grad is None else grad
             for p, grad in zip(self.parameters, grads, strict=True)
         ]
-        stacks = self.stack(present)
-        return [-g for g in stacks] if maximize else stacks
+        stacks = self.stack(present, out=self.buffer("gradient"))
+        if maximize:
+            torch._foreach_neg_(stacks)
+        return stacks
 
     def finite(self, gradients: Stacks) -> Tensor:
         """Whether both gradients of a factor's pair have a finite norm, bool (F,)."""
@@ -106,11 +135,12 @@ class FactorBatch:
     def store(self, stacks: Stacks) -> None:
         """Write stacks back to the parameters that have a gradient."""
         targets: list[Tensor] = list(self.parameters)
-        sources = self.unstack(stacks)
-        if self.missing:
-            skip = set(self.missing)
-            targets = [p for k, p in enumerate(targets) if k not in skip]
-            sources = [s for k, s in enumerate(sources) if k not in skip]
+        sources: list[Tensor] = []
+        for stack, tall, (start, first_B, _) in zip(stacks, self._tall(), self._cuts, strict=True):
+            sources += stack[: first_B - start].unbind()
+            sources += tall.copy_(stack[first_B - start :].mT).unbind()
+        for k in reversed(self.missing):
+            del targets[k], sources[k]
         torch._foreach_copy_(targets, sources)
 
     def freeze_missing(self, steps: Stacks) -> None:
@@ -127,8 +157,8 @@ class FactorBatch:
 
     def only_B(self, stacks: Sequence[Tensor]) -> Stacks:  # noqa: N802  # the factor's name
         """The part of each stack that belongs to lora_B, where there is one."""
-        parts = [stack[first:] for stack, first in zip(stacks, self._first_B, strict=True)]
-        return [part for part in parts if part.shape[0]]
+        cuts = zip(stacks, self._cuts, strict=True)
+        return [stack[first - start :] for stack, (start, first, end) in cuts if first < end]
 
     def split(self, values: Tensor) -> tuple[Tensor, ...]:
         """Cut a tensor (F, ...) into one piece per stack."""

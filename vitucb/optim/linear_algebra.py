@@ -27,16 +27,20 @@ def gram(left: Stacks, right: Stacks | None = None, *, exact: bool = False) -> T
     return torch.cat(products).double()
 
 
-def apply(matrices: Tensor, stacks: Stacks, batch: FactorBatch) -> Stacks:
-    """K X of every factor for K (F, r, r), in the dtype of the stacks."""
+def apply(matrices: Tensor, stacks: Stacks, batch: FactorBatch, out: Stacks) -> Stacks:
+    """K X of every factor for K (F, r, r), in the dtype of the stacks, written to `out`."""
     pieces = batch.split(matrices.to(batch.dtype))
-    return [torch.bmm(k, x) for k, x in zip(pieces, stacks, strict=True)]
+    for k, x, result in zip(pieces, stacks, out, strict=True):
+        torch.bmm(k, x, out=result)
+    return out
 
 
-def apply_add(base: Stacks, matrices: Tensor, stacks: Stacks, batch: FactorBatch) -> Stacks:
-    """Sum base + K X of every factor."""
+def add_apply_(base: Stacks, matrices: Tensor, stacks: Stacks, batch: FactorBatch) -> Stacks:
+    """Add K X to `base` in place, and return it."""
     pieces = batch.split(matrices.to(batch.dtype))
-    return [torch.baddbmm(b, k, x) for b, k, x in zip(base, pieces, stacks, strict=True)]
+    for b, k, x in zip(base, pieces, stacks, strict=True):
+        b.baddbmm_(k, x)
+    return base
 
 
 def squared_norms(stacks: Stacks) -> Tensor:

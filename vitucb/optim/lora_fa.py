@@ -67,11 +67,11 @@ class LoRAFA(LoRAOptimizer):
 
     def _update(self, group: dict[str, Any], work: Work) -> None:
         batch = work.batch
-        exact = group["delta"] < FLOAT32_RCOND**2
-        values, vectors = torch.linalg.eigh(gram(work.x, exact=exact)[batch.dual])
-        inverse = from_eigen(vectors, inverse_eigenvalues(values, 0.0, group["delta"]))
+        rcond = 0.0 if batch.dtype == torch.float64 else FLOAT32_RCOND
+        values, vectors = torch.linalg.eigh(gram(work.x)[batch.dual])
+        inverse = from_eigen(vectors, inverse_eigenvalues(values, rcond, group["delta"]))
         inverse = inverse / (batch.scaling**2)[:, None, None]
-        g = batch.only_B(apply(inverse, work.g, batch))
+        g = batch.only_B(apply(inverse, work.g, batch, out=batch.buffer("product")))
         m, v = self.stacked_B(batch, "exp_avg"), self.stacked_B(batch, "exp_avg_sq")
         counts = batch.only_B(list(batch.split(self.count_step(batch))))
         beta1, beta2 = group["betas"]

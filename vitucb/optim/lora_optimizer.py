@@ -84,6 +84,7 @@ class LoRAOptimizer(Optimizer):
 
     def _init_caches(self) -> None:
         self._batches: dict[tuple[int, ...], FactorBatch] = {}
+        self._kinds: dict[tuple[int, ...], list[list[LoRAPair]]] = {}
         self._skips: Tensor | None = None
         self.sync_free: bool | None = None
 
@@ -140,12 +141,11 @@ class LoRAOptimizer(Optimizer):
         return loss
 
     def _step_pairs(self, group: dict[str, Any]) -> None:
-        by_kind: dict[object, list[LoRAPair]] = {}
-        for A in group["params"][::2]:
-            pair = self._pairs[id(A)]
-            if A.grad is not None or pair.B.grad is not None:
-                by_kind.setdefault((A.shape[0], A.device, A.dtype), []).append(pair)
-        loaded = [self._load(group, pairs) for pairs in by_kind.values()]
+        loaded = []
+        for pairs in self._alike(group):
+            present = [p for p in pairs if p.A.grad is not None or p.B.grad is not None]
+            if present:
+                loaded.append(self._load(group, present))
         works = [entry[0] for entry in loaded if entry[0] is not None]
         if not works:
             return
@@ -154,6 +154,16 @@ class LoRAOptimizer(Optimizer):
         for work, restore in zip(works, snapshots, strict=True):
             restore()
             work.batch.store(work.x)
+
+    def _alike(self, group: dict[str, Any]) -> list[list[LoRAPair]]:
+        """The group's pairs by rank, device and dtype."""
+        key = tuple(map(id, group["params"][::2]))
+        if key not in self._kinds:
+            kinds: dict[object, list[LoRAPair]] = {}
+            for A in group["params"][::2]:
+                kinds.setdefault((A.shape[0], A.device, A.dtype), []).append(self._pairs[id(A)])
+            self._kinds[key] = list(kinds.values())
+        return self._kinds[key]
 
     def _load(
         self, group: dict[str, Any], pairs: list[LoRAPair]
@@ -207,7 +217,7 @@ class LoRAOptimizer(Optimizer):
         return batch
 
     def _factors(self, batch: FactorBatch) -> Stacks:
-        x = batch.stack(batch.parameters)
+        x = batch.stack(batch.parameters, out=batch.buffer("factor"))
         if batch.parameter_dtype in (torch.float32, torch.float64):
             return x
         master = self.stacked(batch, "master")
@@ -221,9 +231,9 @@ class LoRAOptimizer(Optimizer):
         """State `name` with the shape of the factors: stacks (f, r, d), zero at first."""
         if name not in batch.state:
             known = [self.state[p].get(name) for p in batch.parameters]
-            zeros = [torch.zeros_like(p, dtype=batch.dtype) for p in batch.parameters]
-            values = [z if k is None else k for k, z in zip(known, zeros, strict=True)]
-            stacks = batch.state[name] = batch.stack(values)
+            stacks = batch.state[name] = batch.new_stacks()
+            for view, value in zip(batch.unstack(stacks), known, strict=True):
+                view.copy_(torch.zeros_like(view) if value is None else value)
             self._publish(batch, name, batch.unstack(stacks))
         return batch.state[name]
 
@@ -231,7 +241,7 @@ class LoRAOptimizer(Optimizer):
         """State `name` of lora_B only, stacks as `batch.only_B` cuts them, zero at first."""
         if name not in batch.state:
             owners = [p for p, is_b in zip(batch.parameters, batch.is_B, strict=True) if is_b]
-            stacks = [torch.zeros_like(s) for s in batch.only_B(batch.stack(batch.parameters))]
+            stacks = [torch.zeros_like(s) for s in batch.only_B(batch.buffer("factor"))]
             batch.state[name] = stacks
             views = [view.mT for stack in stacks for view in stack.unbind()]
             for parameter, view in zip(owners, views, strict=True):
@@ -275,6 +285,7 @@ class LoRAOptimizer(Optimizer):
         for parameter in list(wanted):
             self.state.pop(parameter, None)
         self._batches.clear()
+        self._kinds.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """The state as torch defines it, with tensors that share no memory with this optimizer."""
@@ -287,6 +298,7 @@ class LoRAOptimizer(Optimizer):
         super().load_state_dict(state_dict)
         restore_dtypes(self, state_dict)
         self._batches.clear()
+        self._kinds.clear()
 
     def __getstate__(self) -> dict[str, Any]:
         own = {key: self.__dict__[key] for key in ("_hyper", "_skips", "sync_free")}

@@ -28,8 +28,8 @@ from vitucb.optim.adam import adam_direction
 from vitucb.optim.batch import FactorBatch, Stacks
 from vitucb.optim.linear_algebra import (
     FLOAT32_RCOND,
+    add_apply_,
     apply,
-    apply_add,
     from_eigen,
     gram,
     guard_scale,
@@ -72,7 +72,7 @@ class Adjustment:
         self.inverse = from_eigen(vectors, inverse_eigenvalues(values, rcond, shift))
 
     def __call__(self, g: Stacks, x_mode: XMode) -> Stacks:
-        """Adjusted wide gradients (s^2 S')^-1 (g - [B side] P_B g) + X x."""
+        """Adjusted wide gradients (s^2 S')^-1 (g - [B side] P_B g) + X x; overwrites `g`."""
         batch, a, b = self.batch, self.batch.index_A, self.batch.index_B
         overlap = gram(g, self.x)
         projection = torch.zeros_like(overlap)
@@ -82,8 +82,9 @@ class Adjustment:
         X[b] = -X[a].mT
         left = self.inverse[batch.dual] / (batch.scaling**2)[:, None, None]
         # The projection is taken before the division: the other order loses digits when B is small.
-        normal = apply_add(g, projection, self.x, batch)
-        return apply_add(apply(left, normal, batch), X, self.x, batch)
+        normal = add_apply_(g, projection, self.x, batch)
+        result = apply(left, normal, batch, out=batch.buffer("product"))
+        return add_apply_(result, X, self.x, batch)
 
     def choose_x(self, overlap_A: Tensor, x_mode: XMode) -> Tensor:
         """X of every pair, (pairs, r, r), from gA A^T of the same shape."""
@@ -260,4 +261,4 @@ def _pull_back(batch: FactorBatch, x: Stacks, full: list[Tensor]) -> Stacks:
     pulled: dict[int, Tensor] = {}
     for pair, (A, B), U in zip(batch.pairs, _by_pair(batch, x), full, strict=True):
         pulled[id(pair.A)], pulled[id(pair.B)] = pair.scaling * B.mT @ U, pair.scaling * U @ A.mT
-    return batch.stack([pulled[id(p)] for p in batch.parameters])
+    return batch.stack([pulled[id(p)] for p in batch.parameters], out=batch.buffer("gradient"))

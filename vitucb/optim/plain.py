@@ -93,8 +93,8 @@ class PlainOptimizer(Optimizer):
 
     def _hide_nonfinite(self) -> list[tuple[Parameter, Tensor]]:
         """Take the gradients of bad pairs away: torch leaves a parameter without gradient alone."""
-        grads = [p.grad for pair in self._pairs for p in (pair.A, pair.B) if p.grad is not None]
-        if not grads or bool(torch.stack([n.float() for n in _max_abs(grads)]).isfinite().all()):
+        everything = [p for pair in self._pairs for p in (pair.A, pair.B)]
+        if not _any_nonfinite([p.grad for p in everything if p.grad is not None]):
             return []
         hidden = []
         for pair in self._pairs:
@@ -134,6 +134,10 @@ def _groups(pairs: Sequence[LoRAPair], lr: float, ratio: float | None) -> list[d
     ]
 
 
-def _max_abs(grads: list[Tensor]) -> tuple[Tensor, ...]:
-    norms: tuple[Tensor, ...] = torch._foreach_norm(grads, torch.inf)
-    return norms
+def _any_nonfinite(grads: list[Tensor]) -> bool:
+    kinds: dict[object, list[Tensor]] = {}
+    for grad in grads:
+        kinds.setdefault((grad.device, grad.dtype), []).append(grad.flatten())
+    # One long tensor each: a reduction per gradient would cost more than the fused AdamW step.
+    norms = [torch.linalg.vector_norm(torch.cat(flat), torch.inf) for flat in kinds.values()]
+    return not all(bool(norm.isfinite()) for norm in norms)

@@ -13,10 +13,10 @@ with Adam's bias correction through decays b_t = b (1 - b^(t-1)) / (1 - b^t). Bo
 factors before the step. W follows the same path in every gauge (A, B) -> (R^-1 A, B R).
 
 Differs. Bases come from D^T D = Q Lambda Q^T as R^-1 = Q Lambda^-1/2, with directions below
-`basis_rcond` dropped: they are grown first by the factor they belong to, where dividing by them would
-blow the step up by 1 / noise. Eigenvalues of V are floored relative to the largest. Neither U nor
-its predecessor is kept: P = R_t^-T (D_t^T D_{t-1}) R_{t-1}^-1 needs an r x r matrix only, and the
-momentum is kept as N = M R^-T in the frame of the parameters, so that a step is
+`basis_rcond` dropped: they are grown first by the factor they belong to, where dividing by them
+would blow the step up by 1 / noise. Eigenvalues of V are floored relative to the largest.
+Neither U nor its predecessor is kept: P = R_t^-T (D_t^T D_{t-1}) R_{t-1}^-1 needs an r x r matrix
+only, and the momentum is kept as N = M R^-T in the frame of the parameters, so that a step is
     N <- b1 (D^T D)^+ (D_t^T D_{t-1}) N + (1 - b1) R^-1 (V + rho I)^-1/2 R^-T g_L^T   (wide form),
 two products of r x r with r x d. `compat="official"` is the published PyTorch code, `"paper"` is
 Algorithm 1 to the letter (sums in place of averages).
@@ -173,7 +173,8 @@ class LoRARITE(LoRAOptimizer):
         steps = self._momentum(group, work, frame, cross[batch.dual], root, count)
         if group["cap_rms"]:
             steps = _cap(frame, steps, group["cap_rms"])
-        old = [x.clone() for x in work.x]
+        old = batch.buffer("product")
+        torch._foreach_copy_(old, work.x)
         self._move(group, work, steps)
         cross.copy_(gram(work.x, old, exact=frame.exact))
         basis.copy_(frame.basis)
@@ -202,7 +203,8 @@ class LoRARITE(LoRAOptimizer):
         floor = group["eig_floor_rel"] * values[:, -1:]
         root = (torch.maximum(values, floor).clamp_min(0.0) + rho[:, None]).sqrt() + group["eps"]
         half = frame.basis @ vectors
-        return (half * torch.where(root > 0.0, 1.0 / root, 0.0)[:, None, :]) @ half.mT
+        inverse: Tensor = torch.where(root > 0.0, 1.0 / root, 0.0)
+        return (half * inverse[:, None, :]) @ half.mT
 
     def _momentum(
         self,
@@ -218,7 +220,8 @@ class LoRARITE(LoRAOptimizer):
         N = self.stacked(batch, "momentum")
         beta1 = _decay_at(group["betas"][0], count) if group["average"] else group["betas"][0]
         beta1 = torch.as_tensor(beta1, dtype=root.dtype, device=root.device).view(-1, 1, 1)
-        carried = apply(beta1 * (frame.dual_inverse @ cross), N, batch)
+        transport = beta1 * (frame.dual_inverse @ cross)
+        carried = apply(transport, N, batch, out=batch.buffer("product"))
         fresh = (1.0 - beta1) * root * frame.keep[:, None, None]
         for n, c, k, g in zip(N, carried, batch.split(fresh.to(batch.dtype)), work.g, strict=True):
             torch.baddbmm(c, k, g, out=n)
@@ -253,7 +256,9 @@ def _cap(frame: _Frame, N: Stacks, cap: float) -> Stacks:
 
 def _decay_at(beta: float, count: Tensor) -> Tensor:
     """The decay of step t = 1, 2, ... that makes a running average an average of what it saw."""
-    return beta * (1.0 - torch.pow(beta, count - 1.0)) / (1.0 - torch.pow(beta, count))
+    power: Tensor = torch.pow(beta, count - 1.0)
+    decay: Tensor = beta * (1.0 - power) / (1.0 - beta * power)
+    return decay
 
 
 def _trace(matrices: Tensor) -> Tensor:

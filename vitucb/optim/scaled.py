@@ -38,7 +38,7 @@ def precondition(x: Stacks, g: Stacks, batch: FactorBatch, reg: float) -> Stacks
     else:
         values, vectors = torch.linalg.eigh(grams)
         inverse = from_eigen(vectors, inverse_eigenvalues(values, rcond=0.0))
-    return apply(inverse, g, batch)
+    return apply(inverse, g, batch, out=batch.buffer("product"))
 
 
 class _Scaled(LoRAOptimizer):
