@@ -28,8 +28,9 @@ def reference_squares(rows: Tensor, queries: Tensor, ridge: float) -> Tensor:
     _, s, V = torch.linalg.svd(rows.double(), full_matrices=False)
     inside = queries.double() @ V.mT
     outside = queries.double() - inside @ V
-    squares: Tensor = inside.square() / (ridge + s.square())
-    return squares.sum(1) + outside.square().sum(1) / ridge
+    squares: Tensor = (inside.square() / (ridge + s.square())).sum(1)
+    squares += outside.square().sum(1) / ridge
+    return squares
 
 
 def relative(actual: Tensor, expected: Tensor) -> float:

@@ -28,8 +28,8 @@ def make_features(rows: int, dim: int = DIM, seed: int = 0, decay: float = 0.85)
 
 def dense_matrix(phi: Tensor, ridge: float, weights: Tensor | None = None) -> Tensor:
     weighted = phi if weights is None else phi * weights[:, None]
-    gram: Tensor = weighted.mT @ phi
-    return gram + ridge * torch.eye(phi.shape[1], dtype=torch.float64)
+    eye = torch.eye(phi.shape[1], dtype=torch.float64)
+    return (ridge * eye).addmm_(weighted.mT, phi)
 
 
 def exact_squares(matrix: Tensor, queries: Tensor) -> Tensor:

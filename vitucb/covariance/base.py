@@ -30,6 +30,9 @@ class Scored:
         gram: Phi Phi' of these arms, float64 (b, b), where the representation needs it.
         cross: What the representation knows of each arm, columns (..., b), e.g. Phi_rows phi.
         solved: The same after a solve, columns (..., b), e.g. L^-1 Phi_rows phi.
+        source: Features (b, p) before a projection.
+        is_finite: Which arms are finite, (b,); None means all.
+        parts: Scores by group of features.
     """
 
     phi: Tensor
@@ -37,6 +40,9 @@ class Scored:
     gram: Tensor | None = None
     cross: Tensor | None = None
     solved: Tensor | None = None
+    source: Tensor | None = None
+    is_finite: Tensor | None = None
+    parts: list[Scored] | None = None
 
     def take(self, which: Tensor) -> Scored:
         """The chosen arms, by index or mask (b,)."""
@@ -46,6 +52,9 @@ class Scored:
             None if self.gram is None else self.gram[which][:, which],
             None if self.cross is None else self.cross[..., which],
             None if self.solved is None else self.solved[..., which],
+            None if self.source is None else self.source[which],
+            None if self.is_finite is None else self.is_finite[which],
+            None if self.parts is None else [part.take(which) for part in self.parts],
         )
 
 
@@ -177,7 +186,13 @@ class FeatureCovariance(abc.ABC):
             scored = self._checked_score(self._as_rows(phi))
         self._scored = None
         weights = self._as_weights(weight, scored)
-        keep = torch.isfinite(scored.squares) & ~self._rejects(scored) & (weights > 0)
+        keep = weights > 0
+        if scored.is_finite is not None:
+            keep &= scored.is_finite
+            rejected = int((~scored.is_finite).sum())
+            self._count_rejected(rejected, len(keep))
+        else:
+            self._rejected_in_a_row = 0
         if not bool(keep.all()):
             scored, weights = scored.take(keep), weights[keep]
         if len(weights):
@@ -268,10 +283,14 @@ class FeatureCovariance(abc.ABC):
         raise NotImplementedError(f"{type(self).__name__} cannot be merged")
 
     def certificate(self, phi: Tensor) -> dict[str, float]:
-        """What is known about the error on these arms, as `covariance/name: value` for logging."""
-        low, up = self.interval(phi)
-        ratio = torch.where(up > 0, low / up.clamp_min(torch.finfo(up.dtype).tiny), 1.0)
-        return {"covariance/certificate": float(ratio.min().sqrt())}
+        """What is known about the error on these arms, as `covariance/name: value` for logging.
+
+        `covariance/certificate` is the largest sqrt(upper / lower) - 1 of the intervals: by how
+        much a width may be off, 0 where it is exact.
+        """
+        low, up = (bound[bound > 0] for bound in self.interval(phi))
+        slack = (up / low).max().sqrt() - 1.0 if len(low) and len(low) == len(up) else 0.0
+        return {"covariance/certificate": float(slack)}
 
     # Bookkeeping
     # ---------------------------------------------------------------------------------------
@@ -311,17 +330,8 @@ class FeatureCovariance(abc.ABC):
             raise FloatingPointError(
                 f"features as large as {largest:.3g} overflow the covariance; scale them to norm 1"
             )
-        scored.phi = rows  # Keeps the non-finite rows recognisable to `update`.
+        scored.is_finite = ~bad
         return scored
-
-    def _rejects(self, scored: Scored) -> Tensor:
-        """Which scored rows are not finite; counts them."""
-        zero = scored.squares == 0
-        bad = torch.zeros_like(zero)
-        if bool(zero.any()):
-            bad[zero] = ~torch.isfinite(scored.phi[zero]).all(dim=1)
-        self._count_rejected(int(bad.sum()), len(bad))
-        return bad
 
     def _count_rejected(self, rejected: int, rows: int) -> None:
         if rejected and not self.rejected:
@@ -375,3 +385,12 @@ def limit_weights(weights: Tensor, norms: Tensor, ridge: float) -> Tensor:
         ridge: Ridge of A.
     """
     return torch.minimum(weights, 1e12 * ridge / norms.clamp_min(torch.finfo(norms.dtype).tiny))
+
+
+def information_gain(covariance: FeatureCovariance, scored: Scored, weights: Tensor) -> float:
+    """Growth of log det A by adding the scored rows with these weights (b,), nats."""
+    if len(weights) == 1:
+        return math.log1p(float(weights[0] * scored.squares[0]))
+    root = weights.sqrt()
+    gram = covariance._cov(scored) * root * root[:, None]
+    return float(torch.linalg.eigvalsh(gram).clamp_min(0.0).log1p().sum())

@@ -140,6 +140,11 @@ class DenseCovariance(FeatureCovariance):
             self._scored = None
             self._invert()
 
+    def spectrum(self) -> Tensor:
+        """Eigenvalues of sum_i w_i phi_i phi_i', float64 (p,), ascending."""
+        values: Tensor = torch.linalg.eigvalsh(self._matrix)
+        return values - self.ridge
+
     def solve(self, v: Tensor) -> Tensor:
         """A^-1 v for v (..., p): float64 (..., p)."""
         return (self._as_rows(v).to(self._inverse) @ self._inverse).view(v.shape)

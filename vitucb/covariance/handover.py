@@ -150,6 +150,18 @@ class HandoverCovariance(FeatureCovariance):
         """A^-1 v for v (..., p): float64 (..., p)."""
         return self.current.solve(v)
 
+    def set_ridge(self, ridge: float) -> None:
+        """Change the ridge of A while it is exact; the observations stay."""
+        assert isinstance(self.current, (RowCovariance, DenseCovariance))
+        self.ridge = ridge
+        self._scored = None
+        self.current.set_ridge(ridge)
+
+    def spectrum(self) -> Tensor:
+        """Eigenvalues of the weighted Phi' Phi, some of them 0, while it is exact, float64."""
+        assert isinstance(self.current, (RowCovariance, DenseCovariance))
+        return self.current.spectrum()
+
     def discount(self, gamma: float) -> None:
         """Forget: A <- gamma A + (1 - gamma) ridge I."""
         self._scored = None

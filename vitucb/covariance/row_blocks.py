@@ -32,14 +32,15 @@ class RowBlocks:
 
     def append(self, rows: Tensor) -> None:
         """Store rows (b, p) at the end."""
-        for row in rows:
-            if self.size == len(self.blocks) * BLOCK_ROWS:
+        while len(rows):
+            number, first = divmod(self.size, BLOCK_ROWS)
+            if number == len(self.blocks):
                 # Not zeroed: pages of a block cost nothing before a row is written there.
-                self.blocks.append(
-                    torch.empty(BLOCK_ROWS, self.dim, dtype=self.dtype, device=self.device)
-                )
-            self.blocks[-1][self.size % BLOCK_ROWS] = row
-            self.size += 1
+                shape = (BLOCK_ROWS, self.dim)
+                self.blocks.append(torch.empty(shape, dtype=self.dtype, device=self.device))
+            now, rows = rows[: BLOCK_ROWS - first], rows[BLOCK_ROWS - first :]
+            self.blocks[number][first : first + len(now)] = now
+            self.size += len(now)
 
     def __getitem__(self, index: int) -> Tensor:
         """Row `index`, (p,)."""
@@ -48,11 +49,6 @@ class RowBlocks:
     def write(self, index: int, row: Tensor) -> None:
         """Overwrite one row with `row` (p,)."""
         self.blocks[index // BLOCK_ROWS][index % BLOCK_ROWS] = row
-
-    def clear(self) -> None:
-        """Forget all rows."""
-        self.size = 0
-        self.blocks.clear()
 
     def query(self, phi: Tensor) -> Tensor:
         """`phi` rounded as a stored row would be, in the product type.
@@ -80,10 +76,10 @@ class RowBlocks:
 
     def to_tensor(self) -> Tensor:
         """All rows, (n, p): a copy."""
-        parts = [block[: self.size - i * BLOCK_ROWS] for i, block in enumerate(self.blocks)]
-        if not parts:
-            return torch.empty(0, self.dim, dtype=self.dtype, device=self.device)
-        return torch.cat(parts)
+        empty = torch.empty(0, self.dim, dtype=self.dtype, device=self.device)
+        held = [max(self.size - i * BLOCK_ROWS, 0) for i in range(len(self.blocks))]
+        parts = [block[:rows] for block, rows in zip(self.blocks, held, strict=True)]
+        return torch.cat([empty, *parts])
 
     def _chunks(self) -> Iterator[tuple[int, Tensor]]:
         """(number of the first row, rows in the product type), together all rows."""

@@ -230,24 +230,42 @@ class RowCovariance(FeatureCovariance):
         """Phi Phi' of the weighted rows, float64 (n, n)."""
         return self._gram.symmetric() * self._root_weights * self._root_weights.mT
 
-    def weighted_rows(self) -> Tensor:
-        """Phi with each row times the root of its weight, (n, p), in the product type: a copy."""
-        rows = self._rows.to_tensor().to(self._rows.product_dtype)
-        return rows * self._root_weights.to(rows.dtype)
+    def spectrum(self) -> Tensor:
+        """Eigenvalues of the weighted Phi Phi', float64 (n,), ascending."""
+        values: Tensor = torch.linalg.eigvalsh(self.effective_gram())
+        return values
+
+    def square_at_ridge(self, scored: Scored, ridge: float) -> Tensor:
+        """Squared widths of scored arms at another ridge, float64 (b,)."""
+        assert scored.gram is not None
+        assert scored.cross is not None
+        gram = self.effective_gram()
+        gram.diagonal().add_(ridge)
+        lower = torch.linalg.cholesky(gram)
+        right = self._root_weights * scored.cross
+        solved = torch.linalg.solve_triangular(lower, right, upper=False)
+        squares: Tensor = scored.gram.diagonal() - solved.square().sum(0)
+        return squares.clamp_min(0.0) / ridge
 
     def row_chunks(self) -> list[tuple[Tensor, Tensor]]:
         """(features (b, p), weights (b,)) that together are all observations."""
         sizes = [min(PANEL, self.size - start) for start in range(0, self.size, PANEL)]
-        blocks = [block[:size] for block, size in zip(self._rows.blocks, sizes, strict=True)]
+        blocks = [block[:size] for block, size in zip(self._rows.blocks, sizes, strict=False)]
         return list(zip(blocks, torch.split(self._weights, PANEL), strict=False))
 
-    def set_rows(self, rows: Tensor, gram: Tensor) -> None:
-        """Hold exactly these rows (n, p), weights 1, whose Gram matrix (n, n) is known."""
-        self._rows.clear()
+    def set_rows(self, mixing: Tensor, squares: Tensor) -> None:
+        """Replace the weighted rows by combinations of them that are orthogonal.
+
+        Args:
+            mixing: Coefficients (n, m) of the m new rows.
+            squares: Their squared norms, float64 (m,).
+        """
+        rows = self._rows.combine(self._root_weights * mixing)
+        self._rows.size = 0
         self._rows.append(rows)
         self._weights = torch.ones(len(rows), dtype=torch.float64, device=self._rows.device)
         self._gram = LowerPanels(self._rows.device)
-        self._gram.write(gram)
+        self._gram.write(squares.diag())
         self._factor.truncate(0)
         self._scored = None
 

@@ -1,0 +1,277 @@
+"""Frequent directions: a covariance sketch of fixed size with a deterministic, two-sided error.
+
+The sketch is a RowCovariance of at most 2 m rows B. When it is full, with B B' = U diag(s) U',
+the (m+1)-st eigenvalue delta is taken off all: B <- diag(sqrt((s_i - delta)+ / s_i)) U' B keeps m
+rows, and Delta, the sum of all deltas, bounds what was lost:
+
+    B'B <= Phi'Phi <= B'B + Delta I,    Delta <= min_{k<m} |Phi - Phi_k|_F^2 / (m - k)
+    q(B; ridge + Delta) <= phi' A^-1 phi <= q(B; ridge),   q(B; r) = phi' (r I + B'B)^-1 phi
+
+Papers: Ghashami et al., "Frequent Directions" - https://arxiv.org/abs/1501.01711; as a bandit's
+covariance: Kuzborskij et al. - https://arxiv.org/abs/1809.11033 (variant `upper`), Chen et al.,
+IJCAI 2020 (`lower`); with half of Delta added back: Luo et al., JMLR 20(45), 2019 (`centred`).
+Differs: where Delta would pass `max_delta` ridges the rank doubles, up to `max_rank`, instead of
+shrinking (the idea of dyadic sketches, https://arxiv.org/abs/2410.10258).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vitucb.covariance.base import (
+    FeatureCovariance,
+    Scored,
+    State,
+    check_gamma,
+    information_gain,
+)
+from vitucb.covariance.rows import RowCovariance
+
+_logger = logging.getLogger(__name__)
+
+DEFAULT_RANK = 256
+_SHIFTS = {"upper": 0.0, "centred": 0.5, "lower": 1.0}
+
+
+class FrequentDirections(FeatureCovariance):
+    """At most 2 `rank` rows instead of all; exact until the first shrink.
+
+    Attributes:
+        rank: Directions m kept by a shrink; grows up to `max_rank`.
+        delta: Delta, what B'B may lack in any direction.
+        variant: Which ridge the quadratic form uses: `centred` (ridge + Delta / 2, the best guess),
+            `upper` (ridge: never too narrow) or `lower` (ridge + Delta: never too wide).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        ridge: float = 1.0,
+        rank: int | None = None,
+        seed: int = 0,
+        dtype: torch.dtype | None = None,
+        max_rank: int | None = None,
+        max_delta: float = 0.25,
+        variant: Literal["centred", "upper", "lower"] = "centred",
+    ) -> None:
+        """Start empty.
+
+        Args:
+            dim: Number of features p.
+            ridge: Ridge of A.
+            rank: Directions kept, at most p; None means 256 (or p).
+            seed: Not used.
+            dtype: Not used; rows take the type of the first features.
+            max_rank: To which `rank` may double; None means twice `rank`.
+            max_delta: Delta in ridges past which the rank doubles: widths err by at most
+                sqrt(1 + max_delta) - 1 while it has room to.
+            variant: See the class.
+
+        Raises:
+            ValueError: If `rank` is not in 1..p or the variant is unknown.
+        """
+        super().__init__(dim, ridge=ridge)
+        rank = min(DEFAULT_RANK, dim) if rank is None else rank
+        if not 1 <= rank <= dim:
+            raise ValueError(f"rank {rank} must lie in 1..{dim}, the feature dimension")
+        if variant not in _SHIFTS:
+            raise ValueError(f"variant {variant!r} must be one of {sorted(_SHIFTS)}")
+        self.variant = variant
+        self.max_rank = 2 * rank if max_rank is None else max_rank
+        self.max_delta = max_delta
+        self._first_rank = rank
+        self._rows = RowCovariance(dim, ridge=ridge)
+        self._start()
+
+    def _start(self) -> None:
+        self.rank = self._first_rank
+        self.delta = 0.0
+        self._gains = [0.0, 0.0, 0.0]  # log det: lower bound, estimate, upper bound.
+        self._has_shrunk = False
+        self._has_warned = False
+        self._rows.rebuild([])
+        self._shift_ridge()
+
+    def _shift_ridge(self) -> None:
+        self._rows.set_ridge(self.ridge + _SHIFTS[self.variant] * self.delta)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the rows and their small algebra."""
+        return self._rows.memory_bytes
+
+    @property
+    def log_det(self) -> float:
+        """Information gain log det(A / ridge) as estimated: sum_t log(1 + w_t s_t^2), nats."""
+        return self._gains[1]
+
+    @property
+    def log_det_interval(self) -> tuple[float, float]:
+        """Lower and upper bound of the exact information gain, nats."""
+        return self._gains[0], self._gains[2]
+
+    @property
+    def _factors(self) -> tuple[float, float]:
+        """(low, up) with low * q <= phi' A^-1 phi <= up * q for the quadratic form q in use.
+
+        Because r q(B; r) grows with r while q(B; r) falls; the interval proper is narrower.
+        """
+        used = self._rows.ridge
+        return used / (self.ridge + self.delta), used / self.ridge
+
+    def _score(self, phi: Tensor) -> Scored:
+        return self._rows._score(phi)
+
+    def _cov(self, scored: Scored) -> Tensor:
+        return self._rows._cov(scored)
+
+    def _append(self, scored: Scored, weights: Tensor) -> None:
+        room = 2 * self.rank - self._rows.size
+        if len(weights) > room:
+            for phi, part in zip(
+                torch.split(scored.phi, room), torch.split(weights, room), strict=True
+            ):
+                self._append(self._score(phi), part)
+            return
+        low, up = self._factors
+        for i, factor in enumerate((low, 1.0, up)):
+            self._gains[i] += information_gain(self, scored, weights * factor)
+        self._rows._append(scored, weights)
+        if self._rows.size == 2 * self.rank:
+            self._shrink()
+
+    def _shrink(self) -> None:
+        """Keep `rank` directions, or double the rank if that would cost too much."""
+        values, vectors = torch.linalg.eigh(self._rows.effective_gram())
+        values, vectors = values.flip(0).clamp_min(0.0), vectors.flip(1)
+        lost = float(values[self.rank])
+        if self.delta + lost > self.max_delta * self.ridge:
+            if 2 * self.rank <= self.max_rank:
+                self.rank *= 2
+                return
+            self._warn(lost)
+        kept = values - lost
+        # Directions of no more than rounding are dropped, and what they had is accounted for.
+        keep = kept > torch.finfo(torch.float64).eps * values[0]
+        left_over = float(kept[~keep].max()) if bool((~keep).any()) else 0.0
+        kept, vectors = kept[keep], vectors[:, keep]
+        self._rows.set_rows(vectors * (kept / values[keep]).sqrt(), kept)
+        self.delta += lost + max(left_over, 0.0)
+        self._has_shrunk = True
+        self._shift_ridge()
+
+    def _warn(self, lost: float) -> None:
+        if not self._has_warned:
+            _logger.warning(
+                "frequent directions of rank %d lose %.2g ridges: widths are known to %.0f %%; "
+                "raise rank or max_rank",
+                self.rank,
+                (self.delta + lost) / self.ridge,
+                100 * (math.sqrt(1 + (self.delta + lost) / self.ridge) - 1),
+            )
+        self._has_warned = True
+
+    def interval(self, phi: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds of the exact phi' A^-1 phi, whatever the data: float64 (...), float64 (...)."""
+        squares = self.quad_form(phi)
+        if self.delta == 0.0:
+            return squares, squares
+        assert self._scored is not None
+        low, up = self._factors
+        at_low = self._rows.square_at_ridge(self._scored, self.ridge + self.delta)
+        at_up = self._rows.square_at_ridge(self._scored, self.ridge)
+        shape = squares.shape
+        lower = torch.maximum(at_low.view(shape), low * squares).clamp_max(squares)
+        upper = torch.minimum(at_up.view(shape), up * squares).clamp_min(squares)
+        return lower, upper
+
+    def set_ridge(self, ridge: float) -> None:
+        """Change the ridge of A; the observations stay."""
+        if ridge != self.ridge:
+            self.ridge = ridge
+            self._scored = None
+            self._shift_ridge()
+
+    def spectrum(self) -> Tensor:
+        """Eigenvalues of B B', float64 (n,), ascending."""
+        return self._rows.spectrum()
+
+    def solve(self, v: Tensor) -> Tensor:
+        """(r I + B'B)^-1 v for v (..., p), r the ridge in use: float64 (..., p)."""
+        return self._rows.solve(v)
+
+    def discount(self, gamma: float) -> None:
+        """Forget: A <- gamma A + (1 - gamma) ridge I; Delta shrinks alike."""
+        self._rows.discount(check_gamma(gamma))
+        self.delta *= gamma
+        self._scored = None
+        self._shift_ridge()
+        self._recompute_gains()
+
+    def _recompute_gains(self) -> None:
+        """Information gains from the spectrum, where they no longer are sums over rounds.
+
+        Phi'Phi has at most `count` eigenvalues above 0, each at most Delta above that of B'B.
+        """
+        values = self.spectrum()
+        rest = max(min(self.count, self.dim) - len(values), 0)
+        for i, share in enumerate((0.0, _SHIFTS[self.variant], 1.0)):
+            more = share * self.delta
+            gain = float(torch.log1p((values + more) / self.ridge).sum())
+            # The estimate leaves the unseen directions out: most of them hold nothing.
+            self._gains[i] = gain + (rest * math.log1p(more / self.ridge) if i == 2 else 0.0)
+
+    @property
+    def can_replace(self) -> bool:
+        """Until the first shrink."""
+        return not self._has_shrunk
+
+    def replace(self, index: int | Tensor, phi: Tensor) -> None:
+        """Overwrite observations, by order of entry, before the first shrink.
+
+        Raises:
+            RuntimeError: After the first shrink.
+        """
+        if self._has_shrunk:
+            super().replace(index, phi)
+        self._scored = None
+        self._rows.replace(index, phi)
+        self._recompute_gains()
+
+    def _reset(self) -> None:
+        self._start()
+
+    def _merge(self, other: FrequentDirections) -> None:
+        for phi, weights in other._rows.row_chunks():
+            self._append(self._score(phi), weights)
+        self.delta += other.delta
+        self._has_shrunk |= other._has_shrunk
+        self._shift_ridge()
+
+    def state_dict(self) -> State:
+        """The rows, Delta, the rank and the counters."""
+        return {
+            **{f"rows.{key}": value for key, value in self._rows.state_dict().items()},
+            "rank": self.rank,
+            "delta": self.delta,
+            "has_shrunk": self._has_shrunk,
+            "gains": torch.tensor(self._gains, dtype=torch.float64),
+            **self._counters(),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Restore what `state_dict` returned."""
+        self._load_counters(state)
+        self._rows.load_state_dict(
+            {k.removeprefix("rows."): v for k, v in state.items() if k.startswith("rows.")}
+        )
+        self.rank = int(state["rank"])
+        self.delta = float(state["delta"])
+        self._has_shrunk = bool(state["has_shrunk"])
+        self._gains = state["gains"].tolist()

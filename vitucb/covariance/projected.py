@@ -1,0 +1,287 @@
+"""A covariance of randomly projected features, with the bias of the projection taken out.
+
+Projecting to d dimensions takes away part of what a query has outside the span of the
+observations, as if the ridge were larger. The quadratic form at ridge r behaves like the exact
+one at ridge k with r = k (1 - d_eff(k) / d), d_eff = tr K (K + r I)^-1 of the projected K, so r
+is solved for k = ridge. (The deterministic equivalent of sketched ridge regression, e.g.
+https://arxiv.org/abs/1910.02373; for CountSketch it is a heuristic that measurements support, not
+a theorem.)
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import torch
+from torch import Tensor
+
+from vitucb.covariance.base import FeatureCovariance, Scored, State, information_gain
+from vitucb.covariance.countsketch import CountSketch
+from vitucb.covariance.frequent_directions import FrequentDirections
+from vitucb.covariance.handover import HandoverCovariance
+from vitucb.covariance.rows import RowCovariance
+
+_logger = logging.getLogger(__name__)
+
+# Corrections beyond this mean that the sketch is too small for the data.
+_LEAST_SHARE = 0.05
+# d >= 8 d_eff keeps widths within about 4 %; below that a warning is due.
+_ROOM = 8.0
+WINDOW = 16
+
+
+def effective_dimension(spectrum: Tensor, ridge: float) -> float:
+    """d_eff = sum_i s_i / (s_i + ridge) of the eigenvalues s of Phi Phi'."""
+    return float((spectrum / (spectrum + ridge)).sum())
+
+
+def debiased_ridge(spectrum: Tensor, ridge: float, sketch_dim: int) -> float:
+    """The r with r = ridge (1 - d_eff(r) / d), by bisection; at least 5 % of the ridge.
+
+    Args:
+        spectrum: Eigenvalues of the projected Phi Phi', at least 0.
+        ridge: Ridge of A.
+        sketch_dim: Dimension d of the projection.
+    """
+    low, up = _LEAST_SHARE * ridge, ridge
+    for _ in range(40):
+        middle = 0.5 * (low + up)
+        if middle > ridge * (1.0 - effective_dimension(spectrum, middle) / sketch_dim):
+            up = middle
+        else:
+            low = middle
+    return up
+
+
+class ProjectedCovariance(FeatureCovariance):
+    """An `inner` covariance of S phi in place of phi; features may also come already projected.
+
+    Attributes:
+        projection: The map S, to project features as they are made.
+        inner: Covariance of the projected features, at the corrected ridge.
+        effective_dimension: Read off the sketch at the last correction.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        inner: FrequentDirections | HandoverCovariance,
+        *,
+        ridge: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        """Project p features to as many as `inner` has."""
+        super().__init__(dim, ridge=ridge)
+        self.projection = CountSketch(dim, inner.dim, seed=seed)
+        self.inner = inner
+        self._start()
+
+    def _start(self) -> None:
+        self.effective_dimension = 0.0
+        self._log_det = 0.0
+        self._next_correction = 8
+        self._has_warned = False
+        self._window: list[Tensor] = []
+
+    @property
+    def sketch_dim(self) -> int:
+        """Dimension d of the projected features."""
+        return self.projection.sketch_dim
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the inner covariance, the projection and the window of recent rows."""
+        window = sum(row.numel() * row.element_size() for row in self._window)
+        return self.inner.memory_bytes + self.projection.memory_bytes + window
+
+    @property
+    def log_det(self) -> float:
+        """Information gain log det(A / ridge), estimated as sum_t log(1 + w_t s_t^2), nats."""
+        return self._log_det
+
+    def _as_rows(self, phi: Tensor) -> Tensor:
+        if phi.shape[-1:] == (self.sketch_dim,):
+            return phi.detach().reshape(-1, self.sketch_dim)
+        return super()._as_rows(phi)
+
+    def _score(self, phi: Tensor) -> Scored:
+        is_raw = phi.shape[1] == self.dim
+        scored = self.inner._score(self.projection(phi) if is_raw else phi)
+        scored.source = phi if is_raw else None
+        return scored
+
+    def _cov(self, scored: Scored) -> Tensor:
+        return self.inner._cov(scored)
+
+    def _append(self, scored: Scored, weights: Tensor) -> None:
+        self._log_det += information_gain(self.inner, scored, weights)
+        self.inner._append(scored, weights)
+        self.inner.count += len(weights)
+        if scored.source is not None:
+            rows = [row.clone() for row in scored.source[-WINDOW:]]
+            self._window = [*self._window, *rows][-WINDOW:]
+        if self.inner.count >= self._next_correction:
+            self._correct_ridge()
+
+    def _correct_ridge(self) -> None:
+        """Every time the observations have grown by a quarter: solve for the inner ridge again."""
+        self._next_correction = self.inner.count + max(8, self.inner.count // 4)
+        if self.projection.is_isometry:
+            return
+        spectrum = self.inner.spectrum().clamp_min(0.0)
+        ridge = debiased_ridge(spectrum, self.ridge, self.sketch_dim)
+        self.effective_dimension = effective_dimension(spectrum, ridge)
+        self.inner.set_ridge(ridge)
+        if self.sketch_dim < _ROOM * self.effective_dimension and not self._has_warned:
+            self._has_warned = True
+            _logger.warning(
+                "sketch dimension %d is less than %.0f times the effective dimension %.0f; "
+                "enlarge the sketch or the ridge",
+                self.sketch_dim,
+                _ROOM,
+                self.effective_dimension,
+            )
+
+    @property
+    def tolerance(self) -> float:
+        """Three standard deviations of the relative error that projecting puts on one quad form."""
+        if self.projection.is_isometry:
+            return 0.0
+        left = max(self.sketch_dim - self.effective_dimension, 1.0)
+        return min(3.0 * math.sqrt(2.0 / left), 1.0)
+
+    def interval(self, phi: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds of the exact phi' A^-1 phi: the inner interval, widened by `tolerance`.
+
+        The inner one is certain; the projection's part holds with high probability only.
+        """
+        rows = self._as_rows(phi)
+        low, up = self.inner.interval(self.projection(rows) if rows.shape[1] == self.dim else rows)
+        shape = phi.shape[:-1]
+        return low.view(shape) / (1 + self.tolerance), up.view(shape) * (1 + self.tolerance)
+
+    def certificate(self, phi: Tensor) -> dict[str, float]:
+        """The interval's slack, the effective dimension, and the projection's ratio as observed.
+
+        The ratio is phi' A^-1 phi with projected over the same with raw features, where A holds
+        only the last 16 observations, so that both can be computed.
+        """
+        report = super().certificate(phi)
+        report["covariance/effective_dimension"] = self.effective_dimension
+        rows = self._as_rows(phi)
+        if self._window and rows.shape[1] == self.dim:
+            ratio = self._observed_ratio(rows)
+            report["covariance/sketch_ratio_low"] = float(ratio.min())
+            report["covariance/sketch_ratio_high"] = float(ratio.max())
+        return report
+
+    def _observed_ratio(self, rows: Tensor) -> Tensor:
+        window = torch.stack(self._window)
+        raw = RowCovariance(self.dim, ridge=self.ridge)
+        raw.update(window)
+        projected = RowCovariance(self.sketch_dim, ridge=self.ridge)
+        projected.update(self.projection(window))
+        exact = raw.quad_form(rows)
+        good = exact > 0
+        ratio = projected.quad_form(self.projection(rows))[good] / exact[good]
+        return ratio if len(ratio) else torch.ones(1)
+
+    def solve(self, v: Tensor) -> Tensor:
+        """Not available: the projection cannot be undone.
+
+        Raises:
+            NotImplementedError: Always, unless the projection is an isometry.
+        """
+        raise NotImplementedError(
+            "a projected covariance has no A^-1 v; use quad_form or cov, or the covariance 'exact'"
+        )
+
+    def discount(self, gamma: float) -> None:
+        """Forget: A <- gamma A + (1 - gamma) ridge I."""
+        self.inner.discount(gamma)
+        self._scored = None
+        self._log_det = self.inner.log_det
+
+    @property
+    def can_replace(self) -> bool:
+        """While the inner covariance holds single observations."""
+        return self.inner.can_replace
+
+    def replace(self, index: int | Tensor, phi: Tensor) -> None:
+        """Overwrite observations, by order of entry, while they are held."""
+        rows = self._as_rows(phi)
+        self._scored = None
+        self.inner.replace(index, self.projection(rows) if rows.shape[1] == self.dim else rows)
+
+    def _reset(self) -> None:
+        self.inner.rebuild([])
+        self.inner.set_ridge(self.ridge)
+        self._start()
+
+    def _merge(self, other: ProjectedCovariance) -> None:
+        if not torch.equal(self.projection._bucket.cpu(), other.projection._bucket.cpu()):
+            raise ValueError("cannot merge sketches of different seeds or sizes; use one seed")
+        other_ridge = other.inner.ridge
+        other.inner.set_ridge(self.inner.ridge)
+        try:
+            self.inner.merge(other.inner)
+        finally:
+            other.inner.set_ridge(other_ridge)
+        self._log_det = self.inner.log_det
+        self._correct_ridge()
+
+    def state_dict(self) -> State:
+        """The inner state, the window and the counters; the projection comes from the seed."""
+        state: State = {f"inner.{key}": value for key, value in self.inner.state_dict().items()}
+        if self._window:
+            state["window"] = torch.stack(self._window)
+        return {
+            **state,
+            "log_det": self._log_det,
+            "effective_dimension": self.effective_dimension,
+            "next_correction": self._next_correction,
+            **self._counters(),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Restore what `state_dict` returned."""
+        self._load_counters(state)
+        self.inner.load_state_dict(
+            {k.removeprefix("inner."): v for k, v in state.items() if k.startswith("inner.")}
+        )
+        self._log_det = float(state["log_det"])
+        self.effective_dimension = float(state["effective_dimension"])
+        self._next_correction = int(state["next_correction"])
+        self._window = list(state["window"].unbind()) if "window" in state else []
+
+
+def countsketch(
+    dim: int,
+    *,
+    ridge: float = 1.0,
+    rank: int | None = None,
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
+) -> ProjectedCovariance:
+    """CountSketch to `rank` dimensions (2,048), exact there: rows at first, dense later."""
+    inner = HandoverCovariance(2048 if rank is None else rank, ridge=ridge)
+    return ProjectedCovariance(dim, inner, ridge=ridge, seed=seed)
+
+
+def low_rank(
+    dim: int,
+    *,
+    ridge: float = 1.0,
+    rank: int | None = None,
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
+    sketch_dim: int = 8192,
+    max_rank: int | None = None,
+    max_delta: float = 0.25,
+) -> ProjectedCovariance:
+    """CountSketch to `sketch_dim` dimensions, then frequent directions of `rank` (256) there."""
+    inner = FrequentDirections(
+        sketch_dim, ridge=ridge, rank=rank, max_rank=max_rank, max_delta=max_delta
+    )
+    return ProjectedCovariance(dim, inner, ridge=ridge, seed=seed)
