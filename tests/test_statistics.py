@@ -19,6 +19,7 @@ from vitucb.statistics import (
     paired_difference,
     regret_summary,
     sign_test,
+    student_interval,
     wilcoxon_test,
 )
 
@@ -216,6 +217,22 @@ def test_sign_test_is_scipys_binomial_test(gaps: list[int]) -> None:
 
 def test_sign_test_of_thousands_of_pairs_does_not_overflow() -> None:
     assert sign_test(np.ones(3_000)) == pytest.approx(0.0, abs=1e-300)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 6, 11, 30])
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
+def test_student_interval_is_scipys(size: int, confidence: float) -> None:
+    values = rng(size).normal(3.0, 2.0, size)
+    expected = scipy.stats.t.interval(
+        confidence, size - 1, loc=values.mean(), scale=scipy.stats.sem(values)
+    )
+    assert student_interval(values, confidence=confidence) == pytest.approx(expected, rel=1e-9)
+
+
+def test_student_interval_needs_two_values_and_a_probability() -> None:
+    assert np.isnan(student_interval([1.0])).all()
+    with pytest.raises(ValueError, match="confidence 1"):
+        student_interval([1.0, 2.0], confidence=1.0)
 
 
 def test_paired_difference_counts_and_changes_sign_when_swapped() -> None:

@@ -1,9 +1,11 @@
-"""Tests for paired comparisons: sign test, Wilcoxon signed-rank test, Holm's correction.
+"""Paired comparisons: sign test, signed-rank test, Student's interval, Holm's correction.
 
 Sources:
     Signed-rank test: Wilcoxon, "Individual comparisons by ranking methods", Biometrics Bull. 1
         (1945); with ties the exact law of the mid-ranks under random signs (Pratt and Gibbons,
         "Concepts of nonparametric theory", 1981).
+    Student's law for whole degrees of freedom: Abramowitz and Stegun, "Handbook of mathematical
+        functions" (1964), 26.7.3 and 26.7.4.
     Multiple comparisons: Holm, "A simple sequentially rejective multiple test procedure",
         Scand. J. Statist. 6 (1979).
 """
@@ -62,6 +64,30 @@ def wilcoxon_test(differences: ArrayLike) -> float:
     return _normal_signed_rank_p(len(gaps), doubled_sum / 2, tie_sizes)
 
 
+def student_interval(values: ArrayLike, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Student's confidence interval of a mean: exact for normal values, however few.
+
+    Args:
+        values: Shape (S,).
+        confidence: Nominal coverage, in (0, 1).
+
+    Returns:
+        Bounds; NaN for fewer than two values.
+
+    Raises:
+        ValueError: If `confidence` is outside (0, 1).
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence {confidence} is outside (0, 1); 0.95 is usual")
+    sample = np.asarray(values, dtype=np.float64)
+    if len(sample) < 2:
+        return math.nan, math.nan
+    error = float(sample.std(ddof=1)) / math.sqrt(len(sample))
+    half = _student_quantile(confidence, len(sample) - 1) * error
+    mean = float(sample.mean())
+    return mean - half, mean + half
+
+
 def holm_correction(p_values: ArrayLike) -> FloatArray:
     """Holm's step-down adjusted p-values: reject where the result is at most the level.
 
@@ -82,6 +108,27 @@ def holm_correction(p_values: ArrayLike) -> FloatArray:
     adjusted = np.empty_like(raw)
     adjusted[order] = np.minimum(1.0, np.maximum.accumulate(scaled))
     return adjusted
+
+
+def _student_quantile(confidence: float, freedom: int) -> float:
+    """The t with P(|T| <= t) = `confidence`, by bisection on the angle atan(t / sqrt(freedom))."""
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        angle = (low + high) / 2
+        low, high = (angle, high) if _student_mass(angle, freedom) < confidence else (low, angle)
+    return math.tan(high) * math.sqrt(freedom)
+
+
+def _student_mass(angle: float, freedom: int) -> float:
+    """P(|T| <= sqrt(freedom) tan(angle)), 26.7.3 (odd) and 26.7.4 (even)."""
+    sine, cosine = math.sin(angle), math.cos(angle)
+    is_odd = freedom % 2
+    term = cosine if is_odd else 1.0
+    total = term if freedom > 1 else 0.0
+    for k in range(2 + is_odd, freedom - 1, 2):
+        term *= cosine**2 * (k - 1) / k
+        total += term
+    return 2 / math.pi * (angle + sine * total) if is_odd else sine * total
 
 
 def _doubled_mid_ranks(sizes: FloatArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -1,32 +1,39 @@
 """Statistics of regret curves over seeds: bootstrap intervals, summaries, paired comparisons.
 
 Seeds are the unit of replication: rounds of one run depend on each other, so whole trajectories
-are resampled.
-
-Sources:
-    Percentile bootstrap: Efron, "Bootstrap methods: another look at the jackknife", Ann. Statist.
-    7 (1979). Interquartile mean: Agarwal et al., "Deep RL at the edge of the statistical
-    precipice" -
-        https://arxiv.org/abs/2108.13264
-    Signed-rank test: Wilcoxon, "Individual comparisons by ranking methods", Biometrics Bull. 1
-    (1945); with ties the
-        exact permutation law of the mid-ranks (Pratt and Gibbons, "Concepts of nonparametric
-        theory", 1981).
-    Multiple comparisons: Holm, "A simple sequentially rejective multiple test procedure",
-        Scand. J. Statist. 6 (1979).
+are resampled (`vitucb.resampling`) and agents are compared seed by seed (`vitucb.significance`).
+The public names of both can be imported from here; the papers are cited there.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vitucb.significance import holm_correction, sign_test, wilcoxon_test
+from vitucb.resampling import (
+    BLOCK,
+    Band,
+    FloatArray,
+    Interval,
+    as_matrix,
+    bootstrap_band,
+    bootstrap_ci,
+    draw_resamples,
+    interquartile_mean,
+    percentiles,
+    resample_weights,
+    resampled,
+)
+from vitucb.significance import (
+    holm_correction,
+    sign_test,
+    student_interval,
+    wilcoxon_test,
+)
 
 __all__ = [
     "Band",
@@ -43,25 +50,12 @@ __all__ = [
     "paired_difference",
     "regret_summary",
     "sign_test",
+    "student_interval",
     "wilcoxon_test",
 ]
 
-FloatArray: TypeAlias = NDArray[np.float64]
-Statistic: TypeAlias = Callable[..., ArrayLike]
-"""Called as `statistic(values, axis=...)`, like `np.mean` and `interquartile_mean`."""
-
-# Elements of one block of resamples: 2^22 float64 are 32 MiB, so memory does not grow with the
-# horizon.
-_BLOCK = 2**22
 # R_t is smooth on the fitted range, so this many evenly spaced rounds give the exponent to 1e-3.
 _EXPONENT_POINTS = 1_000
-
-
-class Interval(NamedTuple):
-    """A confidence interval: float64 arrays of the statistic's shape, NaN for a single seed."""
-
-    low: FloatArray
-    high: FloatArray
 
 
 class Estimate(NamedTuple):
@@ -70,14 +64,6 @@ class Estimate(NamedTuple):
     value: float
     low: float
     high: float
-
-
-class Band(NamedTuple):
-    """A mean curve and its pointwise confidence band, float64 (T,) each."""
-
-    mean: FloatArray
-    low: FloatArray
-    high: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +97,8 @@ class PairedDifference:
 
     Attributes:
         difference: Mean of a - b with its bootstrap interval.
+        student_low: Lower end of Student's interval, which is wide enough at few seeds too.
+        student_high: Upper end of it.
         num_pairs: Number of pairs.
         num_lower: Pairs in which a < b.
         num_higher: Pairs in which a > b.
@@ -120,95 +108,14 @@ class PairedDifference:
     """
 
     difference: Estimate
+    student_low: float
+    student_high: float
     num_pairs: int
     num_lower: int
     num_higher: int
     sign_p: float
     wilcoxon_p: float
     smallest_p: float
-
-
-def bootstrap_ci(
-    values: ArrayLike,
-    *,
-    confidence: float = 0.95,
-    num_resamples: int = 10_000,
-    statistic: Statistic = np.mean,
-    seed: int = 0,
-    rng: np.random.Generator | None = None,
-) -> Interval:
-    """Percentile bootstrap interval of a statistic over seeds (Efron 1979).
-
-    Rows are resampled whole, so every entry of a trajectory sees the same resampled seeds. With few
-    seeds the interval is too short (about 83 % instead of 95 % at five normal seeds).
-
-    Args:
-        values: One row per seed, shape (S,) or (S, ...).
-        confidence: Nominal coverage, in (0, 1).
-        num_resamples: Number of resamples B.
-        statistic: Reduces the seed axis, called with `axis=`.
-        seed: Makes the resamples, unless `rng` is given: same input, same interval.
-        rng: Generator to draw the resamples from.
-
-    Returns:
-        Bounds of shape `values.shape[1:]`; NaN for one seed, which carries no interval.
-
-    Raises:
-        ValueError: If there is no row, `confidence` is outside (0, 1) or `num_resamples` < 1.
-    """
-    rows = _as_rows(values)
-    if len(rows) == 1:
-        nothing = np.full(rows.shape[1:], np.nan)
-        return Interval(nothing, nothing.copy())
-    draws = _draws(len(rows), num_resamples, rng or np.random.default_rng(seed))
-    if statistic is np.mean:
-        return _mean_percentiles(rows, _weights(draws), confidence)
-    return _percentiles(_resample(rows, draws, statistic), confidence)
-
-
-def bootstrap_band(
-    curves: ArrayLike,
-    *,
-    confidence: float = 0.95,
-    num_resamples: int = 10_000,
-    seed: int = 0,
-    rng: np.random.Generator | None = None,
-) -> Band:
-    """Mean curve over seeds and its pointwise percentile bootstrap band.
-
-    Args:
-        curves: Shape (S, T), one row per seed.
-        confidence: Nominal pointwise coverage, in (0, 1).
-        num_resamples: Number of resamples B.
-        seed: Makes the resamples, unless `rng` is given.
-        rng: Generator to draw the resamples from.
-
-    Raises:
-        ValueError: If `curves` is not a non-empty (S, T), or as `bootstrap_ci`.
-    """
-    rows = _as_matrix(curves, "curves")
-    low, high = bootstrap_ci(
-        rows, confidence=confidence, num_resamples=num_resamples, seed=seed, rng=rng
-    )
-    return Band(rows.mean(axis=0), low, high)
-
-
-def interquartile_mean(values: ArrayLike, axis: int = 0) -> FloatArray:
-    """Mean of the middle half: a quarter of the values (rounded down) is cut from each end.
-
-    Args:
-        values: Any shape.
-        axis: Axis to reduce.
-
-    Raises:
-        ValueError: If `axis` is empty.
-    """
-    array = np.sort(np.asarray(values, dtype=np.float64), axis=axis)
-    size = array.shape[axis]
-    if size == 0:
-        raise ValueError("values is empty; give at least one value")
-    kept = np.arange(size // 4, size - size // 4)
-    return np.asarray(np.take(array, kept, axis=axis).mean(axis=axis))
 
 
 def regret_summary(
@@ -233,18 +140,18 @@ def regret_summary(
     Raises:
         ValueError: If a shape is wrong or the horizons differ, or as `bootstrap_ci`.
     """
-    rounds = _as_matrix(regret, "regret")
+    rounds = as_matrix(regret, "regret")
     num_seeds, horizon = rounds.shape
     curves = rounds.cumsum(axis=1)
     rng = np.random.default_rng(seed)
-    weights = _weights(_draws(num_seeds, num_resamples, rng))
+    weights = resample_weights(draw_resamples(num_seeds, num_resamples, rng))
     final = _Bootstrapped.of_mean(curves[:, -1], weights)
     area = _Bootstrapped.of_mean(curves.mean(axis=1), weights)
     uniform = _uniform_play(random_regret, rounds.shape, weights, rng)
     tail = rounds[:, -math.ceil(horizon / 10) :].mean(axis=1)
     quartiles = _Bootstrapped(
         interquartile_mean(curves[:, -1]),
-        _resample(curves[:, -1], _draws(num_seeds, num_resamples, rng), interquartile_mean),
+        resampled(curves[:, -1], draw_resamples(num_seeds, num_resamples, rng), interquartile_mean),
     )
     return RegretSummary(
         num_seeds=num_seeds,
@@ -299,8 +206,11 @@ def paired_difference(
         )
     gaps = first - second
     low, high = bootstrap_ci(gaps, confidence=confidence, num_resamples=num_resamples, seed=seed)
+    student_low, student_high = student_interval(gaps, confidence=confidence)
     return PairedDifference(
         difference=Estimate(float(gaps.mean()), float(low), float(high)),
+        student_low=student_low,
+        student_high=student_high,
         num_pairs=len(gaps),
         num_lower=int((gaps < 0).sum()),
         num_higher=int((gaps > 0).sum()),
@@ -355,66 +265,8 @@ class _Bootstrapped:
         known = self.samples[np.isfinite(self.samples)]
         if num_seeds == 1 or len(known) == 0:
             return Estimate(value, math.nan, math.nan)
-        low, high = _percentiles(known, confidence)
+        low, high = percentiles(known, confidence)
         return Estimate(value, float(low), float(high))
-
-
-def _as_rows(values: ArrayLike) -> FloatArray:
-    rows = np.asarray(values, dtype=np.float64)
-    if rows.ndim == 0 or len(rows) == 0:
-        raise ValueError(f"values has shape {rows.shape}; give at least one row, one per seed")
-    return rows
-
-
-def _as_matrix(values: ArrayLike, name: str) -> FloatArray:
-    rows = np.asarray(values, dtype=np.float64)
-    if rows.ndim != 2 or rows.size == 0:
-        raise ValueError(f"{name} has shape {rows.shape}; give (seeds, rounds), both at least 1")
-    return rows
-
-
-def _draws(num_seeds: int, num_resamples: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Row numbers of every resample, shape (B, S)."""
-    if num_resamples < 1:
-        raise ValueError(f"num_resamples {num_resamples} is below 1; 10000 is usual")
-    return np.asarray(rng.integers(0, num_seeds, size=(num_resamples, num_seeds)))
-
-
-def _weights(draws: NDArray[np.int64]) -> FloatArray:
-    """Share of every row in every resample, (B, S): a resampled mean is then one matrix product."""
-    count, size = draws.shape
-    cells = (np.arange(count)[:, None] * size + draws).ravel()
-    counts = np.bincount(cells, minlength=count * size).reshape(count, size)
-    return np.asarray(counts / size)
-
-
-def _resample(rows: FloatArray, draws: NDArray[np.int64], statistic: Statistic) -> FloatArray:
-    """The statistic of every resample, shape (B, ...)."""
-    step = max(1, _BLOCK // max(1, rows.size))
-    blocks = [draws[start : start + step] for start in range(0, len(draws), step)]
-    return np.concatenate([np.asarray(statistic(rows[block], axis=1)) for block in blocks])
-
-
-def _mean_percentiles(rows: FloatArray, weights: FloatArray, confidence: float) -> Interval:
-    """The interval of the mean by blocks of columns: B x T values would fill the memory."""
-    flat = rows.reshape(len(rows), -1)
-    step = max(1, _BLOCK // len(weights))
-    blocks = [
-        _percentiles(weights @ flat[:, start : start + step], confidence)
-        for start in range(0, flat.shape[1], step)
-    ]
-    low, high = (
-        np.concatenate(parts).reshape(rows.shape[1:]) for parts in zip(*blocks, strict=True)
-    )
-    return Interval(low, high)
-
-
-def _percentiles(samples: FloatArray, confidence: float) -> Interval:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence {confidence} is outside (0, 1); 0.95 is usual")
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(samples, [tail, 1 - tail], axis=0)
-    return Interval(np.asarray(low), np.asarray(high))
 
 
 def _uniform_play(
@@ -426,14 +278,14 @@ def _uniform_play(
     """R_T of uniform play; NaN without one."""
     if random_regret is None:
         return _Bootstrapped(np.asarray(np.nan), np.full(len(weights), np.nan))
-    rounds = _as_matrix(random_regret, "random_regret")
+    rounds = as_matrix(random_regret, "random_regret")
     if rounds.shape[1] != shape[1]:
         raise ValueError(
             f"random_regret has {rounds.shape[1]} rounds and regret {shape[1]}; "
             "cut both to the shorter"
         )
     if len(rounds) != shape[0]:
-        weights = _weights(_draws(len(rounds), len(weights), rng))
+        weights = resample_weights(draw_resamples(len(rounds), len(weights), rng))
     return _Bootstrapped.of_mean(rounds.sum(axis=1), weights)
 
 
@@ -458,7 +310,7 @@ def _exponents(curves: FloatArray, weights: FloatArray) -> _Bootstrapped:
     """Exponent of the mean curve, and of the mean curve of every resample."""
     rounds = _exponent_rounds(curves.shape[1])
     points = curves[:, rounds - 1]
-    step = max(1, _BLOCK // len(rounds))
+    step = max(1, BLOCK // len(rounds))
     blocks = (weights[start : start + step] for start in range(0, len(weights), step))
     samples = np.concatenate([_log_slope(block @ points, rounds) for block in blocks])
     return _Bootstrapped(_log_slope(points.mean(axis=0)[None], rounds)[0], samples)

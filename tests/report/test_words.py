@@ -46,6 +46,11 @@ def test_shares_and_p_values_read_naturally() -> None:
         ([-3.0, -4.0, -5.0], "better", "a beats b by 4.0 [3.0, 5.0] regret, lower in 3 of 3"),
         ([3.0, 4.0, 5.0], "worse", "a loses to b by 4.0 [3.0, 5.0] regret, lower in 0 of 3"),
         ([-3.0, 4.0, 2.0], "open", "No difference between a and b is shown at n = 3"),
+        (
+            [-3.0, -9.0],
+            "open",
+            "No difference between a and b is shown at n = 2: −6.0 [−9.0, −3.0]",
+        ),
         ([2.0], "open", "One seed: a is 2.00 above b"),
     ],
 )

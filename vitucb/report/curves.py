@@ -39,6 +39,7 @@ def regret_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figure
     if not shown:
         figure, (axes,) = _panels([everything.values()], [1], height=4.3)
         axes.set_ylim(0, _tallest(bands))
+        _draw_seeds(axes, rounds, analysis.results, styles)
         _draw_bands(axes, rounds, analysis.results, bands, styles, everything)
         _finish(axes, "Cumulative regret", rounds)
         return figure

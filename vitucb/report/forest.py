@@ -10,7 +10,7 @@ from vitucb.report.analysis import Analysis, Comparison
 from vitucb.report.labels import label_width_inches, shorten
 from vitucb.report.runs import FloatArray
 from vitucb.report.theme import colour
-from vitucb.report.words import estimate_text
+from vitucb.report.words import estimate_text, verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,11 +55,7 @@ def _draw_row(axes: Axes, y: float, comparison: Comparison, gaps: FloatArray) ->
     paired = comparison.paired
     assert paired is not None  # filtered by the caller
     value, low, high = paired.difference
-    tone = colour("slate")
-    if high < 0:
-        tone = colour("blue")
-    elif low > 0:
-        tone = colour("vermillion")
+    tone = colour({"better": "blue", "worse": "vermillion", "open": "slate"}[verdict(paired)])
     left, right = axes.get_xlim()
     if not left <= value <= right:
         edge, marker = (0.0, "<") if value < left else (1.0, ">")

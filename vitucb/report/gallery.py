@@ -34,7 +34,6 @@ def gallery_figure(gallery: Gallery) -> Figure:
     height = row_height * len(rows) + 0.42
     figure = Figure(figsize=(_WIDTH_INCHES, height))
     _legend(figure, height)
-    limits = _limits(gallery, rows)
     for index, row in enumerate(rows):
         top = height - 0.36 - index * row_height
         width = cell * arms
@@ -42,7 +41,7 @@ def gallery_figure(gallery: Gallery) -> Figure:
         bar_box = (_LEFT_INCHES, image_box[1] - 0.04 - _BAR_INCHES, width, _BAR_INCHES)
         shown = _shown_arms(gallery, row, arms)
         _draw_images(_axes(figure, image_box, height), gallery, row, shown)
-        _draw_estimates(_axes(figure, bar_box, height), gallery, row, shown, limits)
+        _draw_estimates(_axes(figure, bar_box, height), gallery, row, shown)
         figure.text(0.0, (top - 0.12) / height, _caption(gallery, row), va="top", linespacing=1.5)
     return figure
 
@@ -95,13 +94,7 @@ def _draw_images(axes: Axes, gallery: Gallery, row: int, arms: NDArray[np.int64]
     axes.axis("off")
 
 
-def _draw_estimates(
-    axes: Axes,
-    gallery: Gallery,
-    row: int,
-    arms: NDArray[np.int64],
-    limits: tuple[float, float],
-) -> None:
+def _draw_estimates(axes: Axes, gallery: Gallery, row: int, arms: NDArray[np.int64]) -> None:
     x = np.arange(len(arms))
     mean, bonus = gallery.mean[row, arms], np.nan_to_num(gallery.bonus[row, arms])
     axes.vlines(x, mean - bonus, mean + bonus, color=colour("blue"), linewidth=5, alpha=0.35)
@@ -109,25 +102,24 @@ def _draw_estimates(
     truth = gallery.expected_rewards[row, arms]
     axes.hlines(truth, x - 0.3, x + 0.3, color=colour("green"), linewidth=2)
     axes.set_xlim(-0.5, len(arms) - 0.5)
-    axes.set_ylim(*limits)
+    axes.set_ylim(*_limits(gallery, row, arms))
     axes.set_xticks(x, [str(arm) for arm in arms.tolist()], fontsize=8)
     axes.tick_params(axis="x", length=0, pad=1)
     axes.tick_params(axis="y", labelsize=8)
     axes.locator_params(axis="y", nbins=3)
 
 
-def _limits(gallery: Gallery, rows: list[int]) -> tuple[float, float]:
-    """One scale for all rows: every mean is seen, a huge first bonus may not flatten the rest."""
-    mean, truth = gallery.mean[rows], gallery.expected_rewards[rows]
-    bonus = np.nan_to_num(gallery.bonus[rows])
-    ends = np.concatenate([mean - bonus, mean + bonus, truth], axis=None)
-    low, high = np.nanpercentile(ends, [5, 95])
-    low, high = (
-        np.nanmin([truth.min(), mean.min(), low]),
-        np.nanmax([truth.max(), mean.max(), high]),
-    )
+def _limits(gallery: Gallery, row: int, arms: NDArray[np.int64]) -> tuple[float, float]:
+    """Room for truth, means and bonuses; a huge first bonus may not flatten the means."""
+    truth = gallery.expected_rewards[row, arms]
+    mean = np.where(np.isfinite(gallery.mean[row, arms]), gallery.mean[row, arms], truth)
+    bonus = np.nan_to_num(gallery.bonus[row, arms])
+    low, high = (float(f([f(truth), f(mean)])) for f in (np.min, np.max))
+    span = high - low or 1.0
+    low = max(low - span, min(low, float((mean - bonus).min())))
+    high = min(high + span, max(high, float((mean + bonus).max())))
     pad = 0.08 * (high - low or 1.0)
-    return float(low - pad), float(high + pad)
+    return low - pad, high + pad
 
 
 def _caption(gallery: Gallery, row: int) -> str:

@@ -71,10 +71,13 @@ def label_width_inches(texts: Sequence[str]) -> float:
 def label_line_ends(axes: Axes, ends: Sequence[LineEnd]) -> None:
     """Write each text right of the axes, level with its line or joined to it by a leader.
 
-    Ends outside the vertical range are skipped. Call it when the limits are final.
+    Ends outside the vertical range are skipped, and of more than fit the highest. Call it when the
+    limits are final.
     """
     bottom, top = axes.get_ylim()
-    shown = [end for end in ends if bottom <= end.y <= top]
+    capacity = int(axes.bbox.height * 72 / _dpi(axes) / _LINE_POINTS)
+    shown = sorted((end for end in ends if bottom <= end.y <= top), key=lambda end: end.y)
+    shown = shown[:capacity]
     if not shown:
         return
     width_points, height_points = (

@@ -42,7 +42,7 @@ SUMMARY_COLUMNS = (
     Column("reward", "Mean observed reward per round."),
     Column("coverage", "Share of rounds in which the chosen arm's true mean lay in its estimated "
            "mean ± bonus. Empty for agents without a bonus."),
-    Column("s / round", "Wall-clock seconds to choose and to learn, mean over runs; the "
+    Column("ms / round", "Wall-clock milliseconds to choose and to learn, mean over runs; the "
            "environment is not counted."),
 )  # fmt: skip
 
@@ -97,7 +97,7 @@ def write_tables(analysis: Analysis, folder: Path, prefix: str) -> list[Path]:
 
 def _summary_row(result: AgentResult, is_best: bool) -> str:
     summary = result.summary
-    covered = overall_coverage(result)
+    covered, milliseconds = overall_coverage(result), 1000 * result.seconds_per_round
     cells = [
         f"<td>{len(result.runs)}</td>",
         _estimate_cell(summary.final_regret),
@@ -107,8 +107,7 @@ def _summary_row(result: AgentResult, is_best: bool) -> str:
         _estimate_cell(summary.growth_exponent),
         _estimate_cell(result.reward),
         f"<td>{'' if math.isnan(covered) else f'{100 * covered:.0f} %'}</td>",
-        f"<td>{'' if math.isnan(result.seconds_per_round) else number(result.seconds_per_round, 2)}"
-        "</td>",
+        f"<td>{'' if math.isnan(milliseconds) else number(milliseconds, 2)}</td>",
     ]
     kinds = [result.role, "best"] if is_best else [result.role]
     return (
@@ -159,7 +158,8 @@ def _summary_csv(analysis: Analysis) -> tuple[list[str], list[list[Cell]]]:
 
 
 def _comparisons_csv(analysis: Analysis) -> tuple[list[str], list[list[Cell]]]:
-    header = ["agent", "rival", "pairs", *_spread_out("difference"), "lower_in", "higher_in"]
+    header = ["agent", "rival", "pairs", *_spread_out("difference")]
+    header += ["student_low", "student_high", "lower_in", "higher_in"]
     header += ["sign_p", "wilcoxon_p", "wilcoxon_p_holm"]
     rows: list[list[Cell]] = []
     for comparison in analysis.comparisons:
@@ -168,6 +168,7 @@ def _comparisons_csv(analysis: Analysis) -> tuple[list[str], list[list[Cell]]]:
             continue
         rows.append([
             comparison.main, comparison.rival.label, paired.num_pairs, *paired.difference,
+            paired.student_low, paired.student_high,
             paired.num_lower, paired.num_higher, paired.sign_p, paired.wilcoxon_p,
             comparison.holm_p,
         ])  # fmt: skip

@@ -33,7 +33,7 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def estimate_text(estimate: Estimate) -> str:
-    """`61.2 [54.4, 70.1]`: as many decimals as the interval can bear; without an interval the value."""
+    """`61.2 [54.4, 70.1]`: as many decimals as the interval bears; the value alone without one."""
     value, low, high = estimate
     if not math.isfinite(low) or not math.isfinite(high):
         return number(value)
@@ -121,7 +121,10 @@ def tests_note(analysis: Analysis) -> str:
     note = (
         f"Each rival is paired with {analysis.main.label} on the seeds both played; brackets are "
     )
-    note += "95 % bootstrap intervals of the mean difference."
+    note += (
+        "95 % bootstrap intervals of the mean difference. 'Beats' and 'loses' need Student's 95 % "
+        "interval to leave zero out as well."
+    )
     if any(p.smallest_p <= _LEVEL for p in paired):
         note += (
             " p: two-sided Wilcoxon signed-rank test, exact up to 50 pairs, Holm-corrected over "
@@ -145,12 +148,26 @@ def difference_sentence(a: str, b: str, paired: PairedDifference) -> Sentence:
     if n == 1:
         order = "below" if gap.value < 0 else "above"
         return Sentence(f"One seed: {a} is {number(abs(gap.value))} {order} {b}.", "open")
-    if gap.high < 0:
-        return Sentence(f"{a} beats {b} by {size} regret, {wins}.", "better")
-    if gap.low > 0:
-        return Sentence(f"{a} loses to {b} by {size} regret, {wins}.", "worse")
-    text = f"No difference between {a} and {b} is shown at n = {n}"
-    return Sentence(f"{text}: {estimate_text(gap)} regret, {wins}.", "open")
+    outcome = verdict(paired)
+    if outcome != "open":
+        verb = "beats" if outcome == "better" else "loses to"
+        return Sentence(f"{a} {verb} {b} by {size} regret, {wins}.", outcome)
+    text = f"No difference between {a} and {b} is shown at n = {n}: {estimate_text(gap)} regret"
+    if gap.low > 0 or gap.high < 0:
+        student = Estimate(gap.value, paired.student_low, paired.student_high)
+        wins += f"; Student's interval {estimate_text(student).partition(' ')[2]} holds zero"
+    return Sentence(f"{text}, {wins}.", "open")
+
+
+def verdict(paired: PairedDifference) -> Verdict:
+    """Whether the first agent's regret is shown to be lower, higher, or neither.
+
+    Both the bootstrap and Student's interval must leave zero out: at a handful of seeds the first
+    is too short.
+    """
+    low = min(paired.difference.low, paired.student_low)
+    high = max(paired.difference.high, paired.student_high)
+    return "better" if high < 0 else "worse" if low > 0 else "open"
 
 
 def warnings(analysis: Analysis) -> list[str]:
@@ -205,8 +222,8 @@ def _behind(result: AgentResult, reference: AgentResult, why: str) -> list[str]:
     if result is reference or ours.value < theirs.value:
         return []
     paired = compare(result, reference)
-    proven = paired is not None and paired.num_pairs > 1 and paired.difference.low > 0
-    verb = "loses to" if proven else "does not beat"
+    is_worse = paired is not None and verdict(paired) == "worse"
+    verb = "loses to" if is_worse else "does not beat"
     gap = ""
     if paired is not None:
         seeds = f"{paired.num_pairs} shared seed{'s' if paired.num_pairs > 1 else ''}"
