@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 from vitucb.optim.table import ENTRIES, OPTIMIZERS, OptimizerEntry
 
 if TYPE_CHECKING:
+    from vitucb.optim.asymmetric_lora import AsymmetricLoRA
+    from vitucb.optim.bernoulli_lora import BernoulliLoRA
+    from vitucb.optim.cola import COLA
     from vitucb.optim.factory import create_optimizer
     from vitucb.optim.lamb import LAMB
     from vitucb.optim.lora_fa import LoRAFA
@@ -18,11 +21,16 @@ if TYPE_CHECKING:
     from vitucb.optim.lora_plus import LoRAPlus
     from vitucb.optim.lora_pro import LoRAPro
     from vitucb.optim.plain import PlainOptimizer
+    from vitucb.optim.rac_lora import RACLoRA
     from vitucb.optim.rite import LoRARITE
     from vitucb.optim.scaled import ScaledAdam, ScaledGD
 
 _LAZY = {
     "create_optimizer": "vitucb.optim.factory",
+    "RACLoRA": "vitucb.optim.rac_lora",
+    "COLA": "vitucb.optim.cola",
+    "BernoulliLoRA": "vitucb.optim.bernoulli_lora",
+    "AsymmetricLoRA": "vitucb.optim.asymmetric_lora",
     "LAMB": "vitucb.optim.lamb",
     "LoRAFA": "vitucb.optim.lora_fa",
     "LoRAOptimizer": "vitucb.optim.lora_optimizer",
@@ -35,9 +43,12 @@ _LAZY = {
 }
 
 __all__ = [
+    "COLA",
     "ENTRIES",
     "LAMB",
     "OPTIMIZERS",
+    "AsymmetricLoRA",
+    "BernoulliLoRA",
     "LoRAFA",
     "LoRAOptimizer",
     "LoRAPlus",
@@ -45,6 +56,7 @@ __all__ = [
     "LoRARITE",
     "OptimizerEntry",
     "PlainOptimizer",
+    "RACLoRA",
     "ScaledAdam",
     "ScaledGD",
     "create_optimizer",

@@ -11,6 +11,8 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from vitucb.adapters import LoRAPair, lora_pairs
+from vitucb.optim.chain import Chain
+from vitucb.optim.merging import check_mergeable
 from vitucb.optim.options import check_options
 from vitucb.optim.plain import PlainOptimizer
 from vitucb.optim.table import OPTIMIZERS
@@ -59,10 +61,16 @@ def create_optimizer(
     others = list(other_params)
     takes_pairs = _takes_pairs(optimizer_class)
     check_options(name, optimizer_class, options, extra=() if takes_pairs else ("other_lr",))
+    if isinstance(model_or_pairs, nn.Module) and _merges(optimizer_class):
+        check_mergeable(model_or_pairs)
     if takes_pairs:
         built: Optimizer = optimizer_class(pairs, lr=lr, other_params=others, **options)
         return built
     return PlainOptimizer(pairs, lr, optimizer_class, other_params=others, **options)
+
+
+def _merges(optimizer_class: Any) -> bool:
+    return isinstance(optimizer_class, type) and issubclass(optimizer_class, Chain)
 
 
 def _takes_pairs(optimizer_class: Any) -> bool:

@@ -204,7 +204,8 @@ class LoRARITE(LoRAOptimizer):
         root = (torch.maximum(values, floor).clamp_min(0.0) + rho[:, None]).sqrt() + group["eps"]
         half = frame.basis @ vectors
         inverse: Tensor = torch.where(root > 0.0, 1.0 / root, 0.0)
-        return (half * inverse[:, None, :]) @ half.mT
+        result: Tensor = (half * inverse[:, None, :]) @ half.mT
+        return result
 
     def _momentum(
         self,

@@ -80,6 +80,34 @@ ENTRIES: dict[str, OptimizerEntry] = {
         "2r(m+n)",
         "-",
     ),
+    "rac-lora": OptimizerEntry(
+        "vitucb.optim.rac_lora:RACLoRA",
+        "random sketch on one side, train the other, merge, repeat",
+        "2410.08305",
+        "2mn (pretrained, delta) + the inner optimizer's",
+        "a block: QR 2mr^2, merge 2mnr",
+    ),
+    "bernoulli-lora": OptimizerEntry(
+        "vitucb.optim.bernoulli_lora:BernoulliLoRA",
+        "random sketch on a random side, one step, merge; many estimators",
+        "2508.03820",
+        "2mn; 3mn to (4 + clients)mn with page, mvr, marina, ef21",
+        "a step: QR 2mr^2, merge 2mnr",
+    ),
+    "cola": OptimizerEntry(
+        "vitucb.optim.cola:COLA",
+        "train both factors, merge, restart",
+        "2401.04151",
+        "2mn (pretrained, delta) + the inner optimizer's",
+        "a block: merge 2mnr",
+    ),
+    "asymmetric-lora": OptimizerEntry(
+        "vitucb.optim.asymmetric_lora:AsymmetricLoRA",
+        "one factor frozen at an orthonormal draw",
+        "2402.16842",
+        "2mn (pretrained, delta) + the inner optimizer's",
+        "-",
+    ),
 }
 
 OPTIMIZERS: dict[str, str] = {name: entry.path for name, entry in ENTRIES.items()}
