@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TypeAlias
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
-from vitucb.report import write_report
+from vitucb.report import Gallery, write_report
+from vitucb.report.gallery import gallery_figure
 
 WriteRun: TypeAlias = Callable[..., Path]
 FIGURES = ("regret", "differences", "learning", "growth", "calibration", "gallery-0", "gallery-1")
@@ -155,6 +157,19 @@ def test_one_round_of_one_seed_makes_a_page(tmp_path: Path, write_run: WriteRun)
     write_run(tmp_path / "exp", "oracle", 0, rounds=1)
     text = words(write_report(tmp_path / "exp", tmp_path / "out"))
     assert "oracle: regret 0 after 1 rounds." in text
+
+
+def test_a_gallery_of_many_large_arms_without_estimates_is_drawn() -> None:
+    rng = np.random.default_rng(0)
+    truth, nothing = rng.random((1, 50)), np.full((1, 50), np.nan)
+    images = rng.integers(0, 255, (1, 50, 130, 150, 3), dtype=np.uint8)
+    one = np.array([1])
+    figure = gallery_figure(
+        Gallery(one, images, nothing, nothing, truth, one * 7, truth.argmax(axis=1), one * 1.0)
+    )
+    pictures, bars = figure.axes
+    assert len(pictures.images) == 16
+    assert "7" in [label.get_text() for label in bars.get_xticklabels()]
 
 
 def test_an_unknown_main_agent_is_refused(experiment: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_numbers_have_three_significant_digits(value: float, text: str) -> None:
         (Estimate(0.1561, 0.1472, 0.1674), "0.156 [0.147, 0.167]"),
         (Estimate(0.27, -4.8, 5.8), "0.3 [−4.8, 5.8]"),
         (Estimate(12.8, math.nan, math.nan), "12.8"),
-        (Estimate(0.0, 0.0, 0.0), "0 [0, 0]"),
+        (Estimate(0.0, 0.0, 0.0), "0"),
         (Estimate(-0.3, -36.0, 30.0), "0 [−36, 30]"),
     ],
 )

@@ -214,7 +214,10 @@ def _calibration(figures: Mapping[str, str]) -> str:
 def _galleries(galleries: Sequence[tuple[str, str]]) -> str:
     if not galleries:
         return ""
-    caption = "All arms on offer in a few rounds, and what the agent thought before it chose."
+    caption = (
+        "What was on offer in a few rounds (of many arms the chosen and the best), and what the "
+        "agent thought before it chose. Each row has its own scale; the numbers below are arms."
+    )
     first_title, first = galleries[0]
     rest = "".join(
         f"<details><summary>{escape(title)}</summary><figure>{svg}</figure></details>"

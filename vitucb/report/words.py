@@ -37,6 +37,8 @@ def estimate_text(estimate: Estimate) -> str:
     value, low, high = estimate
     if not math.isfinite(low) or not math.isfinite(high):
         return number(value)
+    if low == high:
+        return fixed(value, estimate)
     return f"{fixed(value, estimate)} [{fixed(low, estimate)}, {fixed(high, estimate)}]"
 
 
@@ -81,11 +83,15 @@ def headline(analysis: Analysis) -> str:
 
 
 def rivals_line(analysis: Analysis) -> str:
-    """The best contextual rival and the context-free ones, with their regrets."""
-    rivals = [r for r in analysis.of_role("contextual") if r is not analysis.main]
-    best = sorted(rivals, key=lambda r: r.summary.final_regret.value)[:2]
-    shown = best + [r for r in analysis.of_role("context-free") if r is not analysis.main]
-    shown += [r for r in analysis.of_role("random") if r is not analysis.main]
+    """The two best contextual and context-free rivals and random play, with their regrets."""
+    # Results are sorted by regret within each role.
+    shown = [
+        result
+        for part, most in (("contextual", 2), ("context-free", 2), ("random", 1))
+        for result in [r for r in analysis.results if r.role == part and r is not analysis.main][
+            :most
+        ]
+    ]
     texts = [f"{described(r)} {estimate_text(r.summary.final_regret)}" for r in shown]
     return "; ".join(texts) + "." if texts else ""
 
