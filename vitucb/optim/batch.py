@@ -32,7 +32,7 @@ class FactorBatch:
         sizes: Number of factors in each stack.
         dtype: Arithmetic dtype: float64 for float64 parameters, else float32.
         missing: Positions of factors without a gradient in the current step; they do not move.
-        state: State stacks by name, owned by the optimizer.
+        shapes: The pairs of every shape (m, n) of W, as int64 indices.
     """
 
     def __init__(self, pairs: Sequence[LoRAPair]) -> None:
@@ -56,7 +56,6 @@ class FactorBatch:
         self.scaling = self._float(pairs[i].scaling for _, i, _ in entries)
         self.rows = self._float(float(d) for d in long_dims)
         self.missing: list[int] = []
-        self.state: dict[str, Stacks] = {}
         # (start, first lora_B, end) of each stack: the sort by d is stable, so lora_A come first.
         self._buffers: dict[str, Stacks] = {}
         self._cuts: list[tuple[int, int, int]] = []
@@ -65,6 +64,10 @@ class FactorBatch:
             end = start + size
             self._cuts.append((start, start + self.is_B[start:end].count(False), end))
             start = end
+        by_shape: dict[tuple[int, int], list[int]] = {}
+        for i, pair in enumerate(pairs):
+            by_shape.setdefault((pair.B.shape[0], pair.A.shape[1]), []).append(i)
+        self.shapes = {shape: self._index(indices) for shape, indices in by_shape.items()}
         dims = sorted(set(long_dims))
         self._shapes = [(size, self.rank, d) for size, d in zip(self.sizes, dims, strict=True)]
 
@@ -159,6 +162,21 @@ class FactorBatch:
         """The part of each stack that belongs to lora_B, where there is one."""
         cuts = zip(stacks, self._cuts, strict=True)
         return [stack[first - start :] for stack, (start, first, end) in cuts if first < end]
+
+    def gather(self, stacks: Stacks, positions: Tensor) -> Tensor:
+        """Rows of factors of one long dimension, (k, r, d), by their positions."""
+        first = int(positions[0])
+        for stack, (start, _, end) in zip(stacks, self._cuts, strict=True):
+            if start <= first < end:
+                return stack[positions - start]
+        raise IndexError(first)
+
+    def scatter(self, stacks: Stacks, positions: Tensor, values: Tensor) -> None:
+        """Write rows (k, r, d) back to the stack they came from."""
+        first = int(positions[0])
+        for stack, (start, _, end) in zip(stacks, self._cuts, strict=True):
+            if start <= first < end:
+                stack[positions - start] = values
 
     def split(self, values: Tensor) -> tuple[Tensor, ...]:
         """Cut a tensor (F, ...) into one piece per stack."""

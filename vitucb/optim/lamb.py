@@ -66,9 +66,8 @@ class LAMB(LoRAOptimizer):
     def update(self, group: dict[str, Any], works: list[Work]) -> None:
         """Step by lr |w| along u / |u|."""
         for work in works:
-            batch = work.batch
-            m, v = self.stacked(batch, "exp_avg"), self.stacked(batch, "exp_avg_sq")
-            step = list(batch.split(self.count_step(batch)))
+            m, v = work.state.factor("exp_avg"), work.state.factor("exp_avg_sq")
+            step = list(work.batch.split(work.state.count_step()))
             u = adam_direction(work.g, m, v, step, betas=group["betas"], eps=group["eps"])
             if group["weight_decay"]:
                 torch._foreach_add_(u, work.x, alpha=group["weight_decay"])

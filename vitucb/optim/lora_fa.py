@@ -72,8 +72,8 @@ class LoRAFA(LoRAOptimizer):
         inverse = from_eigen(vectors, inverse_eigenvalues(values, rcond, group["delta"]))
         inverse = inverse / (batch.scaling**2)[:, None, None]
         g = batch.only_B(apply(inverse, work.g, batch, out=batch.buffer("product")))
-        m, v = self.stacked_B(batch, "exp_avg"), self.stacked_B(batch, "exp_avg_sq")
-        counts = batch.only_B(list(batch.split(self.count_step(batch))))
+        m, v = work.state.factor_B("exp_avg"), work.state.factor_B("exp_avg_sq")
+        counts = batch.only_B(list(batch.split(work.state.count_step())))
         beta1, beta2 = group["betas"]
         for x, grad, first, second, count in zip(
             batch.only_B(work.x), g, m, v, counts, strict=True

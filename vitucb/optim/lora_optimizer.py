@@ -20,17 +20,26 @@ from torch.optim.adamw import adamw
 from vitucb.adapters import LoRAPair
 from vitucb.optim.adam import adam_step_
 from vitucb.optim.batch import FactorBatch, Stacks
+from vitucb.optim.factor_state import FactorState
 
 _HEAD_DEFAULTS = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
 
 
 @dataclass
 class Work:
-    """What an update rule gets: wide factors (to change in place) and gradients of one batch."""
+    """What an update rule gets: state, wide factors (to change in place) and gradients."""
 
     batch: FactorBatch
+    state: FactorState
     x: Stacks
     g: Stacks
+
+    def adam_(self, g: Stacks, group: dict[str, Any], weight_decay: float) -> None:
+        """AdamW on the factors with gradients `g` and the group's `lr`, `betas` and `eps`."""
+        m, v = self.state.factor("exp_avg"), self.state.factor("exp_avg_sq")
+        step = list(self.batch.split(self.state.count_step()))
+        hyper = {key: group[key] for key in ("lr", "betas", "eps")}
+        adam_step_(self.x, g, m, v, step, weight_decay=weight_decay, **hyper)
 
 
 class LoRAOptimizer(Optimizer):
@@ -83,7 +92,7 @@ class LoRAOptimizer(Optimizer):
             self.add_param_group({"params": others, "lr": head_lr})
 
     def _init_caches(self) -> None:
-        self._batches: dict[tuple[int, ...], FactorBatch] = {}
+        self._batches: dict[tuple[int, ...], FactorState] = {}
         self._kinds: dict[tuple[int, ...], list[list[LoRAPair]]] = {}
         self._skips: Tensor | None = None
         self.sync_free: bool | None = None
@@ -144,15 +153,16 @@ class LoRAOptimizer(Optimizer):
         loaded = []
         for pairs in self._alike(group):
             present = [p for p in pairs if p.A.grad is not None or p.B.grad is not None]
-            if present:
-                loaded.append(self._load(group, present))
-        works = [entry[0] for entry in loaded if entry[0] is not None]
-        if not works:
+            if present and (entry := self._load(group, present)):
+                loaded.append(entry)
+        if not loaded:
             return
-        snapshots = [self._snapshot(work, mask) for work, mask in loaded if work is not None]
+        works = [work for work, _ in loaded]
+        undo = [work.state.snapshot(work.x, mask) for work, mask in loaded if mask is not None]
         self.update(group, works)
-        for work, restore in zip(works, snapshots, strict=True):
+        for restore in undo:
             restore()
+        for work in works:
             work.batch.store(work.x)
 
     def _alike(self, group: dict[str, Any]) -> list[list[LoRAPair]]:
@@ -167,117 +177,39 @@ class LoRAOptimizer(Optimizer):
 
     def _load(
         self, group: dict[str, Any], pairs: list[LoRAPair]
-    ) -> tuple[Work | None, Tensor | None]:
-        """The stacks of the pairs that can step, and a mask (F,) where that is decided later."""
-        batch = self._batch(pairs)
+    ) -> tuple[Work, Tensor | None] | None:
+        """The stacks of the pairs that can step, and a mask (F,) where the device decides that."""
+        state = self._factor_state(pairs)
+        batch = state.batch
         g = batch.gradients(group["maximize"])
         finite = batch.finite(g)
         sync_free = batch.device.type != "cpu" if self.sync_free is None else self.sync_free
         if sync_free:
             self._count((~finite).sum() // 2)
-            pieces = batch.split(finite)
-            g = [torch.where(ok[:, None, None], s, 0.0) for ok, s in zip(pieces, g, strict=True)]
-            return Work(batch, self._factors(batch), g), finite
+            for stack, ok in zip(g, batch.split(finite), strict=True):
+                stack.copy_(torch.where(ok[:, None, None], stack, 0.0))
+            return Work(batch, state, _factors(state), g), finite
         if not bool(finite.all()):
             good = [p for p, ok in zip(pairs, finite[batch.index_A].tolist(), strict=True) if ok]
             self._count(torch.tensor(len(pairs) - len(good)))
             if not good:
-                return None, None
-            batch = self._batch(good)
-            g = batch.gradients(group["maximize"])
-        return Work(batch, self._factors(batch), g), None
-
-    def _snapshot(self, work: Work, mask: Tensor | None) -> Callable[[], None]:
-        """A function that undoes the step of the masked-out factors, factors and state."""
-        if mask is None:
-            return lambda: None
-        batch = work.batch
-        before = [x.clone() for x in work.x]
-        saved = {name: [s.clone() for s in stacks] for name, stacks in batch.state.items()}
-
-        def restore() -> None:
-            _restore(work.x, before, batch.split(mask))
-            for name, stacks in batch.state.items():
-                old = saved.get(name, [torch.zeros_like(s) for s in stacks])
-                _restore(stacks, old, _masks_like(batch, stacks, mask))
-
-        return restore
+                return None
+            state = self._factor_state(good)
+            g = state.batch.gradients(group["maximize"])
+        return Work(state.batch, state, _factors(state), g), None
 
     def _count(self, skipped: Tensor) -> None:
         self._skips = skipped if self._skips is None else self._skips.to(skipped.device) + skipped
 
-    def _batch(self, pairs: list[LoRAPair]) -> FactorBatch:
+    def _factor_state(self, pairs: list[LoRAPair]) -> FactorState:
         key = tuple(id(pair.A) for pair in pairs)
-        batch = self._batches.get(key)
-        if batch is None:
+        state = self._batches.get(key)
+        if state is None:
             # Another selection of these pairs holds the state in its own stacks: let it go.
             wanted = set(key)
-            self._batches = {k: b for k, b in self._batches.items() if wanted.isdisjoint(k)}
-            batch = self._batches[key] = FactorBatch(pairs)
-        return batch
-
-    def _factors(self, batch: FactorBatch) -> Stacks:
-        x = batch.stack(batch.parameters, out=batch.buffer("factor"))
-        if batch.parameter_dtype in (torch.float32, torch.float64):
-            return x
-        master = self.stacked(batch, "master")
-        for low, high in zip(x, master, strict=True):
-            # Where the parameter is not the rounded master, somebody else wrote it: take it over.
-            stale = high.to(batch.parameter_dtype).to(high.dtype) != low
-            high.copy_(torch.where(stale, low, high))
-        return master
-
-    def stacked(self, batch: FactorBatch, name: str) -> Stacks:
-        """State `name` with the shape of the factors: stacks (f, r, d), zero at first."""
-        if name not in batch.state:
-            known = [self.state[p].get(name) for p in batch.parameters]
-            stacks = batch.state[name] = batch.new_stacks()
-            for view, value in zip(batch.unstack(stacks), known, strict=True):
-                view.copy_(torch.zeros_like(view) if value is None else value)
-            self._publish(batch, name, batch.unstack(stacks))
-        return batch.state[name]
-
-    def stacked_B(self, batch: FactorBatch, name: str) -> Stacks:  # noqa: N802  # the factor's name
-        """State `name` of lora_B only, stacks as `batch.only_B` cuts them, zero at first."""
-        if name not in batch.state:
-            owners = [p for p, is_b in zip(batch.parameters, batch.is_B, strict=True) if is_b]
-            stacks = [torch.zeros_like(s) for s in batch.only_B(batch.buffer("factor"))]
-            batch.state[name] = stacks
-            views = [view.mT for stack in stacks for view in stack.unbind()]
-            for parameter, view in zip(owners, views, strict=True):
-                if (known := self.state[parameter].get(name)) is not None:
-                    view.copy_(known)
-                self.state[parameter][name] = view
-        return batch.state[name]
-
-    def small(
-        self, batch: FactorBatch, name: str, *shape: int, dtype: torch.dtype = torch.float64
-    ) -> Tensor:
-        """State `name` of a fixed small shape per factor: (F, *shape), zero at first."""
-        if name not in batch.state:
-            zero = torch.zeros(shape, dtype=dtype, device=batch.device)
-            known = [self.state[p].get(name) for p in batch.parameters]
-            values = torch.stack([zero if k is None else k for k in known])
-            batch.state[name] = [values]
-            self._publish(batch, name, list(values.unbind()))
-        return batch.state[name][0]
-
-    def count_step(self, batch: FactorBatch) -> Tensor:
-        """Advance the step counter of every factor; float32 (F,)."""
-        return self.small(batch, "step", dtype=torch.float32).add_(1.0)
-
-    def adam_(
-        self, batch: FactorBatch, x: Stacks, g: Stacks, group: dict[str, Any], weight_decay: float
-    ) -> None:
-        """AdamW on the stacks with the group's `lr`, `betas` and `eps`, in place."""
-        m, v = self.stacked(batch, "exp_avg"), self.stacked(batch, "exp_avg_sq")
-        step = list(batch.split(self.count_step(batch)))
-        hyper = {key: group[key] for key in ("lr", "betas", "eps")}
-        adam_step_(x, g, m, v, step, weight_decay=weight_decay, **hyper)
-
-    def _publish(self, batch: FactorBatch, name: str, views: list[Tensor]) -> None:
-        for parameter, view in zip(batch.parameters, views, strict=True):
-            self.state[parameter][name] = view
+            self._batches = {k: s for k, s in self._batches.items() if wanted.isdisjoint(k)}
+            state = self._batches[key] = FactorState(FactorBatch(pairs), self.state)
+        return state
 
     def reset_state(self, parameters: Iterable[Parameter] | None = None) -> None:
         """Forget the state of `parameters` (all of them if None), as after a merge and restart."""
@@ -321,24 +253,24 @@ def restore_dtypes(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
                 optimizer.state[parameter][name] = value.detach().clone().to(parameter.device)
 
 
+def _factors(state: FactorState) -> Stacks:
+    """The wide factors, or their float32 master where the parameters are of half precision."""
+    batch = state.batch
+    x = batch.stack(batch.parameters, out=batch.buffer("factor"))
+    if batch.parameter_dtype in (torch.float32, torch.float64):
+        return x
+    master = state.factor("master")
+    for low, high in zip(x, master, strict=True):
+        # Where the parameter is not the rounded master, somebody else wrote it: take it over.
+        stale = high.to(batch.parameter_dtype).to(high.dtype) != low
+        high.copy_(torch.where(stale, low, high))
+    return master
+
+
 def _cloned(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _cloned(entry) for key, entry in value.items()}
     return value.detach().clone() if isinstance(value, Tensor) else value
-
-
-def _masks_like(batch: FactorBatch, stacks: Stacks, mask: Tensor) -> Sequence[Tensor]:
-    """The mask (F,) cut like the stacks of a state: whole, by stack, or lora_B only."""
-    sizes = [stack.shape[0] for stack in stacks]
-    if sizes == [mask.shape[0]]:
-        return (mask,)
-    pieces = batch.split(mask)
-    return pieces if sizes == batch.sizes else batch.only_B(pieces)
-
-
-def _restore(stacks: Stacks, old: Stacks, masks: Sequence[Tensor]) -> None:
-    for stack, before, ok in zip(stacks, old, masks, strict=True):
-        stack.copy_(torch.where(ok.view(-1, *(1,) * (stack.ndim - 1)), stack, before))
 
 
 def _step_head(group: dict[str, Any], state: dict[Tensor, Any]) -> None:

@@ -170,60 +170,55 @@ class LoRAPro(LoRAOptimizer):
             damping = {key: group[key] for key in ("damping", "delta", "rcond")}
             adjust = Adjustment(work.x, work.batch, **damping)
             if group["base"] == "sgd":
-                self._move(group, work, adjust(work.g, group["x_mode"]))
+                _move(group, work, adjust(work.g, group["x_mode"]))
             elif group["moments"] == "full":
-                self._move(group, work, self._full_direction(group, work, adjust))
+                _move(group, work, _full_direction(group, work, adjust))
             else:
-                self._factored(group, work, adjust(work.g, group["x_mode"]))
+                _factored(group, work, adjust(work.g, group["x_mode"]))
 
-    def _factored(self, group: dict[str, Any], work: Work, adjusted: Stacks) -> None:
-        self._guarded(group, work, lambda: self._adam(group, work, adjusted))
 
-    def _adam(self, group: dict[str, Any], work: Work, adjusted: Stacks) -> None:
-        _decay(group, work)
-        self.adam_(work.batch, work.x, adjusted, group, weight_decay=0.0)
-
-    def _guarded(self, group: dict[str, Any], work: Work, step: Any) -> None:
-        if not group["guard"]:
-            step()
-            return
-        before = [x.clone() for x in work.x]
-        step()
+def _factored(group: dict[str, Any], work: Work, adjusted: Stacks) -> None:
+    """AdamW on the adjusted gradients."""
+    before = [x.clone() for x in work.x] if group["guard"] else []
+    _decay(group, work)
+    work.adam_(adjusted, group, weight_decay=0.0)
+    if before:
         moved = [new - old for new, old in zip(work.x, before, strict=True)]
+        work.batch.freeze_missing(moved)
         scale_stacks_(moved, guard_scale(before, moved, work.batch, group["guard"]), work.batch)
         for x, old, move in zip(work.x, before, moved, strict=True):
             torch.add(old, move, out=x)
 
-    def _move(self, group: dict[str, Any], work: Work, directions: Stacks) -> None:
-        steps = [-group["lr"] * d for d in directions]
-        work.batch.freeze_missing(steps)
-        if group["guard"]:
-            scale = guard_scale(work.x, steps, work.batch, group["guard"])
-            scale_stacks_(steps, scale, work.batch)
-        _decay(group, work)
-        torch._foreach_add_(work.x, steps)
 
-    def _full_direction(self, group: dict[str, Any], work: Work, adjust: Adjustment) -> Stacks:
-        """Adjusted s B^T U and s U A^T for the Adam direction U of the equivalent gradient."""
-        batch = work.batch
-        E = _equivalent_gradient(batch, work.x, adjust(work.g, "zero"))
-        m, v = (self._matrix_state(batch, name, E) for name in ("full_exp_avg", "full_exp_avg_sq"))
-        step = self.count_step(batch)[batch.index_B]
-        U = adam_direction(
-            [e[None] for e in E],
-            m,
-            v,
-            [s[None] for s in step],
-            betas=group["betas"],
-            eps=group["eps"],
-        )
-        return adjust(_pull_back(batch, work.x, [u[0] for u in U]), group["x_mode"])
+def _move(group: dict[str, Any], work: Work, directions: Stacks) -> None:
+    """Step along directions, shortened by the guard."""
+    steps = [-group["lr"] * d for d in directions]
+    work.batch.freeze_missing(steps)
+    if group["guard"]:
+        scale = guard_scale(work.x, steps, work.batch, group["guard"])
+        scale_stacks_(steps, scale, work.batch)
+    _decay(group, work)
+    torch._foreach_add_(work.x, steps)
 
-    def _matrix_state(self, batch: FactorBatch, name: str, like: list[Tensor]) -> Stacks:
-        for pair, e in zip(batch.pairs, like, strict=True):
-            if name not in self.state[pair.B]:
-                self.state[pair.B][name] = torch.zeros_like(e)
-        return [self.state[pair.B][name][None] for pair in batch.pairs]
+
+def _full_direction(group: dict[str, Any], work: Work, adjust: Adjustment) -> Stacks:
+    """Adjusted s B^T U and s U A^T for the Adam direction U of the equivalent gradient E."""
+    batch, x = work.batch, work.x
+    adjusted = adjust(work.g, "zero")
+    m, v = work.state.matrix("full_exp_avg"), work.state.matrix("full_exp_avg_sq")
+    count = work.state.count_step()
+    pulled = batch.buffer("gradient")
+    for first, second, pairs in zip(m, v, batch.shapes.values(), strict=True):
+        a, b = batch.index_A[pairs], batch.index_B[pairs]
+        A, tall_B = batch.gather(x, a), batch.gather(x, b).mT
+        s = batch.scaling[a].to(A.dtype)[:, None, None]
+        E = tall_B @ batch.gather(adjusted, a) + batch.gather(adjusted, b).mT @ A
+        steps = [count[b]]
+        hyper = {"betas": group["betas"], "eps": group["eps"]}
+        U = adam_direction([s * E], [first], [second], steps, **hyper)[0]
+        batch.scatter(pulled, a, s * (tall_B.mT @ U))
+        batch.scatter(pulled, b, s * (A @ U.mT))
+    return adjust(pulled, group["x_mode"])
 
 
 def _check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
@@ -241,24 +236,3 @@ def _decay(group: dict[str, Any], work: Work) -> None:
         for pair in work.batch.pairs:
             assert pair.base is not None
             pair.base.data.mul_(1.0 - rate)
-
-
-def _by_pair(batch: FactorBatch, stacks: Stacks) -> list[tuple[Tensor, Tensor]]:
-    """Per pair the tensors (A-shaped (r, n), B-shaped (m, r))."""
-    views = batch.unstack(stacks)
-    positions = zip(batch.index_A.tolist(), batch.index_B.tolist(), strict=True)
-    return [(views[a], views[b]) for a, b in positions]
-
-
-def _equivalent_gradient(batch: FactorBatch, x: Stacks, adjusted: Stacks) -> list[Tensor]:
-    """E = s (B gA' + gB' A) of every pair, (m, n)."""
-    both = zip(batch.pairs, _by_pair(batch, x), _by_pair(batch, adjusted), strict=True)
-    return [pair.scaling * (B @ gA + gB @ A) for pair, (A, B), (gA, gB) in both]
-
-
-def _pull_back(batch: FactorBatch, x: Stacks, full: list[Tensor]) -> Stacks:
-    """The factor gradients s B^T U and s U A^T of a full direction U, as wide stacks."""
-    pulled: dict[int, Tensor] = {}
-    for pair, (A, B), U in zip(batch.pairs, _by_pair(batch, x), full, strict=True):
-        pulled[id(pair.A)], pulled[id(pair.B)] = pair.scaling * B.mT @ U, pair.scaling * U @ A.mT
-    return batch.stack([pulled[id(p)] for p in batch.parameters], out=batch.buffer("gradient"))

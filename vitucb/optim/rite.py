@@ -166,84 +166,79 @@ class LoRARITE(LoRAOptimizer):
             self._update(group, work, frame)
 
     def _update(self, group: dict[str, Any], work: Work, frame: _Frame) -> None:
-        batch, r = work.batch, work.batch.rank
-        cross, basis = (self.small(batch, name, r, r) for name in ("cross_gram", "basis"))
-        count = self.count_step(batch).double()
-        root = self._second_moment(group, frame, cross[batch.dual], basis, count)
-        steps = self._momentum(group, work, frame, cross[batch.dual], root, count)
+        r, dual = work.batch.rank, work.batch.dual
+        cross, basis = (work.state.small(name, r, r) for name in ("cross_gram", "basis"))
+        count = work.state.count_step().double()
+        root = _second_moment(group, work, frame, cross[dual], basis, count)
+        steps = _momentum(group, work, frame, cross[dual], root, count)
         if group["cap_rms"]:
             steps = _cap(frame, steps, group["cap_rms"])
-        old = batch.buffer("product")
+        old = work.batch.buffer("product")
         torch._foreach_copy_(old, work.x)
-        self._move(group, work, steps)
+        _move(group, work, steps)
         cross.copy_(gram(work.x, old, exact=frame.exact))
         basis.copy_(frame.basis)
 
-    def _second_moment(
-        self, group: dict[str, Any], frame: _Frame, cross: Tensor, basis: Tensor, count: Tensor
-    ) -> Tensor:
-        """Update V and rho; the r x r matrix R^-1 (V + rho I)^-1/2 R^-T of every factor."""
-        batch, r = frame.batch, frame.batch.rank
-        V, old_values = self.small(batch, "second_moment", r, r), self.small(batch, "values", r)
-        rho = self.small(batch, "escaped_mass")
-        transport = frame.basis.mT @ cross @ basis
-        carried = transport @ V @ transport.mT
-        square = frame.squares / frame.rows[:, None, None]
-        if group["escaped_mass"]:
-            # |P| <= 1, so each sorted eigenvalue can only shrink; the largest loss is d_lambda.
-            rho.add_((old_values - torch.linalg.eigvalsh(carried)).amax(-1).clamp_min(0.0))
-        if group["average"]:
-            beta2 = _decay_at(group["betas"][1], count)
-            rho.mul_(beta2)
-            V.copy_(torch.lerp(square, carried, beta2[:, None, None]))
-        else:
-            V.copy_(carried + square)
-        values, vectors = torch.linalg.eigh(V)
-        old_values.copy_(values)
-        floor = group["eig_floor_rel"] * values[:, -1:]
-        root = (torch.maximum(values, floor).clamp_min(0.0) + rho[:, None]).sqrt() + group["eps"]
-        half = frame.basis @ vectors
-        inverse: Tensor = torch.where(root > 0.0, 1.0 / root, 0.0)
-        result: Tensor = (half * inverse[:, None, :]) @ half.mT
-        return result
 
-    def _momentum(
-        self,
-        group: dict[str, Any],
-        work: Work,
-        frame: _Frame,
-        cross: Tensor,
-        root: Tensor,
-        count: Tensor,
-    ) -> Stacks:
-        """N <- b1 (D^T D)^+ (D_t^T D_{t-1}) N + (1 - b1) root g, in place."""
-        batch = work.batch
-        N = self.stacked(batch, "momentum")
-        beta1 = _decay_at(group["betas"][0], count) if group["average"] else group["betas"][0]
-        beta1 = torch.as_tensor(beta1, dtype=root.dtype, device=root.device).view(-1, 1, 1)
-        transport = beta1 * (frame.dual_inverse @ cross)
-        carried = apply(transport, N, batch, out=batch.buffer("product"))
-        fresh = (1.0 - beta1) * root * frame.keep[:, None, None]
-        for n, c, k, g in zip(N, carried, batch.split(fresh.to(batch.dtype)), work.g, strict=True):
-            torch.baddbmm(c, k, g, out=n)
-        return N
+def _second_moment(
+    group: dict[str, Any], work: Work, frame: _Frame, cross: Tensor, basis: Tensor, count: Tensor
+) -> Tensor:
+    """Update V and rho; the r x r matrix R^-1 (V + rho I)^-1/2 R^-T of every factor."""
+    r = work.batch.rank
+    V, old_values = work.state.small("second_moment", r, r), work.state.small("values", r)
+    rho = work.state.small("escaped_mass")
+    transport = frame.basis.mT @ cross @ basis
+    carried = transport @ V @ transport.mT
+    square = frame.squares / frame.rows[:, None, None]
+    if group["escaped_mass"]:
+        # |P| <= 1, so each sorted eigenvalue can only shrink; the largest loss is d_lambda.
+        rho.add_((old_values - torch.linalg.eigvalsh(carried)).amax(-1).clamp_min(0.0))
+    if group["average"]:
+        beta2 = _decay_at(group["betas"][1], count)
+        rho.mul_(beta2)
+        V.copy_(torch.lerp(square, carried, beta2[:, None, None]))
+    else:
+        V.copy_(carried + square)
+    values, vectors = torch.linalg.eigh(V)
+    old_values.copy_(values)
+    floor = group["eig_floor_rel"] * values[:, -1:]
+    root = (torch.maximum(values, floor).clamp_min(0.0) + rho[:, None]).sqrt() + group["eps"]
+    half = frame.basis @ vectors
+    inverse: Tensor = torch.where(root > 0.0, 1.0 / root, 0.0)
+    result: Tensor = (half * inverse[:, None, :]) @ half.mT
+    return result
 
-    def _move(self, group: dict[str, Any], work: Work, directions: Stacks) -> None:
-        batch, lr = work.batch, group["lr"]
-        steps = directions
-        if batch.missing or group["guard"]:
-            steps = [n.clone() for n in directions]
-            batch.freeze_missing(steps)
-        if group["guard"]:
-            scale = guard_scale(work.x, [-lr * n for n in steps], batch, group["guard"])
-            scale_stacks_(steps, scale, batch)
-        if group["weight_decay"]:
-            torch._foreach_mul_(work.x, 1.0 - lr * group["weight_decay"])
-        torch._foreach_add_(work.x, steps, alpha=-lr)
-        if group["balance"]:
-            # 1e-6 as in the published code, for a factor that is still zero; B A keeps its value.
-            norms = squared_norms(work.x).sqrt() + 1e-6
-            scale_stacks_(work.x, (norms[batch.dual] / norms).sqrt(), batch)
+
+def _momentum(
+    group: dict[str, Any], work: Work, frame: _Frame, cross: Tensor, root: Tensor, count: Tensor
+) -> Stacks:
+    """N <- b1 (D^T D)^+ (D_t^T D_{t-1}) N + (1 - b1) root g, in place."""
+    batch, N = work.batch, work.state.factor("momentum")
+    beta1 = _decay_at(group["betas"][0], count) if group["average"] else group["betas"][0]
+    beta1 = torch.as_tensor(beta1, dtype=root.dtype, device=root.device).view(-1, 1, 1)
+    transport = beta1 * (frame.dual_inverse @ cross)
+    carried = apply(transport, N, batch, out=batch.buffer("product"))
+    fresh = (1.0 - beta1) * root * frame.keep[:, None, None]
+    for n, c, k, g in zip(N, carried, batch.split(fresh.to(batch.dtype)), work.g, strict=True):
+        torch.baddbmm(c, k, g, out=n)
+    return N
+
+
+def _move(group: dict[str, Any], work: Work, directions: Stacks) -> None:
+    batch, lr, steps = work.batch, group["lr"], directions
+    if batch.missing or group["guard"]:
+        steps = [n.clone() for n in directions]
+        batch.freeze_missing(steps)
+    if group["guard"]:
+        scale = guard_scale(work.x, [-lr * n for n in steps], batch, group["guard"])
+        scale_stacks_(steps, scale, batch)
+    if group["weight_decay"]:
+        torch._foreach_mul_(work.x, 1.0 - lr * group["weight_decay"])
+    torch._foreach_add_(work.x, steps, alpha=-lr)
+    if group["balance"]:
+        # 1e-6 as in the published code, for a factor that is still zero; B A keeps its value.
+        norms = squared_norms(work.x).sqrt() + 1e-6
+        scale_stacks_(work.x, (norms[batch.dual] / norms).sqrt(), batch)
 
 
 def _cap(frame: _Frame, N: Stacks, cap: float) -> Stacks:

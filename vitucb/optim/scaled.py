@@ -94,7 +94,7 @@ class ScaledGD(_Scaled):
             if group["weight_decay"]:
                 torch._foreach_add_(steps, work.x, alpha=group["weight_decay"])
             if group["momentum"]:
-                buffers = self.stacked(work.batch, "momentum_buffer")
+                buffers = work.state.factor("momentum_buffer")
                 torch._foreach_mul_(buffers, group["momentum"])
                 torch._foreach_add_(buffers, steps)
                 steps = buffers
@@ -137,6 +137,5 @@ class ScaledAdam(_Scaled):
     def update(self, group: dict[str, Any], works: list[Work]) -> None:
         """AdamW on g'."""
         for work in works:
-            batch = work.batch
-            g = precondition(work.x, work.g, batch, group["reg"])
-            self.adam_(batch, work.x, g, group, weight_decay=group["weight_decay"])
+            g = precondition(work.x, work.g, work.batch, group["reg"])
+            work.adam_(g, group, weight_decay=group["weight_decay"])
