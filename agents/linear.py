@@ -114,7 +114,7 @@ def build_lin_ucb(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device
     return LinearAgent(
         backbone,
         preprocess_for(backbone, device),
-        make_covariance("dense", dim, ridge=config.covariance.ridge, seed=seed),
+        make_covariance("dense", dim, ridge=config.head_ridge, seed=seed),
         make_policy(config.policy),
         numpy_generator(seed, "policy"),
     )

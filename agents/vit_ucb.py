@@ -10,6 +10,7 @@ history has doubled.
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -20,15 +21,17 @@ from torch import Tensor
 
 from vitucb.adapters import LoRAPair, add_lora, lora_pairs
 from vitucb.backbone import Preprocess, create_backbone, preprocess_for
-from vitucb.config import AgentConfig, TrainingConfig
+from vitucb.config import AgentConfig
 from vitucb.covariance import FeatureCovariance, make_covariance
 from vitucb.gradient_features import LastLayerFeatures, LoRAGradientFeatures
-from vitucb.noise import ResidualNoise, RewardScale
+from vitucb.noise import ResidualNoise
 from vitucb.optim import create_optimizer
 from vitucb.policies import Policy, make_policy
 from vitucb.replay import Replay
 from vitucb.reward_model import RewardModel
+from vitucb.ridge_head import RidgeHead
 from vitucb.seeding import numpy_generator, stream_seed
+from vitucb.trainer import OnlineTrainer
 from vitucb.types import Decision, Observation, State
 
 _logger = logging.getLogger(__name__)
@@ -50,49 +53,40 @@ class FeatureMap(Protocol):
 
 
 class ViTUCB:
-    """Reward model, feature map, covariance, policy and optimizer put together."""
+    """Reward model, feature map, covariance, policy and trainer put together."""
 
     def __init__(
         self,
-        model: RewardModel,
-        preprocess: Preprocess,
+        trainer: OnlineTrainer,
         features: FeatureMap,
         covariance: FeatureCovariance,
         policy: Policy,
-        optimizer: torch.optim.Optimizer,
-        replay: Replay,
-        training: TrainingConfig,
         rng: np.random.Generator,
+        *,
+        rebuild: bool = True,
     ) -> None:
         """Put the parts together.
 
         Args:
-            model: Scores images; its trainable parameters are adapters and head.
-            preprocess: uint8 images to the model's input.
-            features: Scores and features of a batch of images under `model`.
+            trainer: Holds the reward model and the replay, and trains.
+            features: Scores and features of a batch of images under that model.
             covariance: A over `features.dim` features.
             policy: Turns means and widths into an action.
-            optimizer: Steps the trainable parameters of `model`.
-            replay: Memory of chosen images and rewards.
-            training: When and how much to train.
             rng: Generator of the policy.
+            rebuild: Recompute the features in the covariance whenever the history has doubled.
         """
-        self.model, self.covariance, self.optimizer = model, covariance, optimizer
-        self._preprocess, self._features, self._policy = preprocess, features, policy
-        self._replay, self._training, self._rng = replay, training, rng
-        self._noise, self._rewards = ResidualNoise(), RewardScale()
-        self._scale: float | None = None
-        self._rounds = self._updates = 0
-        self._next_rebuild = _FIRST_REBUILD
-        self.parameters = _count_parameters(model, features.dim)
+        self.trainer, self.covariance = trainer, covariance
+        self._features, self._policy, self._rng = features, policy, rng
+        self._noise = ResidualNoise()
+        self._rounds = self._rewarded = 0
+        self._next_rebuild: float = _FIRST_REBUILD if rebuild else math.inf
+        self.parameters = _count_parameters(trainer.model, features.dim)
 
     def select_action(self, obs: Observation) -> Decision:
         """Score all arms at once, choose, and count the choice in the covariance."""
         score, phi = self._score(obs["images"])
-        if self._scale is None:
-            self._scale = _inverse_rms_norm(phi)
-        phi = phi * self._scale
-        mean = self._rewards.mean + self._rewards.std * score.double().cpu().numpy()
+        phi = phi * _inverse_rms_norm(phi)
+        mean = self.trainer.predictions(score)
         width = self._noise.std * self.covariance.width(phi).cpu().numpy()
         choice = self._policy(mean, width, obs["action_mask"], self._rounds, self._rng)
         self.covariance.update(index=choice.action)
@@ -110,86 +104,52 @@ class ViTUCB:
     def update(self, obs: Observation, decision: Decision, reward: float) -> dict[str, float]:
         """Remember the chosen image and its reward, train, and refresh the covariance when due."""
         self._noise.add(reward - float(decision.mean[decision.action]))
-        self._rewards.add(reward)
-        self._replay.add(obs["images"][decision.action % len(obs["images"])], reward)
-        self._updates += 1
-        metrics = {"score/noise": self._noise.std, "covariance/log_det": self.covariance.log_det}
-        if self._updates % self._training.update_every == 0:
-            for _ in range(self._training.gradient_steps):
-                metrics["train/loss"] = self._train_step()
-        if self._training.rebuild == "doubling" and self._updates >= self._next_rebuild:
+        metrics = self.trainer.observe(obs["images"][decision.action], reward)
+        metrics["score/noise"] = self._noise.std
+        metrics["covariance/log_det"] = self.covariance.log_det
+        self._rewarded += 1
+        if self._rewarded >= self._next_rebuild:
             metrics["covariance/stale_ratio"] = self._rebuild()
             self._next_rebuild *= 2
         return metrics
 
     def _score(self, images: NDArray[np.uint8] | list[NDArray[np.uint8]]) -> tuple[Tensor, Tensor]:
-        self.model.eval()
-        return self._features(self._inputs(images))
-
-    def _inputs(self, images: NDArray[np.uint8] | list[NDArray[np.uint8]]) -> Tensor:
-        """Images, of one shape or of many, as the model's input (b, 3, H, W)."""
-        if len({image.shape for image in images}) == 1:
-            inputs: Tensor = self._preprocess(np.stack(list(images)))
-            return inputs
-        return torch.stack([self._preprocess(image) for image in images])
-
-    def _train_step(self) -> float:
-        """One optimizer step on the newest reward and a sample of the history; the loss."""
-        images, rewards = self._replay.sample(self._training.batch_size)
-        inputs = self._inputs(images)
-        target = torch.as_tensor((rewards - self._rewards.mean) / self._rewards.std)
-        self.model.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = (self.model(inputs) - target.to(inputs)).square().mean()
-        loss.backward()
-        self.optimizer.step()
-        return float(loss.detach())
+        self.trainer.model.eval()
+        return self._features(self.trainer.inputs(images))
 
     def _rebuild(self) -> float:
         """Recompute the features of the history; how much the stale ones overstated the width."""
-        chunks = range(0, len(self._replay), _REBUILD_BATCH)
-        parts = [
-            self._score(self._replay.items(slice(i, i + _REBUILD_BATCH))[0])[1] for i in chunks
-        ]
-        phi = torch.cat(parts)
-        newest = slice(-min(len(phi), _REBUILD_BATCH), None)
-        stale = self.covariance.width(phi[newest] * (self._scale or 1.0)).mean()
-        self._scale = _inverse_rms_norm(phi)
-        self.covariance.rebuild(phi * self._scale)
-        fresh = self.covariance.width(phi[newest] * self._scale).mean()
-        return float(stale / fresh.clamp_min(1e-12))
+        replay = self.trainer.replay
+        starts = range(0, len(replay), _REBUILD_BATCH)
+        phi = torch.cat(
+            [self._score(replay.items(slice(i, i + _REBUILD_BATCH))[0])[1] for i in starts]
+        )
+        phi = phi * _inverse_rms_norm(phi)
+        probe = phi[-_REBUILD_BATCH:]
+        stale = self.covariance.width(probe).mean()
+        # A replay past its capacity is a uniform sample: each item stands for several rounds.
+        self.covariance.rebuild(phi, weight=replay.seen / len(replay))
+        return float(stale / self.covariance.width(probe).mean().clamp_min(1e-12))
 
     def state_dict(self) -> State:
-        """Adapters, head, optimizer, covariance, replay, running estimates and generators."""
-        trainable = {n: p.detach() for n, p in self.model.named_parameters() if p.requires_grad}
+        """Trainer, covariance, noise, counters and generator."""
         return {
-            "model": {name: tensor.clone() for name, tensor in trainable.items()},
-            "optimizer": self.optimizer.state_dict(),
+            "trainer": self.trainer.state_dict(),
             "covariance": self.covariance.state_dict(),
-            "replay": self._replay.state_dict(),
             "noise": self._noise.state_dict(),
-            "rewards": self._rewards.state_dict(),
-            "scale": self._scale,
             "rounds": self._rounds,
-            "updates": self._updates,
+            "rewarded": self._rewarded,
             "next_rebuild": self._next_rebuild,
             "rng": self._rng.bit_generator.state,
         }
 
     def load_state_dict(self, state: State) -> None:
         """Restore what `state_dict` returned."""
-        parameters = dict(self.model.named_parameters())
-        with torch.no_grad():
-            for name, tensor in state["model"].items():
-                parameters[name].copy_(tensor)
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.trainer.load_state_dict(state["trainer"])
         self.covariance.load_state_dict(state["covariance"])
-        self._replay.load_state_dict(state["replay"])
         self._noise.load_state_dict(state["noise"])
-        self._rewards.load_state_dict(state["rewards"])
-        self._scale = state["scale"]
-        self._rounds, self._updates = int(state["rounds"]), int(state["updates"])
-        self._next_rebuild = int(state["next_rebuild"])
+        self._rounds, self._rewarded = int(state["rounds"]), int(state["rewarded"])
+        self._next_rebuild = float(state["next_rebuild"])
         self._rng.bit_generator.state = state["rng"]
 
 
@@ -239,8 +199,7 @@ def build(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -
     model = RewardModel(adapted, num_features, seed=stream_seed(seed, "head")).to(device)
     features = _feature_map(config, model)
     return ViTUCB(
-        model=model,
-        preprocess=preprocess,
+        trainer=_trainer(config, model, preprocess, seed),
         features=features,
         covariance=make_covariance(
             config.covariance.name,
@@ -250,17 +209,30 @@ def build(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -
             seed=stream_seed(seed, "covariance"),
         ),
         policy=make_policy(config.policy),
-        optimizer=create_optimizer(
-            config.optimizer.name,
-            model,
-            lr=config.optimizer.lr,
-            other_params=model.head.parameters(),
-            other_lr=config.optimizer.head_lr,
-            **config.optimizer.options,
-        ),
+        rng=numpy_generator(seed, "policy"),
+        rebuild=config.training.rebuild == "doubling",
+    )
+
+
+def _trainer(
+    config: AgentConfig, model: RewardModel, preprocess: Preprocess, seed: int
+) -> OnlineTrainer:
+    by_gradient = config.head == "gradient"
+    optimizer = create_optimizer(
+        config.optimizer.name,
+        model,
+        lr=config.optimizer.lr,
+        other_params=model.head.parameters() if by_gradient else (),
+        other_lr=config.optimizer.head_lr,
+        **config.optimizer.options,
+    )
+    return OnlineTrainer(
+        model=model,
+        preprocess=preprocess,
+        optimizer=optimizer,
         replay=Replay(config.training.replay_capacity, numpy_generator(seed, "replay")),
         training=config.training,
-        rng=numpy_generator(seed, "policy"),
+        ridge_head=None if by_gradient else RidgeHead(model.head, config.head_ridge),
     )
 
 

@@ -24,14 +24,27 @@ def test_below_capacity_everything_is_kept_in_order() -> None:
 def test_sample_has_the_asked_size_no_repeats_and_the_newest() -> None:
     replay = filled(50, 40)
     for _ in range(20):
-        images, rewards = replay.sample(8)
-        assert len(images) == len(set(rewards)) == 8
-        assert 39.0 in rewards
+        slots = replay.sample(8, always=[39, 3])
+        assert len(slots) == len(set(slots)) == 8
+        assert {3, 39} <= set(slots)
+
+
+def test_sample_is_uniform() -> None:
+    replay = filled(50, 20)
+    counts = np.bincount(np.concatenate([replay.sample(5) for _ in range(2_000)]), minlength=20)
+    assert abs(counts - 500).max() < 4.5 * 19.4  # binomial standard deviation
 
 
 def test_sample_of_a_short_history_is_the_history() -> None:
-    _, rewards = filled(50, 3).sample(8)
-    assert sorted(rewards) == [0.0, 1.0, 2.0]
+    assert sorted(filled(50, 3).sample(8)) == [0, 1, 2]
+
+
+def test_full_memory_says_which_slot_changed() -> None:
+    replay = filled(5, 5)
+    for i in range(40):
+        slot = replay.add(np.full((2, 2, 3), 7, np.uint8), 100.0 + i)
+        if slot is not None:
+            assert replay.items(np.array([slot]))[1][0] == 100.0 + i
 
 
 def test_reservoir_is_uniform_over_the_history() -> None:
@@ -55,7 +68,7 @@ def test_restored_replay_continues_identically() -> None:
     replay, restored = filled(5, 12), filled(5, 1, seed=9)
     restored.load_state_dict(replay.state_dict())
     for _ in range(5):
-        np.testing.assert_array_equal(replay.sample(3)[1], restored.sample(3)[1])
+        np.testing.assert_array_equal(replay.sample(3), restored.sample(3))
 
 
 def test_capacity_must_be_positive() -> None:

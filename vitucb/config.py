@@ -62,7 +62,7 @@ class OptimizerConfig:
     lr: float = 1e-3
     """Learning rate of the adapters."""
     head_lr: float = 1e-2
-    """Learning rate of the reward head."""
+    """Learning rate of the reward head, where it is trained by gradient steps."""
     options: dict[str, Option] = field(default_factory=dict)
     """Further keyword arguments of the optimizer, e.g. ratio 16."""
 
@@ -122,6 +122,10 @@ class AgentConfig:
     """A .safetensors file with the weights of the backbone."""
     img_size: int | None = None
     """Side of the square input of the backbone, pixels."""
+    head: Literal["ridge", "gradient"] = "ridge"
+    """Reward head solved in closed form after every reward, or trained by gradient steps."""
+    head_ridge: float = 0.01
+    """Ridge of the closed-form head and of lin-ucb, per unit of mean squared feature norm."""
     features: Literal["lora-gradient", "last-layer"] = "lora-gradient"
     """What the covariance is made of."""
     lora: LoRAConfig = LoRAConfig()

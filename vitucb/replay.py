@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,38 +31,41 @@ class Replay:
         self._rng = rng
         self._images: list[NDArray[np.uint8]] = []
         self._rewards: list[float] = []
-        self._newest = 0
 
     def __len__(self) -> int:
         return len(self._images)
 
-    def add(self, image: NDArray[np.uint8], reward: float) -> None:
-        """Remember one image uint8 (H, W, C) and its reward."""
+    def add(self, image: NDArray[np.uint8], reward: float) -> int | None:
+        """Remember one image uint8 (H, W, C) and its reward; its slot, or None if not kept."""
         self.seen += 1
-        if len(self) < self.capacity:
-            self._newest = len(self)
+        slot = len(self)
+        if slot < self.capacity:
             self._images.append(np.array(image))
             self._rewards.append(reward)
-            return
+            return slot
         slot = int(self._rng.integers(self.seen))
-        if slot < self.capacity:
-            self._newest = slot
-            self._images[slot] = np.array(image)
-            self._rewards[slot] = reward
+        if slot >= self.capacity:
+            return None
+        self._images[slot] = np.array(image)
+        self._rewards[slot] = reward
+        return slot
 
-    def sample(self, size: int) -> tuple[list[NDArray[np.uint8]], NDArray[np.float64]]:
-        """The newest item and a uniform sample of the others, without replacement.
+    def sample(self, size: int, always: Sequence[int] = ()) -> NDArray[np.int64]:
+        """Slots of the items in `always` and of a uniform sample of the others, no repeats.
 
         Args:
             size: Wanted number of items; all of them if fewer are held.
-
-        Returns:
-            Images, and rewards float64 (b,).
+            always: Slots to include, e.g. of the newest rewards.
         """
-        others = self._rng.permutation(len(self))[:size]
-        if self._newest not in others:
-            others[-1] = self._newest
-        return self.items(others)
+        newest = np.array(sorted(set(always)), np.int64)
+        others = np.setdiff1d(self._rng.permutation(len(self)), newest, assume_unique=True)
+        slots: NDArray[np.int64] = np.concatenate([newest, others])[: max(size, len(newest))]
+        return slots
+
+    @property
+    def rewards(self) -> NDArray[np.float64]:
+        """All rewards held, float64 (n,)."""
+        return np.array(self._rewards, np.float64)
 
     def items(
         self, indices: NDArray[np.int64] | slice
@@ -77,7 +81,6 @@ class Replay:
             "images": {str(i): image for i, image in enumerate(self._images)},
             "rewards": np.array(self._rewards, np.float64),
             "seen": self.seen,
-            "newest": self._newest,
             "rng": self._rng.bit_generator.state,
         }
 
@@ -86,5 +89,5 @@ class Replay:
         images: dict[str, Any] = state["images"]
         self._images = [np.asarray(images[str(i)], np.uint8) for i in range(len(images))]
         self._rewards = [float(r) for r in state["rewards"]]
-        self.seen, self._newest = int(state["seen"]), int(state["newest"])
+        self.seen = int(state["seen"])
         self._rng.bit_generator.state = state["rng"]

@@ -21,14 +21,15 @@ class RewardModel(nn.Module):
             backbone: Maps images (b, 3, H, W) to features (b, num_features); its trainable
                 parameters are the LoRA adapters.
             num_features: Width d of the backbone's output.
-            seed: Seed of the initial head weight, N(0, 1/d).
+            seed: Seed of the initial head weight, N(0, 0.01 / d): scores of LayerNorm features then
+                start with a standard deviation of at most 0.1.
         """
         super().__init__()
         self.backbone = backbone
         self.head = nn.Linear(num_features, 1)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            self.head.weight.normal_(0.0, num_features**-0.5, generator=generator)
+            self.head.weight.normal_(0.0, 0.1 * num_features**-0.5, generator=generator)
             self.head.bias.zero_()
 
     def features(self, images: Tensor) -> Tensor:
