@@ -1,13 +1,15 @@
 """Features of an arm for the exploration bonus: the gradient of its score in all LoRA parameters.
 
-One batched forward and one batched backward serve all K arms. A LoRA layer adds o = B (A x) to its
-output, so the gradient of arm k's score f_k is, summed over the tokens t of that arm,
+One batched forward and one batched backward serve all K arms. With y = W x + b + s B (A x) in an
+adapted layer and g the gradient of the scores in y, the gradient of arm k's score is, summed over
+the tokens t of that arm,
 
-    d f_k / d B = sum_t delta_t (A x_t)^T,    d f_k / d A = sum_t (B^T delta_t) x_t^T,
+    d f_k / d B = s sum_t g_t (A x_t)^T,    d f_k / d A = s sum_t (B^T g_t) x_t^T.
 
-with delta = d f / d o. Forward hooks keep x, A x and o; `autograd.grad(sum_k f_k, [o, ...])`
-gives every delta, because arms do not mix in the network. No parameter gradient is computed or
-stored.
+During the call every adapted layer runs as one autograd function that computes these on its way
+back and writes them to their place, so that no layer's gradient outlives its turn. Arms do not mix
+in the network, so the backward of sum_k f_k serves all arms; gradients of parameters are never
+formed.
 
 The same trick, for full layers: Goodfellow, "Efficient per-example gradient computations" -
 https://arxiv.org/abs/1510.01799
@@ -17,16 +19,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from vitucb.adapters import LoRAPair, lora_pairs
 
 _logger = logging.getLogger(__name__)
+
+Sink: TypeAlias = Callable[[int, Tensor], None]
+"""Takes the offset of a factor's first coordinate and its per-arm gradients, (K, rows, columns)."""
 
 
 class BlockProjection(Protocol):
@@ -49,68 +55,91 @@ class HeadedModel(Protocol):
         ...
 
 
-@dataclass
-class _Tap:
-    """What the hooks of one LoRA layer saw, one entry for each time the layer ran."""
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """An adapted layer, and where its gradients belong."""
 
-    x: list[Tensor] = field(default_factory=list)
-    z: list[Tensor] = field(default_factory=list)
-    o: list[Tensor] = field(default_factory=list)
-
-    def see_a(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        self.x.append(args[0].detach())
-
-    def see_b(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        if not output.requires_grad:
-            # The first adapted layer of a model whose factors are all frozen: start the graph here.
-            output.requires_grad_()
-        self.z.append(args[0].detach())
-        self.o.append(output)
+    module: nn.Module
+    base: nn.Linear
+    pair: LoRAPair
+    offset: int
 
     @property
-    def is_complete(self) -> bool:
-        return bool(self.o) and len(self.x) == len(self.o)
+    def is_plain(self) -> bool:
+        """Whether the layer now computes y = W x + b + s B (A x)."""
+        module = self.module
+        dropouts = getattr(module, "lora_dropout", None) or {}
+        return not (
+            getattr(module, "merged", False)
+            or getattr(module, "disable_adapters", False)
+            or (module.training and any(getattr(d, "p", 0.0) > 0 for d in dropouts.values()))
+        )
 
 
-def lora_gradient(x: Tensor, z: Tensor, delta: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
-    """Per-arm gradients of the score in the two factors of one LoRA layer.
+class _LoRALinear(torch.autograd.Function):
+    """y = W x + b + s B (A x), whose backward hands per-arm gradients of A and B to a sink."""
 
-    Args:
-        x: Inputs of the layer, (K, tokens, n).
-        z: A x, (K, tokens, r).
-        delta: Gradient of the summed score in o = B z, (K, tokens, m).
-        B: The up factor, (m, r).
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, anchor: Tensor, layer: _Layer, arms: int, sink: Sink
+    ) -> Tensor:
+        pair, base = layer.pair, layer.base
+        z = linear(x.to(pair.A.dtype), pair.A)
+        y = linear(x, base.weight, base.bias)
+        if y.dtype == z.dtype:
+            y.view(-1, y.shape[-1]).addmm_(z.view(-1, z.shape[-1]), pair.B.mT, alpha=pair.scaling)
+        else:
+            y = (y + pair.scaling * (z @ pair.B.mT)).to(y.dtype)
+        ctx.save_for_backward(x, z)
+        ctx.layer, ctx.arms, ctx.sink = layer, arms, sink
+        return y
 
-    Returns:
-        Gradients in A, (K, r, n), and in B, (K, m, r).
-    """
-    return torch.bmm((delta @ B).mT, x), torch.bmm(delta.mT, z)
-
-
-def _by_arm(tensor: Tensor, arms: int) -> Tensor:
-    """(arms * windows, ..., n) -> (arms, tokens, n)."""
-    return tensor.reshape(arms, -1, tensor.shape[-1])
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None, None]:
+        x, z = ctx.saved_tensors
+        layer, arms = ctx.layer, ctx.arms
+        A, B = layer.pair.A, layer.pair.B
+        g = grads[0].reshape(-1, len(B))
+        g_factor = g.to(B.dtype)
+        # B'g' and not g B: a thin result in columns is five times slower on a CPU. Same below.
+        g_z = (B.mT @ g_factor.mT).mul_(layer.pair.scaling).mT
+        by_arm = (arms, -1)
+        x_arm = x.reshape(*by_arm, A.shape[1]).to(A.dtype)
+        z_arm = z.reshape(*by_arm, len(A)) * layer.pair.scaling
+        ctx.sink(layer.offset, torch.bmm(g_z.reshape(*by_arm, len(A)).mT, x_arm))
+        grad_b = torch.bmm(z_arm.mT, g_factor.view(*by_arm, len(B)))
+        ctx.sink(layer.offset + A.numel(), grad_b.mT)
+        if not ctx.needs_input_grad[0]:
+            return None, None, None, None, None
+        g_x = g @ layer.base.weight
+        if g_x.dtype == A.dtype:
+            g_x.addmm_(g_z, A)
+        else:
+            g_x = (g_x + g_z @ A).to(x.dtype)
+        return g_x.view(x.shape), None, None, None, None
 
 
 class LoRAGradientFeatures:
     """phi_k = gradient of the score of arm k in every LoRA factor, and the score itself.
 
-    Coordinates go pair by pair, A flattened and then B flattened, so that phi_k equals the
-    concatenation of `autograd.grad(f_k, [A_1, B_1, A_2, B_2, ...])`. The head is not part of it:
-    its gradient [h; 1] would carry nearly all of the norm and turn the bonus into a last-layer
-    one.
+    Coordinates go pair by pair, A flattened and then B flattened: phi_k is the concatenation of
+    `autograd.grad(f_k, [A_1, B_1, A_2, B_2, ...])`. The head is not part of it: its gradient [h; 1]
+    would carry nearly all of the norm and turn the bonus into a last-layer one.
 
-    The first call compares the sum of the features with autograd. Where they differ (DoRA, layers
-    that use their factors elsewhere), or where a pair has no pair of linear layers to hook, every
-    call takes the slow way: one batched forward and K backwards. That is logged once.
+    The first call compares scores and summed features with the model's own forward and autograd.
+    Where they differ (DoRA, layers that use their factors elsewhere), or where a layer is no PEFT
+    LoRA layer on an `nn.Linear`, every call takes the slow way: one batched forward and K
+    backwards. That is logged once. A call in which adapters are merged, disabled or under dropout
+    is slow too.
 
-    The model must not mix the arms of a batch (no batch normalisation in training mode) and
-    should be in evaluation mode. Parameters' `.grad` is left alone; hooks exist only during the
+    The model must not mix the arms of a batch (no batch normalisation in training mode) and should
+    be in evaluation mode. Parameters' `.grad` is left alone, and the layers are as before after the
     call.
 
     Attributes:
         scale: Factor on every feature, e.g. 1 / RMS norm of the first arms; 1 to begin with.
         pairs: The LoRA pairs differentiated.
+        is_fast: Whether features come from one backward rather than from K.
     """
 
     def __init__(
@@ -136,22 +165,17 @@ class LoRAGradientFeatures:
             raise ValueError("no LoRA pair to differentiate; call add_lora first")
         self.scale = 1.0
         self.dtype = self.pairs[0].A.dtype if dtype is None else dtype
-        self._parameters = [factor for pair in self.pairs for factor in (pair.A, pair.B)]
-        self._layers = self._linear_layers()
-        self._is_fast = self._layers is not None
+        self._factors = [factor for pair in self.pairs for factor in (pair.A, pair.B)]
+        self._layers = _find_layers(model, self.pairs)
+        self.is_fast = True
         self._is_checked = False
-        if not self._is_fast:
-            self._warn("a factor is not the weight of a linear layer without bias")
+        if len(self._layers) < len(self.pairs):
+            self._fall_back("a pair does not belong to a LoRA layer on an nn.Linear")
 
     @property
     def dim(self) -> int:
         """Number of features p: all entries of all factors."""
-        return sum(factor.numel() for factor in self._parameters)
-
-    @property
-    def is_fast(self) -> bool:
-        """Whether features come from one backward rather than from K."""
-        return self._is_fast
+        return sum(factor.numel() for factor in self._factors)
 
     def __call__(self, images: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Scores and gradient features of all arms.
@@ -167,19 +191,12 @@ class LoRAGradientFeatures:
             ValueError: If the model does not give one score per image, or `out` has another shape.
         """
         shape = (len(images), self.dim)
-        if out is None:
-            with torch.inference_mode(False):
-                out = torch.empty(shape, dtype=self.dtype, device=self._parameters[0].device)
-        elif out.shape != shape:
-            raise ValueError(f"out has shape {tuple(out.shape)}; it must be {shape}")
-        offset = 0
         with _grad_mode():
-            mean, blocks = self._gradients(images)
-            for block in blocks:
-                end = offset + block[0].numel()
-                out[:, offset:end].view(block.shape).copy_(block)
-                offset = end
-        return mean, out
+            if out is None:
+                out = torch.empty(shape, dtype=self.dtype, device=self._factors[0].device)
+            if out.shape != shape:
+                raise ValueError(f"out has shape {tuple(out.shape)}; it must be {shape}")
+            return self._run(images, _Buffer(out)), out
 
     def project(self, images: Tensor, projection: BlockProjection) -> tuple[Tensor, Tensor]:
         """Scores and projected features; the (K, p) matrix never exists.
@@ -191,35 +208,47 @@ class LoRAGradientFeatures:
         Returns:
             Scores (K,) and projected features (K, projection.sketch_dim), both detached.
         """
-        offset = 0
         with _grad_mode():
-            mean, blocks = self._gradients(images)
             shape = (len(images), projection.sketch_dim)
-            out = torch.zeros(shape, dtype=self.dtype, device=mean.device)
-            for block in blocks:
-                flat = block.flatten(1).to(self.dtype)
-                projection.add_block(out, offset, flat)
-                offset += flat.shape[1]
-        return mean, out
+            out = torch.zeros(shape, dtype=self.dtype, device=self._factors[0].device)
 
-    def _gradients(self, images: Tensor) -> tuple[Tensor, Iterator[Tensor]]:
-        """Scores, and for each factor its per-arm gradients (K, *factor.shape)."""
+            def sink(offset: int, grads: Tensor) -> None:
+                projection.add_block(out, offset, grads.reshape(len(images), -1).to(out.dtype))
+
+            return self._run(images, sink), out
+
+    def _run(self, images: Tensor, sink: Sink) -> Tensor:
+        """Send the gradients of all factors to `sink`; returns the scores."""
         if images.is_inference():
             images = images.clone()  # Inference tensors cannot be saved for a backward.
-        if not self._is_fast:
-            return self._slow(images)
-        with self._taps() as taps:
+        if self.is_fast and not self._is_checked:
+            self._check(images)
+        if self.is_fast and all(layer.is_plain for layer in self._layers):
+            return self._fast(images, sink)
+        return self._slow(images, sink)
+
+    def _fast(self, images: Tensor, sink: Sink) -> Tensor:
+        anchor = torch.zeros((), requires_grad=True)  # Brings the first layer into the graph.
+        with self._replaced_layers(anchor, len(images), sink):
             scores = self._scores(images)
-        if not all(tap.is_complete for tap in taps):
-            self._fall_back(
-                "an adapted layer did not run its factors (merged or disabled adapters?)"
-            )
-            return self._slow(images)
-        if not self._is_checked and not self._agrees_with_autograd(scores, taps):
-            self._fall_back("a layer uses its factors in another way than B (A x)")
-            return self._slow(images)
-        deltas = self._deltas(scores, taps)
-        return scores.detach(), self._blocks(taps, deltas, len(images))
+        weight = torch.full_like(scores, self.scale)
+        torch.autograd.grad(scores, anchor, weight, allow_unused=True)
+        return scores.detach()
+
+    def _slow(self, images: Tensor, sink: Sink) -> Tensor:
+        with _requiring_grad(self._factors):
+            scores = self._scores(images)
+            rows = [
+                torch.autograd.grad(
+                    score * self.scale, self._factors, retain_graph=True, materialize_grads=True
+                )
+                for score in scores
+            ]
+        offset = 0
+        for grads in zip(*rows, strict=True):
+            sink(offset, torch.stack(grads))
+            offset += grads[0].numel()
+        return scores.detach()
 
     def _scores(self, images: Tensor) -> Tensor:
         scores: Tensor = self.model(images)
@@ -230,90 +259,62 @@ class LoRAGradientFeatures:
             )
         return scores
 
-    def _deltas(self, scores: Tensor, taps: list[_Tap], retain: bool = False) -> Iterator[Tensor]:
-        outputs = [o for tap in taps for o in tap.o]
-        weight = torch.full_like(scores, self.scale)
-        return iter(torch.autograd.grad(scores, outputs, weight, retain_graph=retain))
-
-    def _blocks(self, taps: list[_Tap], deltas: Iterator[Tensor], arms: int) -> Iterator[Tensor]:
-        for pair, tap in zip(self.pairs, taps, strict=True):
-            grad_a, grad_b = self._pair_gradient(pair, tap, deltas, arms)
-            yield grad_a
-            yield grad_b
-
-    @staticmethod
-    @torch.no_grad()
-    def _pair_gradient(
-        pair: LoRAPair, tap: _Tap, deltas: Iterator[Tensor], arms: int
-    ) -> tuple[Tensor, Tensor]:
-        parts = [
-            lora_gradient(_by_arm(x, arms), _by_arm(z, arms), _by_arm(next(deltas), arms), pair.B)
-            for x, z in zip(tap.x, tap.z, strict=True)
-        ]
-        grad_a, grad_b = parts[0]
-        for more_a, more_b in parts[1:]:  # One layer run several times: its gradients add up.
-            grad_a, grad_b = grad_a + more_a, grad_b + more_b
-        return grad_a, grad_b
-
-    def _slow(self, images: Tensor) -> tuple[Tensor, Iterator[Tensor]]:
-        with _requiring_grad(self._parameters):
+    def _check(self, images: Tensor) -> None:
+        """Compare the fast way with autograd, once, and give it up where they differ."""
+        if not all(layer.is_plain for layer in self._layers):
+            return
+        with _requiring_grad(self._factors):
             scores = self._scores(images)
-            rows = [
-                torch.autograd.grad(
-                    score * self.scale, self._parameters, retain_graph=True, materialize_grads=True
-                )
-                for score in scores
-            ]
-        return scores.detach(), (torch.stack(grads) for grads in zip(*rows, strict=True))
-
-    def _agrees_with_autograd(self, scores: Tensor, taps: list[_Tap]) -> bool:
-        """Whether the summed features equal the gradient of the summed score; asked once."""
-        if not all(factor.requires_grad for factor in self._parameters):
-            return True  # Frozen factors: autograd has no opinion. Checked when they are trained.
-        arms = len(scores)
+            weight = torch.full_like(scores, self.scale)
+            exact = torch.autograd.grad(scores, self._factors, weight, materialize_grads=True)
+        out = torch.zeros(len(images), self.dim, dtype=scores.dtype, device=scores.device)
         try:
-            fast = list(self._blocks(taps, self._deltas(scores, taps, retain=True), arms))
-        except RuntimeError:  # Shapes that are not arms first, or an output outside the graph.
-            return False
-        weight = torch.full_like(scores, self.scale)
-        reference = torch.autograd.grad(
-            scores, self._parameters, weight, retain_graph=True, materialize_grads=True
-        )
-        self._is_checked = True
+            fast_scores = self._fast(images, _Buffer(out))
+        except (RuntimeError, TypeError) as error:
+            self._fall_back(f"an adapted layer cannot be run directly ({error})")
+            return
+        reference = torch.cat([grad.flatten() for grad in exact])
         tolerance = torch.finfo(scores.dtype).eps ** 0.5
-        return all(
-            (block.sum(0) - exact).norm() <= tolerance * (block.norm() * arms**0.5 + exact.norm())
-            for block, exact in zip(fast, reference, strict=True)
-        )
+        agrees = bool(
+            (out.sum(0) - reference).norm() <= tolerance * out.norm() * len(images) ** 0.5
+        ) and torch.allclose(fast_scores, scores, rtol=tolerance, atol=tolerance)
+        self._is_checked = True
+        if not agrees:
+            self._fall_back("an adapted layer does not compute W x + b + s B (A x)")
 
     @contextlib.contextmanager
-    def _taps(self) -> Iterator[list[_Tap]]:
-        """Hooks on all pairs for the duration of one forward."""
-        assert self._layers is not None
-        taps = [_Tap() for _ in self._layers]
+    def _replaced_layers(self, anchor: Tensor, arms: int, sink: Sink) -> Iterator[None]:
+        """The adapted layers run as `_LoRALinear` inside."""
         with contextlib.ExitStack() as stack:
-            for tap, (layer_a, layer_b) in zip(taps, self._layers, strict=True):
-                stack.callback(layer_a.register_forward_hook(tap.see_a).remove)
-                stack.callback(layer_b.register_forward_hook(tap.see_b).remove)
-            yield taps
+            for layer in self._layers:
 
-    def _linear_layers(self) -> list[tuple[nn.Linear, nn.Linear]] | None:
-        """The two linear layers of every pair, or None if one has no such layer."""
-        owner: dict[int, nn.Linear] = {}
-        for module in self.model.modules():
-            if isinstance(module, nn.Linear) and getattr(module, "bias", None) is None:
-                owner[id(module.weight)] = module
-        if not all(id(factor) in owner for factor in self._parameters):
-            return None
-        return [(owner[id(pair.A)], owner[id(pair.B)]) for pair in self.pairs]
+                def forward(x: Tensor, layer: _Layer = layer) -> Tensor:
+                    y: Tensor = _LoRALinear.apply(x, anchor, layer, arms, sink)
+                    return y
+
+                stack.callback(_restore_forward(layer.module))
+                layer.module.__dict__["forward"] = forward
+            yield
 
     def _fall_back(self, reason: str) -> None:
-        self._is_fast = False
-        self._warn(reason)
-
-    @staticmethod
-    def _warn(reason: str) -> None:
+        self.is_fast = False
         _logger.warning("gradient features take one backward per arm (slow): %s", reason)
+
+
+class _Buffer:
+    """A sink that writes to (K, p), and adds where a layer ran more than once."""
+
+    def __init__(self, out: Tensor) -> None:
+        self.out = out
+        self._written: set[int] = set()
+
+    def __call__(self, offset: int, grads: Tensor) -> None:
+        place = self.out[:, offset : offset + grads[0].numel()].view(grads.shape)
+        if offset in self._written:
+            place.add_(grads)
+        else:
+            place.copy_(grads)
+        self._written.add(offset)
 
 
 class LastLayerFeatures:
@@ -342,6 +343,37 @@ class LastLayerFeatures:
         return mean, torch.cat([hidden, ones], dim=1) * self.scale
 
 
+def _find_layers(model: nn.Module, pairs: Sequence[LoRAPair]) -> list[_Layer]:
+    """The layers of `pairs` that look like plain LoRA on an `nn.Linear`."""
+    owners: dict[tuple[int, int], nn.Module] = {}
+    for module in model.modules():
+        downs, ups = getattr(module, "lora_A", None), getattr(module, "lora_B", None)
+        if isinstance(downs, nn.ModuleDict) and isinstance(ups, nn.ModuleDict) and len(downs) == 1:
+            key = (id(down.weight) for group in (downs, ups) for down in group.values())
+            owners[next(key), next(key)] = module
+    layers, offset = [], 0
+    for pair in pairs:
+        owner = owners.get((id(pair.A), id(pair.B)))
+        base = getattr(owner, "base_layer", None)
+        if owner is not None and isinstance(base, nn.Linear):
+            layers.append(_Layer(owner, base, pair, offset))
+        offset += pair.A.numel() + pair.B.numel()
+    return layers
+
+
+def _restore_forward(module: nn.Module) -> Callable[[], None]:
+    """What undoes giving `module` a `forward` of its own."""
+    before = module.__dict__.get("forward")
+
+    def restore() -> None:
+        if before is None:
+            module.__dict__.pop("forward", None)
+        else:
+            module.__dict__["forward"] = before
+
+    return restore
+
+
 @contextlib.contextmanager
 def _grad_mode() -> Iterator[None]:
     """Gradients on, whatever mode the caller is in."""
@@ -350,13 +382,13 @@ def _grad_mode() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _requiring_grad(parameters: Sequence[Tensor]) -> Iterator[None]:
-    """Every one of `parameters` requires grad inside; as before outside."""
-    frozen = [parameter for parameter in parameters if not parameter.requires_grad]
-    for parameter in frozen:
-        parameter.requires_grad_(True)
+def _requiring_grad(factors: Sequence[Tensor]) -> Iterator[None]:
+    """Every one of `factors` requires grad inside; as before outside."""
+    frozen = [factor for factor in factors if not factor.requires_grad]
+    for factor in frozen:
+        factor.requires_grad_(True)
     try:
         yield
     finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
+        for factor in frozen:
+            factor.requires_grad_(False)

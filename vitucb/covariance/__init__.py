@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from vitucb.covariance.radius import ResidualNoise, oful_radius
+from vitucb.covariance.radius import oful_radius
 from vitucb.covariance.table import COVARIANCES, DESCRIPTIONS
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ __all__ = [
     "COVARIANCES",
     "DESCRIPTIONS",
     "FeatureCovariance",
-    "ResidualNoise",
     "make_covariance",
     "oful_radius",
 ]

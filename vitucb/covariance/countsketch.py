@@ -33,15 +33,16 @@ class CountSketch:
         self.dim = dim
         self.sketch_dim = sketch_dim
         generator = torch.Generator().manual_seed(seed)
-        self._order = torch.randperm(dim, generator=generator).int()
+        # int64: index_add_ with an int32 index is seven times slower on a CPU.
+        self._order = torch.randperm(dim, generator=generator)
         self._bucket = torch.empty_like(self._order)
-        self._bucket[self._order.long()] = torch.arange(dim, dtype=torch.int32) % sketch_dim
+        self._bucket[self._order] = torch.arange(dim) % sketch_dim
         self._sign = torch.randint(0, 2, (dim,), generator=generator).float() * 2.0 - 1.0
 
     @property
     def memory_bytes(self) -> int:
         """Bytes of the tables."""
-        return 12 * self.dim
+        return 20 * self.dim
 
     @property
     def is_isometry(self) -> bool:

@@ -276,11 +276,17 @@ def low_rank(
     rank: int | None = None,
     seed: int = 0,
     dtype: torch.dtype | None = None,
-    sketch_dim: int = 8192,
+    sketch_dim: int | None = None,
     max_rank: int | None = None,
     max_delta: float = 0.25,
 ) -> ProjectedCovariance:
-    """CountSketch to `sketch_dim` dimensions, then frequent directions of `rank` (256) there."""
+    """CountSketch to `sketch_dim` dimensions, then frequent directions of `rank` (256) there.
+
+    The default `sketch_dim` keeps the cost below a tenth of a round: 4,096, or 8,192 for p >
+    100,000.
+    """
+    if sketch_dim is None:
+        sketch_dim = 4096 if dim <= 100_000 else 8192
     inner = FrequentDirections(
         sketch_dim, ridge=ridge, rank=rank, max_rank=max_rank, max_delta=max_delta
     )

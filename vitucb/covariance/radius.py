@@ -1,4 +1,4 @@
-"""Radii of the confidence ellipsoid, and the noise level they are measured in.
+"""Radius of the confidence ellipsoid.
 
 Paper: Abbasi-Yadkori, Pal and Szepesvari, "Improved Algorithms for Linear Stochastic Bandits",
 NeurIPS 2011, Theorem 2 - https://papers.nips.cc/paper/4417
@@ -31,37 +31,3 @@ def oful_radius(
     return noise * math.sqrt(max(log_det, 0.0) - 2.0 * math.log(delta)) + (
         math.sqrt(ridge) * norm_bound
     )
-
-
-class ResidualNoise:
-    """Running standard deviation of reward residuals, for a bonus in units of the noise.
-
-    The prior counts as `prior_count` residuals of size `prior`, so that early rounds are not
-    governed by two lucky predictions; both moments forget with the factor `decay` because
-    residuals of an untrained model say nothing about the noise.
-    """
-
-    def __init__(self, prior: float = 1.0, prior_count: float = 10.0, decay: float = 0.99) -> None:
-        """Start at the standard deviation `prior`, reward units."""
-        self.weight = prior_count
-        self.total = prior_count * prior**2
-        self.decay = decay
-
-    def update(self, residual: float) -> None:
-        """Count one residual, reward minus prediction; a non-finite one is ignored."""
-        if math.isfinite(residual):
-            self.weight = self.decay * self.weight + 1.0
-            self.total = self.decay * self.total + residual**2
-
-    @property
-    def std(self) -> float:
-        """Root mean square residual, reward units."""
-        return math.sqrt(self.total / self.weight)
-
-    def state_dict(self) -> dict[str, float]:
-        """The two moments."""
-        return {"weight": self.weight, "total": self.total}
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        """Restore what `state_dict` returned."""
-        self.weight, self.total = float(state["weight"]), float(state["total"])
