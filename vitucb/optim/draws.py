@@ -55,8 +55,8 @@ class Draws:
 
     def set_state(self, state: Tensor) -> None:
         """Continue from `get_state`."""
-        self._shared.set_state(state[0].cpu())
-        self._local.set_state(state[1].cpu())
+        self._shared.set_state(state[0].cpu().clone())
+        self._local.set_state(state[1].cpu().clone())
 
     def __getstate__(self) -> dict[str, Any]:
         return {"state": self.get_state()}

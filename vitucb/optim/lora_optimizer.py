@@ -21,6 +21,7 @@ from vitucb.adapters import LoRAPair
 from vitucb.optim.adam import adam_step_
 from vitucb.optim.batch import FactorBatch, Stacks
 from vitucb.optim.factor_state import FactorState
+from vitucb.optim.state_dicts import copied, restore_dtypes
 
 _HEAD_DEFAULTS = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
 
@@ -222,7 +223,7 @@ class LoRAOptimizer(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """The state as torch defines it, with tensors that share no memory with this optimizer."""
         packed = super().state_dict()
-        packed["state"] = {key: _cloned(value) for key, value in packed["state"].items()}
+        packed["state"] = copied(packed["state"])
         return packed
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -243,16 +244,6 @@ class LoRAOptimizer(Optimizer):
         super().__setstate__(state)
 
 
-def restore_dtypes(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
-    """Undo torch's cast of loaded state to the parameter's dtype: float32 moments stay float32."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    keys = [key for group in state_dict["param_groups"] for key in group["params"]]
-    for key, parameter in zip(keys, parameters, strict=True):
-        for name, value in state_dict["state"].get(key, {}).items():
-            if isinstance(value, Tensor):
-                optimizer.state[parameter][name] = value.detach().clone().to(parameter.device)
-
-
 def _factors(state: FactorState) -> Stacks:
     """The wide factors, or their float32 master where the parameters are of half precision."""
     batch = state.batch
@@ -265,12 +256,6 @@ def _factors(state: FactorState) -> Stacks:
         stale = high.to(batch.parameter_dtype).to(high.dtype) != low
         high.copy_(torch.where(stale, low, high))
     return master
-
-
-def _cloned(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _cloned(entry) for key, entry in value.items()}
-    return value.detach().clone() if isinstance(value, Tensor) else value
 
 
 def _step_head(group: dict[str, Any], state: dict[Tensor, Any]) -> None:

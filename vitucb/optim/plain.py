@@ -16,6 +16,7 @@ from torch.optim import LBFGS, AdamW, Optimizer
 
 from vitucb.adapters import LoRAPair
 from vitucb.optim.options import check_options
+from vitucb.optim.state_dicts import copied
 
 
 class PlainOptimizer(Optimizer):
@@ -114,6 +115,12 @@ class PlainOptimizer(Optimizer):
             end = start + len(child.param_groups)
             child.__setstate__({"state": self.state, "param_groups": self.param_groups[start:end]})
             start = end
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as torch defines it, with tensors that share no memory with this optimizer."""
+        packed = super().state_dict()
+        packed["state"] = copied(packed["state"])
+        return packed
 
     def __getstate__(self) -> dict[str, Any]:
         own = {k: self.__dict__[k] for k in ("_pairs", "_children", "nonfinite_skips")}
