@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,10 +31,8 @@ class Draws:
 
     def initial_factor(self, shape: Sequence[int]) -> Tensor:
         """A fresh lora_A as PEFT draws it: uniform on +-1/sqrt(n), float64."""
-        bound = float(shape[1]) ** -0.5
-        return (
-            2.0 * torch.rand(tuple(shape), generator=self._shared, dtype=torch.float64) - 1.0
-        ) * bound
+        unit: Tensor = torch.rand(tuple(shape), generator=self._shared, dtype=torch.float64)
+        return (2.0 * unit - 1.0) / math.sqrt(shape[1])
 
     def estimator_coin(self, probability: float) -> bool:
         """True with the given probability; decides whether an estimator takes a full gradient."""
