@@ -23,7 +23,8 @@ def make_features(rows: int, dim: int = DIM, seed: int = 0, decay: float = 0.85)
     generator = torch.Generator().manual_seed(seed)
     scales = decay ** torch.arange(dim, dtype=torch.float64)
     phi = torch.randn(rows, dim, generator=generator, dtype=torch.float64)
-    return phi * scales / scales.norm()
+    scaled: Tensor = phi * scales / scales.norm()
+    return scaled
 
 
 def dense_matrix(phi: Tensor, ridge: float, weights: Tensor | None = None) -> Tensor:

@@ -1,0 +1,1 @@
+"""Timed comparisons, side by side in one process: `vitucb bench`."""
