@@ -113,12 +113,12 @@ def jitter_colours(x: Tensor, rng: torch.Generator) -> Tensor:
     return torch.where(draw(low=0, high=1) < 0.15, 1 - x, x)
 
 
-def lower_resolution(x: Tensor, rng: torch.Generator) -> Tensor:
-    """Reduce a random tenth of the images to 8 px and a tenth to 16 px, then enlarge them again."""
+def lower_resolution(x: Tensor, share: float, rng: torch.Generator) -> Tensor:
+    """Reduce a random share of the images to 8 px, as many to 16 px, and enlarge them again."""
     x = x.clone()
     kind = uniform((x.shape[0],), 0, 1, rng)
-    for low, factor in ((0.0, 4), (0.1, 2)):
-        chosen = (kind >= low) & (kind < low + 0.1)
+    for low, factor in ((0.0, 4), (share, 2)):
+        chosen = (kind >= low) & (kind < low + share)
         small = nn.functional.avg_pool2d(x[chosen], factor)
         if small.shape[0]:
             x[chosen] = nn.functional.interpolate(small, size=x.shape[-2:], mode="bicubic")
@@ -129,21 +129,24 @@ def augment(images: Tensor, rng: torch.Generator, *, strong: bool) -> Tensor:
     """Augment uint8 (B, 3, 32, 32) to the model's float32 input in [-1, 1]."""
     x = crop_and_flip(images.float() / 255, rng, strong=strong)
     if strong:
-        x = lower_resolution(jitter_colours(x, rng), rng)
+        x = lower_resolution(jitter_colours(x, rng), 0.1, rng)
     return x * 2 - 1
 
 
 def glyph_prototypes(rng: torch.Generator) -> Tensor:
     """Draw the control points (classes, 3 strokes, 3 points, xy) of random pen-stroke figures.
 
-    Consecutive strokes are joined with probability 0.7. The figures are drawn by chance alone: no
-    writing system's characters are among the data.
+    Consecutive strokes are joined with probability 0.7; a third of the figures has fewer than
+    three. All are drawn by chance alone: no writing system's characters are among the data.
     """
     points = uniform((GLYPH_CLASSES, 3, 3, 2), -0.75, 0.75, rng)
     joined = uniform((GLYPH_CLASSES, 2, 1), 0, 1, rng) < 0.7
     for stroke in (1, 2):
         before = points[:, stroke - 1, 2]
         points[:, stroke, 0] = torch.where(joined[:, stroke - 1], before, points[:, stroke, 0])
+    few = uniform((GLYPH_CLASSES, 1, 1), 0, 1, rng)
+    points[:, 2] = torch.where(few < 1 / 3, points[:, 1], points[:, 2])
+    points[:, 1:] = torch.where(few[..., None] < 0.1, points[:, :1], points[:, 1:])
     return points
 
 
@@ -165,7 +168,7 @@ def draw_glyphs(prototypes: Tensor, count: int, rng: torch.Generator) -> tuple[T
     rows = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], 1).view(count, 2, 2)
     slant = torch.eye(2, device=device) + torch.zeros(count, 2, 2, device=device)
     slant[:, 0, 1] = uniform((count,), -0.35, 0.35, rng)
-    size = uniform((count, 1, 2), 0.65, 1.1, rng)
+    size = uniform((count, 1, 2), 0.65, 1.3, rng)
     affine = rows @ slant * size
     points = torch.einsum("nij,nskj->nski", affine, points)
     points = points + uniform((count, 1, 1, 2), -0.12, 0.12, rng)
@@ -175,11 +178,11 @@ def draw_glyphs(prototypes: Tensor, count: int, rng: torch.Generator) -> tuple[T
     axis = (torch.arange(SIDE, device=device) + 0.5) / SIDE * 2 - 1
     pixels = torch.cartesian_prod(axis, axis).flip(1)
     distance = torch.cdist(pixels.expand(count, -1, -1), curve.flatten(1, 2)).amin(2)
-    pen = uniform((count, 1), 0.05, 0.16, rng)
+    pen = uniform((count, 1), 0.05, 0.22, rng)
     ink = torch.sigmoid((pen - distance) * uniform((count, 1), 15, 50, rng)).view(-1, 1, SIDE, SIDE)
     paper, colour = _two_colours(count, rng)
     x = paper + (colour - paper) * ink
-    return lower_resolution(x, rng) * 2 - 1, labels
+    return lower_resolution(x, 0.25, rng) * 2 - 1, labels
 
 
 def _two_colours(count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -306,7 +309,7 @@ def total_loss(
     if options.rotation:
         loss = loss + 0.3 * cross_entropy(model.name_turn(real).float(), turns)
     if glyph_count:
-        loss = loss + 0.5 * cross_entropy(model.name_glyph(glyph).float(), figures)
+        loss = loss + 0.35 * cross_entropy(model.name_glyph(glyph).float(), figures)
     return loss
 
 
