@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import io
 import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -62,12 +63,15 @@ def _overview() -> str:
     )
 
 
-def _parse(kind: type[ArgsT], words: Sequence[str], command: str, default: ArgsT) -> ArgsT:
+def _parse(
+    kind: type[ArgsT], words: Sequence[str], command: str, default: ArgsT | None = None
+) -> ArgsT:
     """Parse with tyro; its boxed error becomes one line."""
     boxed = io.StringIO()
+    start = tyro.MISSING_NONPROP if default is None else default
     try:
         with contextlib.redirect_stderr(boxed):
-            return tyro.cli(kind, args=list(words), prog=f"vitucb {command}", default=default)
+            return tyro.cli(kind, args=list(words), prog=f"vitucb {command}", default=start)
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -164,7 +168,7 @@ DEMO_AGENTS = ("vit-ucb", "lin-ucb", "greedy", "ucb1", "gaussian-ts", "random", 
 
 def _demo(words: list[str]) -> None:
     """Play the main job: vit-ucb and every baseline on handwritten digits, then a report."""
-    args = _parse(DemoArgs, words, "demo", DemoArgs())
+    args = _parse(DemoArgs, words, "demo")
     from vitucb.sweep import run_jobs
 
     base = RunConfig(
@@ -190,7 +194,7 @@ def _demo(words: list[str]) -> None:
         print(f"{folder}: {message}", file=sys.stderr)
     if len(errors) == len(jobs):
         raise _UsageError("no run came to its end; see the messages above")
-    _write_report(Path(args.out) / base.experiment, Path(args.report))
+    _write_report(ReportArgs(str(Path(args.out) / base.experiment), args.report))
 
 
 @dataclass(frozen=True)
@@ -201,18 +205,64 @@ class ReportArgs:
     """Folder of run folders, e.g. runs/default."""
     out: str = "report"
     """Folder of the report."""
+    main: str | None = None
+    """Label of the agent the others are compared with; vit-ucb if not given."""
+    include_unfinished: bool = False
+    """Count unfinished runs too, up to the common horizon."""
 
 
 def _report(words: list[str]) -> None:
     """Write the regret report of an experiment as one HTML file."""
-    args = _parse(ReportArgs, words, "report", tyro.MISSING)
-    _write_report(Path(args.runs), Path(args.out))
+    args = _parse(ReportArgs, words, "report")
+    _write_report(args)
 
 
-def _write_report(runs: Path, out: Path) -> None:
+def _write_report(args: ReportArgs) -> None:
     from vitucb.report import write_report
 
-    print(write_report(runs, out).resolve())
+    page = write_report(
+        args.runs, args.out, main=args.main, include_unfinished=args.include_unfinished
+    )
+    print(page.resolve())
+
+
+SUITES = ("scoring", "covariance", "optimizers")
+
+
+@dataclass(frozen=True)
+class BenchArgs:
+    """Measure speed and memory side by side in one process, on one thread."""
+
+    suite: str = "all"
+    """scoring, covariance or optimizers; all if not given."""
+
+
+def _bench(words: list[str]) -> None:
+    """Measure scoring, covariance and optimizers side by side, on one thread."""
+    args = _parse(BenchArgs, words, "bench")
+    if args.suite not in (*SUITES, "all"):
+        from vitucb.registry import unknown_name
+
+        raise unknown_name("suite", args.suite, [*SUITES, "all"])
+    for suite in SUITES if args.suite == "all" else (args.suite,):
+        rows = importlib.import_module(f"vitucb.bench.{suite}").run_suite()
+        print(f"{suite}:\n{_table(rows)}\n")
+
+
+def _table(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows as a Markdown table, columns in order of first appearance."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [columns, *([_cell(row.get(c, "")) for c in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    lines = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |"
+        for line in cells
+    ]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _list(words: list[str]) -> None:
@@ -238,4 +288,5 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "run": _run,
     "report": _report,
     "list": _list,
+    "bench": _bench,
 }

@@ -1,0 +1,155 @@
+"""ViT-UCB: what is adapted and tracked, determinism, resume, masks, and that it learns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+import vitucb
+from vitucb.adapters import lora_pairs
+from vitucb.agents.vit_ucb import ViTUCB
+from vitucb.types import Round
+
+SMALL = {"training": {"batch_size": 4}, "lora": {"rank": 2}}
+
+
+def make(env: gym.Env[Any, Any], seed: int = 0, **overrides: Any) -> ViTUCB:
+    agent = vitucb.make_agent("vit-ucb", env, seed=seed, **(SMALL | overrides))
+    assert isinstance(agent, ViTUCB)
+    return agent
+
+
+def arms(num_arms: int = 3, rounds: int = 18, **options: Any) -> gym.Env[Any, Any]:
+    return gym.make("vitucb/ImageArms-v0", num_arms=num_arms, max_episode_steps=rounds, **options)
+
+
+def played(rounds: int = 18, seed: int = 0, **overrides: Any) -> tuple[ViTUCB, list[Round]]:
+    env = arms(rounds=rounds)
+    agent = make(env, seed, **overrides)
+    return agent, list(vitucb.run(env, agent, seed=seed))
+
+
+def test_every_block_is_adapted_and_every_adapter_tracked() -> None:
+    agent = make(arms())
+    pairs = lora_pairs(agent.trainer.model)
+    tracked = sum(pair.A.numel() + pair.B.numel() for pair in pairs)
+    assert agent.parameters["adapted_tensors"] == 2 * len(pairs)
+    assert agent.parameters["tracked_features"] == agent.covariance.dim == tracked
+    layers = {".".join(pair.name.split(".")[-2:]) for pair in pairs}
+    assert layers == {"attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"}
+    assert not any("patch_embed" in pair.name for pair in pairs)
+
+
+def test_targets_and_blocks_restrict_the_adapters() -> None:
+    agent = make(arms(), lora={"targets": ["qkv"], "blocks": [-1]})
+    assert [pair.name.split("blocks.")[1] for pair in lora_pairs(agent.trainer.model)] == [
+        "3.attn.qkv"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"lora": {"targets": ["query"]}}, r"lora.targets \['query'\]"),
+        ({"lora": {"blocks": [7]}}, "lora.blocks"),
+        ({"lora": {"rank": 0}}, "lora.rank 0"),
+        ({"head_ridge": 0.0}, "agent.head_ridge 0.0"),
+        ({"optimizer": "adamv"}, "did you mean 'adamw'"),
+        ({"backbone": "vitucb-nona"}, "vitucb-nano"),
+        ({"backbne": "vitucb-nano"}, "did you mean 'backbone'"),
+    ],
+)
+def test_bad_setting_is_named(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(arms(), **overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"head": "gradient"},
+        {"features": "last-layer"},
+        {"optimizer": {"name": "lora-plus", "options": {"ratio": 4.0}}, "covariance": "diagonal"},
+        {
+            "training": {
+                "batch_size": 4,
+                "update_every": 3,
+                "gradient_steps": 2,
+                "replay_capacity": 10,
+            }
+        },
+    ],
+)
+def test_same_seed_same_run_and_every_choice_enters_once(overrides: dict[str, Any]) -> None:
+    agent, first = played(**overrides)
+    _, second = played(**overrides)
+    for one, two in zip(first, second, strict=True):
+        assert one.decision.action == two.decision.action
+        np.testing.assert_array_equal(one.decision.mean, two.decision.mean)
+        np.testing.assert_array_equal(one.decision.width, two.decision.width)
+    kept = min(16, agent.trainer.replay.capacity)
+    assert agent.covariance.count == kept + 18 % 16
+    assert all(np.isfinite(r.decision.mean).all() for r in first)
+    assert all((r.decision.width > 0).all() for r in first)
+
+
+def test_two_seeds_differ() -> None:
+    one, two = (played(rounds=2, seed=seed)[1][0] for seed in (0, 1))
+    assert not np.array_equal(one.decision.mean, two.decision.mean)
+
+
+@pytest.mark.parametrize("head", ["ridge", "gradient"])
+def test_restored_agent_continues_identically(head: str) -> None:
+    _, whole = played(rounds=20, head=head)
+    agent, _ = played(rounds=17, head=head)
+    restored = make(arms(), seed=5, head=head)
+    restored.load_state_dict(agent.state_dict())
+    for r in whole[17:]:
+        decision = restored.select_action(r.observation)
+        assert decision.action == r.decision.action
+        np.testing.assert_array_equal(decision.mean, r.decision.mean)
+        np.testing.assert_array_equal(decision.width, r.decision.width)
+        restored.update(r.observation, decision, r.reward)
+
+
+def test_masked_arms_are_never_chosen() -> None:
+    agent, rounds = played(rounds=2)
+    mask = np.array([1, 0, 0], np.int8)
+    for r in rounds:
+        obs = {"images": r.observation["images"], "action_mask": mask}
+        assert agent.select_action(obs).action == 0
+
+
+def test_number_of_arms_may_change() -> None:
+    agent, rounds = played(rounds=3)
+    obs = {
+        "images": np.concatenate([rounds[0].observation["images"]] * 2),
+        "action_mask": np.ones(6, np.int8),
+    }
+    decision = agent.select_action(obs)
+    assert decision.mean.shape == decision.width.shape == (6,)
+    agent.update(obs, decision, 1.0)
+
+
+def test_frozen_weights_stay_frozen_and_adapters_move() -> None:
+    env = arms(rounds=4)
+    agent = make(env)
+    before = {n: p.detach().clone() for n, p in agent.trainer.model.named_parameters()}
+    for _ in vitucb.run(env, agent, seed=0):
+        pass
+    for name, parameter in agent.trainer.model.named_parameters():
+        moved = not torch.equal(before[name], parameter)
+        assert moved == ("lora_" in name or name.startswith("head")), name
+
+
+def test_learns_which_of_two_digits_pays() -> None:
+    env = arms(2, 100, class_rewards=[0.05, 0.95, *[0.5] * 8])
+    regret = list(vitucb.run(env, make(env), seed=0))[-1].cumulative_regret
+    env = arms(2, 100, class_rewards=[0.05, 0.95, *[0.5] * 8])
+    random = list(vitucb.run(env, vitucb.make_agent("random", env), seed=0))[-1]
+    assert regret < 0.7 * random.cumulative_regret

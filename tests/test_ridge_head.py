@@ -1,0 +1,92 @@
+"""The closed-form head: against numpy, refitting without a point, and degenerate data."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vitucb.ridge_head import RidgeHead
+
+
+def problem(n: int = 40, d: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    h = torch.randn(n, d, generator=generator, dtype=torch.float64) + 1
+    y = h @ torch.arange(d).double() + torch.randn(n, generator=generator, dtype=torch.float64)
+    return h, y
+
+
+def fitted(h: Tensor, y: Tensor, ridge: float, prior: nn.Linear) -> tuple[RidgeHead, nn.Linear]:
+    head, target = RidgeHead(prior, ridge), nn.Linear(h.shape[1], 1).double()
+    head.set(torch.arange(len(h)), h)
+    head.fit(target, y)
+    return head, target
+
+
+def zero_prior(d: int) -> nn.Linear:
+    prior = nn.Linear(d, 1)
+    nn.init.zeros_(prior.weight)
+    return prior
+
+
+def test_fit_is_ridge_regression_with_a_free_intercept() -> None:
+    h, y = problem()
+    _, head = fitted(h, y, 0.3, zero_prior(6))
+    x, t = h.numpy(), y.numpy()
+    centred = x - x.mean(axis=0)
+    penalty = 0.3 * (x**2).sum(axis=1).mean()
+    weight = np.linalg.solve(centred.T @ centred + penalty * np.eye(6), centred.T @ (t - t.mean()))
+    np.testing.assert_allclose(head.weight.detach().numpy()[0], weight, rtol=1e-10)
+    assert float(head.bias.detach()) == pytest.approx(t.mean() - x.mean(axis=0) @ weight)
+
+
+def test_leave_one_out_errors_equal_refitting_without_the_point() -> None:
+    h, y = problem()
+    prior = nn.Linear(6, 1).double()
+    head, _ = fitted(h, y, 0.1, prior)
+    errors = head.leave_one_out_errors(torch.arange(len(h)))
+    penalty = 0.1 * float(h.square().sum(dim=1).mean())  # of the full history in both
+    w0 = prior.weight.detach()[0]
+    for i in range(0, len(h), 7):
+        keep = torch.arange(len(h)) != i
+        x, t = h[keep], y[keep] - h[keep] @ w0
+        centre = x.mean(dim=0)
+        gram = (x - centre).T @ (x - centre) + penalty * torch.eye(6, dtype=torch.float64)
+        step = torch.linalg.solve(gram, (x - centre).T @ (t - t.mean()))
+        prediction = h[i] @ w0 + (h[i] - centre) @ step + t.mean()
+        assert float(errors[i]) == pytest.approx(float(prediction - y[i]), rel=1e-8)
+
+
+def test_without_information_the_prior_stays() -> None:
+    prior = nn.Linear(6, 1).double()
+    h = torch.ones(1, 6, dtype=torch.float64)
+    _, head = fitted(h, torch.tensor([2.0], dtype=torch.float64), 0.1, prior)
+    torch.testing.assert_close(head.weight.detach(), prior.weight.detach())
+    assert float(head(h).detach()) == pytest.approx(2.0)
+
+
+def test_refreshed_features_replace_the_old_ones() -> None:
+    h, y = problem()
+    head, target = fitted(torch.zeros_like(h), y, 0.1, zero_prior(6))
+    head.set(torch.arange(len(h)).flip(0), h.flip(0))
+    head.fit(target, y)
+    _, expected = fitted(h, y, 0.1, zero_prior(6))
+    torch.testing.assert_close(target.weight, expected.weight)
+
+
+def test_restored_head_continues_identically() -> None:
+    h, y = problem()
+    head, target = fitted(h[:30], y[:30], 0.1, nn.Linear(6, 1))
+    restored, other = RidgeHead(nn.Linear(6, 1), 0.1), nn.Linear(6, 1).double()
+    restored.load_state_dict(head.state_dict())
+    for one, two in ((head, target), (restored, other)):
+        one.set(torch.arange(30, 40), h[30:])
+        one.fit(two, y)
+    torch.testing.assert_close(target.weight, other.weight, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("ridge", [0.0, -1.0, float("nan")])
+def test_ridge_must_be_positive(ridge: float) -> None:
+    with pytest.raises(ValueError, match=r"agent\.head_ridge"):
+        RidgeHead(nn.Linear(3, 1), ridge)
