@@ -111,7 +111,7 @@ def test_preprocess_resizes_like_pillow() -> None:
     pillow = Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC)
     result = Preprocess((32, 32), (0, 0, 0), (1, 1, 1))(image)
     # Pillow rounds to 8 bits after each of its two passes.
-    np.testing.assert_allclose(result.numpy().transpose(1, 2, 0) * 255, pillow, atol=2)
+    np.testing.assert_allclose(result.numpy().transpose(1, 2, 0) * 255, np.asarray(pillow), atol=2)
 
 
 def test_preprocess_spreads_gray_and_lays_rgba_over_white() -> None:

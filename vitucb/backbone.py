@@ -250,7 +250,8 @@ def _with_weights_file(name: str, path: Path, options: dict[str, Any]) -> nn.Mod
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"weights '{path}' do not fit backbone '{name}': {reason}") from error
     # Or every copy of the cfg would hold all the weights.
-    model.pretrained_cfg = {**model.pretrained_cfg, "state_dict": None, "file": str(path)}  # type: ignore[assignment]
+    cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]  # set by timm
+    cfg.update(state_dict=None, file=str(path))
     return model
 
 

@@ -6,6 +6,6 @@ from __future__ import annotations
 EMBEDDED_BACKBONES: dict[str, tuple[str, str]] = {
     "vitucb-nano": (
         "vit_nano_patch8_32.vitucb",
-        "embedded 2.3 M parameter ViT for 32 px images, pretrained on CIFAR-10, works offline",
+        "embedded 2.3 M parameter ViT for 32 px images, pretrained, works offline",
     ),
 }
