@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
+from pathlib import Path
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -130,6 +131,10 @@ class ViTUCB:
         # A replay past its capacity is a uniform sample: each item stands for several rounds.
         self.covariance.rebuild(phi, weight=replay.seen / len(replay))
         return float(stale / self.covariance.width(probe).mean().clamp_min(1e-12))
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the adapters so that `peft.PeftModel.from_pretrained` reads them."""
+        self.trainer.model.backbone.save_pretrained(str(folder))  # type: ignore[operator]  # a PeftModel
 
     def state_dict(self) -> State:
         """Trainer, covariance, noise, counters and generator."""

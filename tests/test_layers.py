@@ -36,6 +36,7 @@ ALLOWED = {
     "agents": FOUNDATION | PARTS | MODEL | {"ridge_head", "trainer", "agents"},
     "envs": {"envs"},
     "runner": {"types", "seeding"},
+    "checkpoint": {"types"},
     "recorder": {"types", "config"},
     "statistics": {"significance", "resampling"},
     "resampling": set(),

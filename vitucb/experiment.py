@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -93,8 +94,19 @@ def play(config: RunConfig, on_round: Callable[[Round], None] | None = None) -> 
             recorder.write(round)
             if on_round is not None:
                 on_round(round)
+        _save_checkpoint(agent, recorder.folder / "checkpoint")
         recorder.finish(time.perf_counter() - started)
     return recorder
+
+
+def _save_checkpoint(agent: Agent, folder: Path) -> None:
+    """The agent's final state, and its adapters in PEFT's own format."""
+    from vitucb.checkpoint import save_state
+
+    save_state(agent.state_dict(), folder)
+    save_adapter = getattr(agent, "save_adapter", None)
+    if save_adapter is not None:
+        save_adapter(folder / "adapter")
 
 
 def _set_torch(config: RunConfig) -> None:

@@ -18,7 +18,7 @@ RIDGE = 0.05
 
 def played(rounds: int, **overrides: Any) -> tuple[LinearAgent, list[Round]]:
     env = gym.make("vitucb/ImageArms-v0", num_arms=4, max_episode_steps=rounds)
-    agent = vitucb.make_agent("lin-ucb", env, seed=0, head_ridge=RIDGE, **overrides)
+    agent = vitucb.make_agent("lin-ucb", env, seed=0, **({"head_ridge": RIDGE} | overrides))
     assert isinstance(agent, LinearAgent)
     return agent, list(vitucb.run(env, agent, seed=0))
 
@@ -86,4 +86,4 @@ def test_restored_agent_continues_identically() -> None:
 
 def test_ridge_must_be_positive() -> None:
     with pytest.raises(ValueError, match="ridge"):
-        played(1, **{"covariance": {}, "head_ridge": 0.0})
+        played(1, head_ridge=0.0)
