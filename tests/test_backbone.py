@@ -80,14 +80,15 @@ def test_another_input_size_resamples_the_position_embedding() -> None:
 
 def test_nearest_neighbours_on_digits_beat_the_floor(nano: nn.Module) -> None:
     digits = load_digits()
+    digits.images, digits.target = digits.images[:900], digits.target[:900]
     images = (digits.images[..., None] * (255 / 16)).round().astype(np.uint8)
     with torch.no_grad():
         features = nano(preprocess_for(nano)(images))
-    features = features - features[:1000].mean(0)
-    features = nn.functional.normalize(features / features[:1000].std(0), dim=1)
+    features = features - features[:500].mean(0)
+    features = nn.functional.normalize(features / features[:500].std(0), dim=1)
     labels = torch.from_numpy(digits.target)
-    nearest = (features[1000:] @ features[:1000].T).argmax(1)
-    assert (labels[nearest] == labels[1000:]).double().mean() > 0.90
+    nearest = (features[500:] @ features[:500].T).argmax(1)
+    assert (labels[nearest] == labels[500:]).double().mean() > 0.93
 
 
 def test_the_stem_refuses_sizes_it_cannot_tile() -> None:
