@@ -6,9 +6,11 @@ from collections.abc import Sequence
 import pytest
 import timm
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from vitucb.adapters import LoRAPair, add_lora, lora_pairs
+from vitucb.covariance.countsketch import CountSketch
 from vitucb.gradient_features import LastLayerFeatures, LoRAGradientFeatures
 from vitucb.reward_model import RewardModel
 
@@ -111,7 +113,7 @@ def test_features_are_written_into_the_given_buffer() -> None:
         features(images, out=out[:2])
 
 
-def test_grads_hooks_and_modes_are_left_alone() -> None:
+def test_grads_layers_and_modes_are_left_alone() -> None:
     model, images = make_model(), make_images(3)
     features = LoRAGradientFeatures(model)
     model(images).sum().backward()
@@ -121,7 +123,7 @@ def test_grads_hooks_and_modes_are_left_alone() -> None:
     with torch.inference_mode():
         _, phi = features(images * 1.0)
     assert not phi.is_inference()
-    assert not any(module._forward_hooks for module in model.modules())
+    assert not any("forward" in vars(module) for module in model.modules())
     after = [pair.A.grad for pair in features.pairs]
     assert all(torch.equal(x, y) for x, y in zip(before, after, strict=True) if y is not None)
     assert model(images).requires_grad
@@ -138,12 +140,50 @@ def test_training_gradients_are_the_same_with_and_without_features() -> None:
     assert all(torch.equal(x, y) for x, y in zip(alone, beside, strict=True))
 
 
-def test_hooks_are_removed_when_the_model_raises() -> None:
+def test_a_training_step_from_features_is_the_squared_loss_gradient() -> None:
+    model, images = make_model(), make_images(5)
+    features = LoRAGradientFeatures(model)
+    features.scale = 0.3
+    rewards = torch.linspace(-1, 1, 5, dtype=torch.float64)
+    factors = [factor for pair in features.pairs for factor in (pair.A, pair.B)]
+    exact = torch.autograd.grad((model(images) - rewards).square().mean(), factors)
+    mean, phi = features(images)
+    features.add_gradient(phi, 2 * (mean - rewards) / 5)
+    features.add_gradient(phi, 2 * (mean - rewards) / 5)
+    for factor, gradient in zip(factors, exact, strict=True):
+        assert factor.grad is not None
+        torch.testing.assert_close(factor.grad, 2 * gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_projected_features_are_the_projection_of_the_features() -> None:
+    model, images = make_model(), make_images(3)
+    features = LoRAGradientFeatures(model)
+    sketch = CountSketch(features.dim, 64, seed=1)
+    mean, phi = features(images)
+    projected_mean, z = features.project(images, sketch)
+    torch.testing.assert_close(z, sketch(phi))
+    torch.testing.assert_close(projected_mean, mean)
+
+
+def test_dropout_merged_and_disabled_adapters_take_the_slow_way() -> None:
+    model, images = make_model(), make_images(2)
+    features = LoRAGradientFeatures(model)
+    _, phi = features(images)
+    for layer in model.modules():
+        if isinstance(layer, BaseTunerLayer):
+            layer.merge()
+            layer.unmerge()
+    torch.testing.assert_close(features(images)[1], phi, rtol=1e-9, atol=1e-12)
+    with model.backbone.disable_adapter():  # type: ignore[operator]  # a PeftModel
+        assert features(images)[1].abs().max() == 0
+
+
+def test_layers_are_restored_when_the_model_raises() -> None:
     model = make_model()
     features = LoRAGradientFeatures(model)
     with pytest.raises(AssertionError):
         features(torch.zeros(2, 3, 40, 40, dtype=torch.float64))
-    assert not any(module._forward_hooks for module in model.modules())
+    assert not any("forward" in vars(module) for module in model.modules())
 
 
 def test_frozen_factors_give_the_same_features() -> None:
