@@ -6,6 +6,7 @@ range), Spearman correlation, how often the widest arm of a round is the same, m
 the prototype's slice of the adapters and diagonals. Writes covariance.csv and covariance.png.
 
     python scripts/study_covariance.py --rounds 1500 --out report/covariance
+    python scripts/study_covariance.py --regret 5 --rounds 400   # regret of each, 5 seeds
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -182,6 +184,48 @@ def draw(table: list[Row], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+class SliceCovariance(HandoverCovariance):
+    """The prototype's way: only the last 9 % of the adapters' parameters."""
+
+    def __init__(self, dim: int, *, ridge: float = 1.0, **options: object) -> None:
+        """Start empty; `options` are not used."""
+        self.features = dim
+        super().__init__(dim * 9 // 100, ridge=ridge)
+
+    def _as_rows(self, phi: Tensor) -> Tensor:
+        return super()._as_rows(phi[..., self.features - self.dim :])
+
+
+def variants() -> dict[str, dict[str, Any]]:
+    """Settings of vit-ucb, by label."""
+    last_layer: dict[str, Any] = {"features": "last-layer", "covariance": {"name": "dense"}}
+    return {
+        "exact": {},
+        "low-rank": {"covariance": {"name": "low-rank"}},
+        "last-layer": last_layer,
+        "diagonal": {"covariance": {"name": "diagonal"}},
+        "slice 9 %": {"covariance": {"name": f"{__name__}:SliceCovariance"}},
+        "alpha = 0": {"policy": {"alpha": 0.0}},
+    }
+
+
+def regrets(dataset: str, rounds: int, seeds: int, path: Path) -> None:
+    """Regret of every variant; seeds outermost, one line a run, so that a stop loses little."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["dataset", "rounds", "seed", "variant", "regret", "seconds"])
+        for seed in range(seeds):
+            for label, overrides in variants().items():
+                started = time.process_time()
+                env = make_env(EnvConfig(dataset=dataset), rounds)
+                agent = vitucb.make_agent("vit-ucb", env, seed=seed, **overrides)
+                *_, last = vitucb.run(env, agent, seed=seed)
+                row = [dataset, rounds, seed, label, last.cumulative_regret]
+                writer.writerow([*row, time.process_time() - started])
+                file.flush()
+                print(*row)
+
+
 def main() -> None:
     """Run the study."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -189,10 +233,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ridges", type=float, nargs="+", default=[1.0, 0.1])
+    parser.add_argument("--regret", type=int, default=0, help="seeds; compare regret instead")
     parser.add_argument("--out", type=Path, default=Path("report/covariance"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.regret:
+        path = arguments.out / "regret.csv"
+        regrets(arguments.dataset, arguments.rounds, arguments.regret, path)
+        return
     rows, arms = play(arguments.dataset, arguments.rounds, arguments.seed)
     table = [row for ridge in arguments.ridges for row in study(rows, arms, ridge)]
     with (arguments.out / "covariance.csv").open("w", newline="") as file:
