@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import io
 import itertools
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,11 +28,12 @@ class _UsageError(Exception):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line `arguments`; errors are one line on stderr and exit code 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
-        print(_overview())
-        return
+    words = words or ["--help"]
     command = COMMANDS.get(words[0])
     try:
+        if words[0] in ("-h", "--help"):
+            print(_overview(), flush=True)
+            return
         if command is None:
             from vitucb.registry import unknown_name
 
@@ -39,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command(words[1:])
     except (_UsageError, ValueError, TypeError) as error:
         _fail(f"vitucb {words[0]}: {error}")
+    except BrokenPipeError:
+        # The reader of a pipe (`vitucb list | head`) left; silence the flush at exit too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         _fail(f"vitucb {words[0]}: interrupted; what was recorded is kept", 130)
 

@@ -59,7 +59,7 @@ class OptimizerConfig:
 
     name: str = "adamw"
     """See `vitucb list optimizers`, or an import path module:Class."""
-    lr: float = 1e-3
+    lr: float = 3e-4
     """Learning rate of the adapters."""
     head_lr: float = 1e-2
     """Learning rate of the reward head, where it is trained by gradient steps."""
@@ -124,7 +124,7 @@ class AgentConfig:
     """Side of the square input of the backbone, pixels."""
     head: Literal["ridge", "gradient"] = "ridge"
     """Reward head solved in closed form after every reward, or trained by gradient steps."""
-    head_ridge: float = 0.01
+    head_ridge: float = 1.0
     """Ridge of the closed-form head and of lin-ucb, per unit of mean squared feature norm."""
     features: Literal["lora-gradient", "last-layer"] = "lora-gradient"
     """What the covariance is made of."""
