@@ -7,6 +7,7 @@ all factors form one batch. In wide form X_A = A, X_B = B^T and the gradients ar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -128,6 +129,11 @@ class FactorBatch:
         if maximize:
             torch._foreach_neg_(stacks)
         return stacks
+
+    def all_finite(self, gradients: Stacks) -> bool:
+        """Whether the squared norms of all gradients are finite; reads data back to the host."""
+        squares = [torch.dot(g.view(-1), g.view(-1)) for g in gradients]
+        return all(math.isfinite(square.item()) for square in squares)
 
     def finite(self, gradients: Stacks) -> Tensor:
         """Whether both gradients of a factor's pair have a finite norm, bool (F,)."""

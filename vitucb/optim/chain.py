@@ -177,9 +177,9 @@ class Chain(Optimizer):
                     "A": pair.A.detach(),
                     "B": pair.B.detach(),
                     "position": torch.tensor([self.block_step, self.merges, side]),
-                    "draws": self.draws.get_state(),
                 }
             )
+        saved[0]["draws"] = self.draws.get_state()
         return saved
 
     def load_chain_state(self, saved: list[dict[str, Tensor]]) -> None:

@@ -183,14 +183,14 @@ class LoRAOptimizer(Optimizer):
         state = self._factor_state(pairs)
         batch = state.batch
         g = batch.gradients(group["maximize"])
-        finite = batch.finite(g)
-        sync_free = batch.device.type != "cpu" if self.sync_free is None else self.sync_free
-        if sync_free:
+        if batch.device.type != "cpu" if self.sync_free is None else self.sync_free:
+            finite = batch.finite(g)
             self._count((~finite).sum() // 2)
             for stack, ok in zip(g, batch.split(finite), strict=True):
                 stack.copy_(torch.where(ok[:, None, None], stack, 0.0))
             return Work(batch, state, _factors(state), g), finite
-        if not bool(finite.all()):
+        if not batch.all_finite(g):
+            finite = batch.finite(g)
             good = [p for p, ok in zip(pairs, finite[batch.index_A].tolist(), strict=True) if ok]
             self._count(torch.tensor(len(pairs) - len(good)))
             if not good:

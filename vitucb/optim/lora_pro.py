@@ -75,15 +75,17 @@ class Adjustment:
         """Adjusted wide gradients (s^2 S')^-1 (g - [B side] P_B g) + X x; overwrites `g`."""
         batch, a, b = self.batch, self.batch.index_A, self.batch.index_B
         overlap = gram(g, self.x)
-        projection = torch.zeros_like(overlap)
-        projection[b] = -(overlap[b] @ self.inverse[b])
+        projection = -(overlap @ self.inverse)
         X = torch.empty_like(overlap)
         X[a] = self.choose_x(overlap[a], x_mode)
         X[b] = -X[a].mT
         left = self.inverse[batch.dual] / (batch.scaling**2)[:, None, None]
         # The projection is taken before the division: the other order loses digits when B is small.
-        normal = add_apply_(g, projection, self.x, batch)
-        result = apply(left, normal, batch, out=batch.buffer("product"))
+        pieces = batch.only_B(batch.split(projection.to(batch.dtype)))
+        sides = zip(batch.only_B(g), pieces, batch.only_B(self.x), strict=True)
+        for normal, piece, factor in sides:
+            normal.baddbmm_(piece, factor)
+        result = apply(left, g, batch, out=batch.buffer("product"))
         return add_apply_(result, X, self.x, batch)
 
     def choose_x(self, overlap_A: Tensor, x_mode: XMode) -> Tensor:

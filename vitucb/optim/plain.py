@@ -95,7 +95,7 @@ class PlainOptimizer(Optimizer):
     def _hide_nonfinite(self) -> list[tuple[Parameter, Tensor]]:
         """Take the gradients of bad pairs away: torch leaves a parameter without gradient alone."""
         everything = [p for pair in self._pairs for p in (pair.A, pair.B)]
-        if not _any_nonfinite([p.grad for p in everything if p.grad is not None]):
+        if not _suspicious([p.grad for p in everything if p.grad is not None]):
             return []
         hidden = []
         for pair in self._pairs:
@@ -141,10 +141,12 @@ def _groups(pairs: Sequence[LoRAPair], lr: float, ratio: float | None) -> list[d
     ]
 
 
-def _any_nonfinite(grads: list[Tensor]) -> bool:
-    kinds: dict[object, list[Tensor]] = {}
+def _suspicious(grads: list[Tensor]) -> bool:
+    """Whether the squared norm of all gradients together is not finite, or overflows."""
+    devices: dict[torch.device, list[Tensor]] = {}
     for grad in grads:
-        kinds.setdefault((grad.device, grad.dtype), []).append(grad.flatten())
-    # One long tensor each: a reduction per gradient would cost more than the fused AdamW step.
-    norms = [torch.linalg.vector_norm(torch.cat(flat), torch.inf) for flat in kinds.values()]
-    return not all(bool(norm.isfinite()) for norm in norms)
+        devices.setdefault(grad.device, []).append(grad.reshape(-1))
+    # One long tensor: a reduction per gradient would cost more than the fused AdamW step.
+    long = [torch.cat(flat) for flat in devices.values()]
+    long = [x.float() if x.dtype.itemsize < 4 else x for x in long]
+    return not all(bool(torch.dot(x, x).isfinite()) for x in long)
