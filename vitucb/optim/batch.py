@@ -70,6 +70,14 @@ class FactorBatch:
             by_shape.setdefault((pair.B.shape[0], pair.A.shape[1]), []).append(i)
         self.shapes = {shape: self._index(indices) for shape, indices in by_shape.items()}
         dims = sorted(set(long_dims))
+        # Which stack a shape's factors are in, and their rows there; found here, without a sync.
+        self._places = {
+            (m, n): (
+                (dims.index(n), self.index_A[pairs] - self._cuts[dims.index(n)][0]),
+                (dims.index(m), self.index_B[pairs] - self._cuts[dims.index(m)][0]),
+            )
+            for (m, n), pairs in self.shapes.items()
+        }
         self._shapes = [(size, self.rank, d) for size, d in zip(self.sizes, dims, strict=True)]
 
     def _index(self, values: object) -> Tensor:
@@ -169,20 +177,16 @@ class FactorBatch:
         cuts = zip(stacks, self._cuts, strict=True)
         return [stack[first - start :] for stack, (start, first, end) in cuts if first < end]
 
-    def gather(self, stacks: Stacks, positions: Tensor) -> Tensor:
-        """Rows of factors of one long dimension, (k, r, d), by their positions."""
-        first = int(positions[0])
-        for stack, (start, _, end) in zip(stacks, self._cuts, strict=True):
-            if start <= first < end:
-                return stack[positions - start]
-        raise IndexError(first)
+    def gather(self, stacks: Stacks, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The wide factors (k, r, n) and (k, r, m) of the pairs of shape (m, n)."""
+        (i, a), (j, b) = self._places[shape]
+        return stacks[i][a], stacks[j][b]
 
-    def scatter(self, stacks: Stacks, positions: Tensor, values: Tensor) -> None:
-        """Write rows (k, r, d) back to the stack they came from."""
-        first = int(positions[0])
-        for stack, (start, _, end) in zip(stacks, self._cuts, strict=True):
-            if start <= first < end:
-                stack[positions - start] = values
+    def scatter(self, stacks: Stacks, shape: tuple[int, int], A: Tensor, B: Tensor) -> None:
+        """Write what `gather` returned back to where it came from."""
+        (i, a), (j, b) = self._places[shape]
+        stacks[i][a] = A
+        stacks[j][b] = B
 
     def split(self, values: Tensor) -> tuple[Tensor, ...]:
         """Cut a tensor (F, ...) into one piece per stack."""

@@ -210,16 +210,14 @@ def _full_direction(group: dict[str, Any], work: Work, adjust: Adjustment) -> St
     m, v = work.state.matrix("full_exp_avg"), work.state.matrix("full_exp_avg_sq")
     count = work.state.count_step()
     pulled = batch.buffer("gradient")
-    for first, second, pairs in zip(m, v, batch.shapes.values(), strict=True):
-        a, b = batch.index_A[pairs], batch.index_B[pairs]
-        A, tall_B = batch.gather(x, a), batch.gather(x, b).mT
-        s = batch.scaling[a].to(A.dtype)[:, None, None]
-        E = tall_B @ batch.gather(adjusted, a) + batch.gather(adjusted, b).mT @ A
-        steps = [count[b]]
+    for first, second, (shape, pairs) in zip(m, v, batch.shapes.items(), strict=True):
+        b = batch.index_B[pairs]
+        (A, wide_B), (gA, gB) = batch.gather(x, shape), batch.gather(adjusted, shape)
+        s = batch.scaling[b].to(A.dtype)[:, None, None]
+        E = s * (wide_B.mT @ gA + gB.mT @ A)
         hyper = {"betas": group["betas"], "eps": group["eps"]}
-        U = adam_direction([s * E], [first], [second], steps, **hyper)[0]
-        batch.scatter(pulled, a, s * (tall_B.mT @ U))
-        batch.scatter(pulled, b, s * (A @ U.mT))
+        U = adam_direction([E], [first], [second], [count[b]], **hyper)[0]
+        batch.scatter(pulled, shape, s * (wide_B @ U), s * (A @ U.mT))
     return adjust(pulled, group["x_mode"])
 
 
