@@ -133,6 +133,23 @@ def test_sylvester_changes_the_factor_gradients_least() -> None:
     assert all(distance(0.1 * draw(seed, 3, 3)) > best for seed in range(100))
 
 
+@pytest.mark.parametrize(
+    ("decay", "product", "base"), [("adapter", 0.9, 1.0), ("factor", 0.81, 1.0), ("full", 0.9, 0.9)]
+)
+@pytest.mark.parametrize("moments", ["factored", "full"])
+def test_pro_decay_shrinks_what_it_says(
+    decay: str, product: float, base: float, moments: str
+) -> None:
+    pair = make_pair()
+    assert pair.base is not None
+    frozen, BA = pair.base.detach().clone(), (pair.B @ pair.A).detach()
+    set_gradients(pair, torch.zeros(9, 7, dtype=torch.float64))
+    options: dict[str, Any] = {"moments": moments, "decay": decay, "weight_decay": 1.0}
+    create_optimizer("lora-pro", [pair], lr=0.1, **options).step()
+    torch.testing.assert_close((pair.B @ pair.A).detach(), product * BA)
+    torch.testing.assert_close(pair.base.detach(), base * frozen)
+
+
 # Identities 5 and 6: the path of W does not depend on the gauge.
 
 

@@ -77,13 +77,14 @@ class LoRAOptimizer(Optimizer):
             other_lr: Their learning rate; `lr` if None.
 
         Raises:
-            ValueError: If there is no pair, or a learning rate is negative.
+            ValueError: If there is no pair, or a hyper-parameter is out of range.
         """
         if not pairs:
             raise ValueError("the optimizer got no LoRA pair; call add_lora on the model first")
         for name, value in (("lr", lr), ("other_lr", other_lr)):
             if value is not None and not value >= 0.0:
                 raise ValueError(f"{name} {value} must not be negative")
+        _check_hyper(hyper)
         self._init_caches()
         self._hyper = {"maximize": False, **hyper}
         self._pairs: dict[int, LoRAPair] = {}
@@ -242,6 +243,15 @@ class LoRAOptimizer(Optimizer):
             self._init_caches()
             self._pairs = {id(pair.A): pair for pair in state.pop("pair_list")}
         super().__setstate__(state)
+
+
+def _check_hyper(hyper: dict[str, Any]) -> None:
+    for beta in hyper.get("betas", ()):
+        if not 0.0 <= beta < 1.0:
+            raise ValueError(f"betas {tuple(hyper['betas'])} must be in [0, 1)")
+    for name in ("eps", "weight_decay", "damping", "delta", "rcond", "guard", "basis_rcond"):
+        if not hyper.get(name, 0.0) >= 0.0:
+            raise ValueError(f"{name} {hyper[name]} must not be negative")
 
 
 def _factors(state: FactorState) -> Stacks:
