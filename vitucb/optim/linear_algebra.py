@@ -88,7 +88,15 @@ def solve_sylvester(
     return vectors_l @ inner @ vectors_r.mT
 
 
-def guard_scale(x: Stacks, steps: Stacks, batch: FactorBatch, kappa: float) -> Tensor:
+def guard_scale(
+    x: Stacks,
+    directions: Stacks,
+    batch: FactorBatch,
+    kappa: float,
+    *,
+    rate: float = 1.0,
+    own: Tensor | None = None,
+) -> Tensor:
     """The factor a = min(1, kappa |B dA + dB A| / |dB dA|) of each factor's pair, float64 (F,).
 
     With it the second-order term a^2 dB dA stays below kappa times the first-order change of W. The
@@ -96,19 +104,21 @@ def guard_scale(x: Stacks, steps: Stacks, batch: FactorBatch, kappa: float) -> T
 
     Args:
         x: Wide factors.
-        steps: Wide tentative steps dA, dB^T.
+        directions: Wide directions dA, dB^T over `rate`.
         batch: The batch they belong to.
         kappa: Largest allowed ratio of the cross term to the first-order change.
+        rate: The step is `rate` times the direction.
+        own: The Grams of `x`, if known.
     """
-    own, square, mixed = gram(x), gram(steps), gram(x, steps)
-    a, b = batch.index_A, batch.index_B
-    cross = _trace(square[b], square[a])
-    first = _trace(own[b], square[a]) + _trace(square[b], own[a])
-    first = (first + 2.0 * _trace(mixed[b], mixed[a])).clamp_min(0.0)
-    ratio = kappa * (first / cross.clamp_min(torch.finfo(cross.dtype).tiny)).sqrt()
-    scale = torch.ones_like(batch.scaling)
-    scale[a] = scale[b] = ratio.clamp_max(1.0)
-    return scale
+    own = gram(x) if own is None else own
+    square, mixed = gram(directions), gram(x, directions)
+    square_dual = square[batch.dual]
+    # |dB dA| has rate^2, the first-order change has rate.
+    cross = rate**2 * _trace(square, square_dual)
+    half = _trace(own, square_dual)
+    first = half + half[batch.dual] + 2.0 * _trace(mixed, mixed[batch.dual])
+    ratio = first.clamp_min(0.0) / cross.clamp_min(torch.finfo(cross.dtype).tiny)
+    return (kappa * ratio.sqrt()).clamp_max(1.0)
 
 
 def _trace(left: Tensor, right: Tensor) -> Tensor:

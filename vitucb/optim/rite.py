@@ -14,7 +14,8 @@ factors before the step. W follows the same path in every gauge (A, B) -> (R^-1 
 
 Differs. Bases come from D^T D = Q Lambda Q^T as R^-1 = Q Lambda^-1/2, with directions below
 `basis_rcond` dropped: they are grown first by the factor they belong to, where dividing by them
-would blow the step up by 1 / noise. Eigenvalues of V are floored relative to the largest.
+would blow the step up by 1 / noise. Eigenvalues of V are floored relative to the largest, and a
+trust region that no gauge can change keeps the cross term dB dA small.
 Neither U nor its predecessor is kept: P = R_t^-T (D_t^T D_{t-1}) R_{t-1}^-1 needs an r x r matrix
 only, and the momentum is kept as N = M R^-T in the frame of the parameters, so that a step is
     N <- b1 (D^T D)^+ (D_t^T D_{t-1}) N + (1 - b1) R^-1 (V + rho I)^-1/2 R^-T g_L^T   (wide form),
@@ -46,17 +47,17 @@ from vitucb.optim.lora_optimizer import LoRAOptimizer, Work
 
 _SAFE: dict[str, Any] = {
     "escaped_mass": True, "basis_rcond": 1e-2, "eig_floor_rel": 1e-4, "eps": 1e-6,
-    "clip_norm": 0.0, "skip_rms": 0.0, "per_row": True, "average": True,
+    "clip_norm": 0.0, "skip_rms": 0.0, "per_row": True, "average": True, "guard": 0.5,
 }  # fmt: skip
 _PRESETS: dict[str | None, dict[str, Any]] = {
     None: _SAFE,
     "official": {
         **_SAFE, "escaped_mass": False, "basis_rcond": 0.0, "eig_floor_rel": 0.0,
-        "clip_norm": 1.0, "skip_rms": 1.0,
+        "clip_norm": 1.0, "skip_rms": 1.0, "guard": 0.0,
     },
     "paper": {
         **_SAFE, "basis_rcond": 0.0, "eig_floor_rel": 0.0, "eps": 0.0, "per_row": False,
-        "average": False,
+        "average": False, "guard": 0.0,
     },
 }  # fmt: skip
 
@@ -72,14 +73,14 @@ class _Frame:
         inverse = inverse_eigenvalues(values, rcond)
         # R^-1 of the dual; zero columns stand for dropped directions.
         self.basis = vectors * inverse.sqrt().unsqueeze(-2)
-        self.dual_inverse = (vectors * inverse.unsqueeze(-2)) @ vectors.mT
+        self.dual_inverse = self.basis @ self.basis.mT
         self.squares = self.basis.mT @ gram(work.g, exact=exact) @ self.basis
         self.rows = batch.rows if per_row else torch.ones_like(batch.rows)
-        self.keep = torch.ones_like(batch.rows)
+        self.keep: Tensor | None = None
 
     def scale_gradient(self, factors: Tensor) -> None:
         """Multiply the unmagnified gradient of every factor by its own number."""
-        self.keep = self.keep * factors
+        self.keep = factors if self.keep is None else self.keep * factors
         self.squares = self.squares * (factors**2)[:, None, None]
 
     def mean_square(self) -> Tensor:
@@ -107,7 +108,7 @@ class LoRARITE(LoRAOptimizer):
         skip_rms: float | None = None,
         cap_rms: float = 0.0,
         balance: bool = False,
-        guard: float = 0.0,
+        guard: float | None = None,
         compat: Literal["official", "paper"] | None = None,
         other_params: Iterable[Parameter] = (),
         other_lr: float | None = None,
@@ -131,7 +132,8 @@ class LoRARITE(LoRAOptimizer):
                 `official` 1, which freezes training under large losses).
             cap_rms: Clip the root mean square of a factor's direction; 0 is off.
             balance: Rescale so that |A|_F = |B|_F after the step.
-            guard: Largest ratio of the second-order to the first-order change of W; 0 is off.
+            guard: Largest ratio of the second-order to the first-order change of W (0.5; 0, off, in
+                both compatible modes).
             compat: None (safe), `official` or `paper`.
             other_params: Parameters outside the pairs, stepped by AdamW without decay.
             other_lr: Their learning rate; `lr` if None.
@@ -144,11 +146,11 @@ class LoRARITE(LoRAOptimizer):
         given = {
             "eps": eps, "escaped_mass": escaped_mass, "basis_rcond": basis_rcond,
             "eig_floor_rel": eig_floor_rel, "per_row": per_row, "average": average,
-            "clip_norm": clip_norm, "skip_rms": skip_rms,
+            "clip_norm": clip_norm, "skip_rms": skip_rms, "guard": guard,
         }  # fmt: skip
         chosen = {k: _PRESETS[compat][k] if v is None else v for k, v in given.items()}
         hyper = {"betas": betas, "weight_decay": weight_decay, "cap_rms": cap_rms}
-        hyper |= {"balance": balance, "guard": guard, **chosen}
+        hyper |= {"balance": balance, **chosen}
         super().__init__(pairs, lr, hyper, other_params, other_lr)
 
     def update(self, group: dict[str, Any], works: list[Work]) -> None:
@@ -161,27 +163,27 @@ class LoRARITE(LoRAOptimizer):
             norm = torch.stack([_trace(frame.squares).sum() for frame in frames]).sum().sqrt()
             for frame in frames:
                 clip = (group["clip_norm"] / norm).clamp_max(1.0)
-                frame.scale_gradient(clip.expand_as(frame.keep))
+                frame.scale_gradient(clip.expand_as(frame.rows))
         for work, frame in zip(works, frames, strict=True):
             self._update(group, work, frame)
 
     def _update(self, group: dict[str, Any], work: Work, frame: _Frame) -> None:
         r, dual = work.batch.rank, work.batch.dual
         cross, basis = (work.state.small(name, r, r) for name in ("cross_gram", "basis"))
-        count = work.state.count_step().double()
-        root = _second_moment(group, work, frame, cross[dual], basis, count)
-        steps = _momentum(group, work, frame, cross[dual], root, count)
+        decays = _decays(group, work.state.count_step().double())
+        root = _second_moment(group, work, frame, cross[dual], basis, decays[1])
+        steps = _momentum(group, work, frame, cross[dual], root, decays[0])
         if group["cap_rms"]:
             steps = _cap(frame, steps, group["cap_rms"])
         old = work.batch.buffer("product")
         torch._foreach_copy_(old, work.x)
-        _move(group, work, steps)
+        _move(group, work, frame, steps)
         cross.copy_(gram(work.x, old, exact=frame.exact))
         basis.copy_(frame.basis)
 
 
 def _second_moment(
-    group: dict[str, Any], work: Work, frame: _Frame, cross: Tensor, basis: Tensor, count: Tensor
+    group: dict[str, Any], work: Work, frame: _Frame, cross: Tensor, basis: Tensor, beta2: Tensor
 ) -> Tensor:
     """Update V and rho; the r x r matrix R^-1 (V + rho I)^-1/2 R^-T of every factor."""
     r = work.batch.rank
@@ -194,7 +196,6 @@ def _second_moment(
         # |P| <= 1, so each sorted eigenvalue can only shrink; the largest loss is d_lambda.
         rho.add_((old_values - torch.linalg.eigvalsh(carried)).amax(-1).clamp_min(0.0))
     if group["average"]:
-        beta2 = _decay_at(group["betas"][1], count)
         rho.mul_(beta2)
         V.copy_(torch.lerp(square, carried, beta2[:, None, None]))
     else:
@@ -210,31 +211,35 @@ def _second_moment(
 
 
 def _momentum(
-    group: dict[str, Any], work: Work, frame: _Frame, cross: Tensor, root: Tensor, count: Tensor
+    group: dict[str, Any], work: Work, frame: _Frame, cross: Tensor, root: Tensor, beta1: Tensor
 ) -> Stacks:
     """N <- b1 (D^T D)^+ (D_t^T D_{t-1}) N + (1 - b1) root g, in place."""
     batch, N = work.batch, work.state.factor("momentum")
-    beta1 = _decay_at(group["betas"][0], count) if group["average"] else group["betas"][0]
-    beta1 = torch.as_tensor(beta1, dtype=root.dtype, device=root.device).view(-1, 1, 1)
+    beta1 = beta1[:, None, None]
     transport = beta1 * (frame.dual_inverse @ cross)
     carried = apply(transport, N, batch, out=batch.buffer("product"))
-    fresh = (1.0 - beta1) * root * frame.keep[:, None, None]
+    fresh = (1.0 - beta1) * root
+    if frame.keep is not None:
+        fresh = fresh * frame.keep[:, None, None]
     for n, c, k, g in zip(N, carried, batch.split(fresh.to(batch.dtype)), work.g, strict=True):
         torch.baddbmm(c, k, g, out=n)
     return N
 
 
-def _move(group: dict[str, Any], work: Work, directions: Stacks) -> None:
+def _move(group: dict[str, Any], work: Work, frame: _Frame, directions: Stacks) -> None:
     batch, lr, steps = work.batch, group["lr"], directions
-    if batch.missing or group["guard"]:
+    if batch.missing:
         steps = [n.clone() for n in directions]
         batch.freeze_missing(steps)
-    if group["guard"]:
-        scale = guard_scale(work.x, [-lr * n for n in steps], batch, group["guard"])
-        scale_stacks_(steps, scale, batch)
     if group["weight_decay"]:
         torch._foreach_mul_(work.x, 1.0 - lr * group["weight_decay"])
-    torch._foreach_add_(work.x, steps, alpha=-lr)
+    if group["guard"]:
+        scale = guard_scale(work.x, steps, batch, group["guard"], rate=lr, own=frame.gram)
+        pieces = batch.split((-lr * scale).to(batch.dtype))
+        for x, n, piece in zip(work.x, steps, pieces, strict=True):
+            x.addcmul_(n, piece[:, None, None])
+    else:
+        torch._foreach_add_(work.x, steps, alpha=-lr)
     if group["balance"]:
         # 1e-6 as in the published code, for a factor that is still zero; B A keeps its value.
         norms = squared_norms(work.x).sqrt() + 1e-6
@@ -250,11 +255,13 @@ def _cap(frame: _Frame, N: Stacks, cap: float) -> Stacks:
     return capped
 
 
-def _decay_at(beta: float, count: Tensor) -> Tensor:
-    """The decay of step t = 1, 2, ... that makes a running average an average of what it saw."""
-    power: Tensor = torch.pow(beta, count - 1.0)
-    decay: Tensor = beta * (1.0 - power) / (1.0 - beta * power)
-    return decay
+def _decays(group: dict[str, Any], count: Tensor) -> Tensor:
+    """Decays (2, F) that make running averages averages of what they saw in steps 1, 2, ..."""
+    betas = torch.stack([torch.full_like(count, beta) for beta in group["betas"]])
+    if not group["average"]:
+        return betas
+    power = betas ** (count - 1.0)
+    return betas * (1.0 - power) / (1.0 - betas * power)
 
 
 def _trace(matrices: Tensor) -> Tensor:
