@@ -109,6 +109,9 @@ class FeatureCovariance(abc.ABC):
     def _reset(self) -> None:
         """Back to A = ridge I."""
 
+    def _see_others(self, scored: Scored, index: int) -> None:  # noqa: B027  # optional
+        """Told of the whole scored batch when arm `index` of it is about to be added."""
+
     @property
     @abc.abstractmethod
     def log_det(self) -> float:
@@ -181,6 +184,8 @@ class FeatureCovariance(abc.ABC):
             raise ValueError("update takes either phi or index=, not both and not neither")
         if index is not None:
             scored = self._last_scored(index)
+            assert self._scored is not None
+            self._see_others(self._scored, index)
         else:
             assert phi is not None
             scored = self._checked_score(self._as_rows(phi))

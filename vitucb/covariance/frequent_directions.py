@@ -10,14 +10,19 @@ rows, and Delta, the sum of all deltas, bounds what was lost:
 Papers: Ghashami et al., "Frequent Directions" - https://arxiv.org/abs/1501.01711; as a bandit's
 covariance: Kuzborskij et al. - https://arxiv.org/abs/1809.11033 (variant `upper`), Chen et al.,
 IJCAI 2020 (`lower`); with half of Delta added back: Luo et al., JMLR 20(45), 2019 (`centred`).
-Differs: where Delta would pass `max_delta` ridges the rank doubles, up to `max_rank`, instead of
-shrinking (the idea of dyadic sketches, https://arxiv.org/abs/2410.10258).
+Differs: by default the ridge in use is neither end of the interval nor its middle but the one that
+keeps the widths of features not yet in the sketch (`calibrated_ridge`): Delta is a worst case, what
+was lost is spread over far more directions than one.
+Differs: where Delta would pass
+`max_delta` ridges the rank doubles, up to `max_rank`, instead of shrinking (the idea of dyadic
+sketches, https://arxiv.org/abs/2410.10258).
 """
 
 from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from typing import Literal
 
 import torch
@@ -35,7 +40,43 @@ from vitucb.covariance.rows import RowCovariance
 _logger = logging.getLogger(__name__)
 
 DEFAULT_RANK = 256
-_SHIFTS = {"upper": 0.0, "centred": 0.5, "lower": 1.0}
+_PROBES = 32
+_SHIFTS = {"calibrated": None, "upper": 0.0, "centred": 0.5, "lower": 1.0}
+
+
+def calibrated_ridge(
+    inside: Tensor,
+    outside: Tensor,
+    values: Tensor,
+    lost: float,
+    ridge: float,
+    low: float,
+    up: float,
+) -> float:
+    """The ridge at which a shrunk sketch gives features it has not seen the widths they had before.
+
+    Their mean squared width is sum_i c_i^2 / (s_i + ridge) + o / ridge before the shrink and
+    sum_i c_i^2 / ((s_i - lost)+ + r) + o / r after it, falling in r; r is found by bisection.
+
+    Args:
+        inside: c_i^2, energies of the features along the eigenvectors of B'B, (b, n).
+        outside: o, their energies outside the rows of B, (b,).
+        values: Eigenvalues s of B B', (n,), above 0.
+        lost: What the shrink takes off.
+        ridge: Ridge in use before.
+        low: Least ridge allowed.
+        up: Largest ridge allowed.
+    """
+    c, o = inside.sum(0), float(outside.sum())
+    target = float((c / (values + ridge)).sum()) + o / ridge
+    left = (values - lost).clamp_min(0.0)
+    for _ in range(40):
+        middle = 0.5 * (low + up)
+        if float((c / (left + middle)).sum()) + o / middle > target:
+            low = middle
+        else:
+            up = middle
+    return 0.5 * (low + up)
 
 
 class FrequentDirections(FeatureCovariance):
@@ -44,8 +85,10 @@ class FrequentDirections(FeatureCovariance):
     Attributes:
         rank: Directions m kept by a shrink; grows up to `max_rank`.
         delta: Delta, what B'B may lack in any direction.
-        variant: Which ridge the quadratic form uses: `centred` (ridge + Delta / 2, the best guess),
-            `upper` (ridge: never too narrow) or `lower` (ridge + Delta: never too wide).
+        variant: Which ridge the quadratic form uses: `calibrated` (the best guess), `centred`
+            (ridge + Delta / 2), `upper` (ridge: never too narrow) or `lower` (ridge + Delta: never
+            too wide).
+        shift: How much that is above `ridge`, in 0..Delta.
     """
 
     def __init__(
@@ -58,7 +101,7 @@ class FrequentDirections(FeatureCovariance):
         dtype: torch.dtype | None = None,
         max_rank: int | None = None,
         max_delta: float = 0.25,
-        variant: Literal["centred", "upper", "lower"] = "centred",
+        variant: Literal["calibrated", "centred", "upper", "lower"] = "calibrated",
     ) -> None:
         """Start empty.
 
@@ -91,7 +134,8 @@ class FrequentDirections(FeatureCovariance):
 
     def _start(self) -> None:
         self.rank = self._first_rank
-        self.delta = 0.0
+        self.delta = self.shift = 0.0
+        self._probes: deque[Tensor] = deque(maxlen=_PROBES)  # Arms seen and not chosen.
         self._gains = [0.0, 0.0, 0.0]  # log det: lower bound, estimate, upper bound.
         self._has_shrunk = False
         self._has_warned = False
@@ -99,7 +143,10 @@ class FrequentDirections(FeatureCovariance):
         self._shift_ridge()
 
     def _shift_ridge(self) -> None:
-        self._rows.set_ridge(self.ridge + _SHIFTS[self.variant] * self.delta)
+        share = _SHIFTS[self.variant]
+        if share is not None:
+            self.shift = share * self.delta
+        self._rows.set_ridge(self.ridge + self.shift)
 
     @property
     def memory_bytes(self) -> int:
@@ -132,6 +179,9 @@ class FrequentDirections(FeatureCovariance):
         return self._rows._cov(scored)
 
     def _append(self, scored: Scored, weights: Tensor) -> None:
+        if self._rows.size == 2 * self.rank:
+            self._shrink(scored.phi)
+            scored = self._score(scored.phi)
         room = 2 * self.rank - self._rows.size
         if len(weights) > room:
             for phi, part in zip(
@@ -143,11 +193,17 @@ class FrequentDirections(FeatureCovariance):
         for i, factor in enumerate((low, 1.0, up)):
             self._gains[i] += information_gain(self, scored, weights * factor)
         self._rows._append(scored, weights)
-        if self._rows.size == 2 * self.rank:
-            self._shrink()
 
-    def _shrink(self) -> None:
-        """Keep `rank` directions, or double the rank if that would cost too much."""
+    def _see_others(self, scored: Scored, index: int) -> None:
+        if len(scored.squares) > 1:
+            self._probes.append(scored.phi[index - 1].clone())
+
+    def _shrink(self, unseen: Tensor) -> None:
+        """Keep `rank` directions, or double the rank if that would cost too much.
+
+        Args:
+            unseen: Features (b, p) not in the sketch, e.g. those about to enter.
+        """
         values, vectors = torch.linalg.eigh(self._rows.effective_gram())
         values, vectors = values.flip(0).clamp_min(0.0), vectors.flip(1)
         lost = float(values[self.rank])
@@ -160,11 +216,26 @@ class FrequentDirections(FeatureCovariance):
         # Directions of no more than rounding are dropped, and what they had is accounted for.
         keep = kept > torch.finfo(torch.float64).eps * values[0]
         left_over = float(kept[~keep].max()) if bool((~keep).any()) else 0.0
+        self.delta += lost + max(left_over, 0.0)
+        if self.variant == "calibrated":
+            self._calibrate(values, vectors, lost, torch.stack([*self._probes, *unseen[:_PROBES]]))
         kept, vectors = kept[keep], vectors[:, keep]
         self._rows.set_rows(vectors * (kept / values[keep]).sqrt(), kept)
-        self.delta += lost + max(left_over, 0.0)
         self._has_shrunk = True
         self._shift_ridge()
+
+    def _calibrate(self, values: Tensor, vectors: Tensor, lost: float, unseen: Tensor) -> None:
+        """Set `shift` for the sketch after a shrink by `lost`."""
+        scored = self._score(unseen)
+        assert scored.gram is not None
+        assert scored.cross is not None
+        alive = values > torch.finfo(torch.float64).eps * values[0]
+        along = vectors[:, alive].mT @ (self._rows.root_weights * scored.cross)
+        inside = along.mT.square() / values[alive]
+        outside = (scored.gram.diagonal() - inside.sum(1)).clamp_min(0.0)
+        low, up = self.ridge, self.ridge + self.delta
+        used = calibrated_ridge(inside, outside, values[alive], lost, self._rows.ridge, low, up)
+        self.shift = used - self.ridge
 
     def _warn(self, lost: float) -> None:
         if not self._has_warned:
@@ -210,6 +281,7 @@ class FrequentDirections(FeatureCovariance):
         """Forget: A <- gamma A + (1 - gamma) ridge I; Delta shrinks alike."""
         self._rows.discount(check_gamma(gamma))
         self.delta *= gamma
+        self.shift *= gamma
         self._scored = None
         self._shift_ridge()
         self._recompute_gains()
@@ -221,8 +293,7 @@ class FrequentDirections(FeatureCovariance):
         """
         values = self.spectrum()
         rest = max(min(self.count, self.dim) - len(values), 0)
-        for i, share in enumerate((0.0, _SHIFTS[self.variant], 1.0)):
-            more = share * self.delta
+        for i, more in enumerate((0.0, self.shift, self.delta)):
             gain = float(torch.log1p((values + more) / self.ridge).sum())
             # The estimate leaves the unseen directions out: most of them hold nothing.
             self._gains[i] = gain + (rest * math.log1p(more / self.ridge) if i == 2 else 0.0)
@@ -251,6 +322,7 @@ class FrequentDirections(FeatureCovariance):
         for phi, weights in other._rows.row_chunks():
             self._append(self._score(phi), weights)
         self.delta += other.delta
+        self.shift += other.shift
         self._has_shrunk |= other._has_shrunk
         self._shift_ridge()
 
@@ -260,6 +332,8 @@ class FrequentDirections(FeatureCovariance):
             **{f"rows.{key}": value for key, value in self._rows.state_dict().items()},
             "rank": self.rank,
             "delta": self.delta,
+            "shift": self.shift,
+            **({"probes": torch.stack(list(self._probes))} if self._probes else {}),
             "has_shrunk": self._has_shrunk,
             "gains": torch.tensor(self._gains, dtype=torch.float64),
             **self._counters(),
@@ -273,5 +347,8 @@ class FrequentDirections(FeatureCovariance):
         )
         self.rank = int(state["rank"])
         self.delta = float(state["delta"])
+        self.shift = float(state["shift"])
+        self._probes.clear()
+        self._probes.extend(state["probes"].unbind() if "probes" in state else [])
         self._has_shrunk = bool(state["has_shrunk"])
         self._gains = state["gains"].tolist()

@@ -100,6 +100,9 @@ class HandoverCovariance(FeatureCovariance):
     def _cov(self, scored: Scored) -> Tensor:
         return self.current._cov(scored)
 
+    def _see_others(self, scored: Scored, index: int) -> None:
+        self.current._see_others(scored, index)
+
     def _append(self, scored: Scored, weights: Tensor) -> None:
         if self._must_hand_over(scored):
             self._hand_over()

@@ -114,6 +114,9 @@ class ProjectedCovariance(FeatureCovariance):
     def _cov(self, scored: Scored) -> Tensor:
         return self.inner._cov(scored)
 
+    def _see_others(self, scored: Scored, index: int) -> None:
+        self.inner._see_others(scored, index)
+
     def _append(self, scored: Scored, weights: Tensor) -> None:
         self._log_det += information_gain(self.inner, scored, weights)
         self.inner._append(scored, weights)

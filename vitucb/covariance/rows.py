@@ -86,7 +86,7 @@ class RowCovariance(FeatureCovariance):
         query = self._rows.query(phi)
         gram = (query @ query.mT).double()
         cross = self._rows.products(query)
-        solved = self._factor.forward(self._root_weights * cross)
+        solved = self._factor.forward(self.root_weights * cross)
         scored = Scored(phi, torch.empty(0), gram, cross, solved)
         scored.squares = (gram.diagonal() - solved.square().sum(0)) / self.ridge
         weak = self._is_cancelled(scored)
@@ -104,7 +104,7 @@ class RowCovariance(FeatureCovariance):
     def _residual(self, query: Tensor, solved: Tensor) -> tuple[Tensor, Tensor]:
         """Residual phi - Phi' u, (b, p), and u = G^-1 Phi phi, (n, b), of (2)."""
         u = self._factor.backward(solved)
-        return query - self._rows.combine(self._root_weights * u), u
+        return query - self._rows.combine(self.root_weights * u), u
 
     def _cov(self, scored: Scored) -> Tensor:
         assert scored.gram is not None
@@ -164,12 +164,13 @@ class RowCovariance(FeatureCovariance):
             start = self._factor.size
             end = min(start + PANEL, self._gram.size)
             rows = self._gram.rows(start, end)
-            rows *= self._root_weights[start:end] * self._root_weights[:end].mT
+            rows *= self.root_weights[start:end] * self.root_weights[:end].mT
             rows[:, start:].diagonal().add_(self.ridge)
             self._factor.append(rows, least_pivot=self.ridge)
 
     @property
-    def _root_weights(self) -> Tensor:
+    def root_weights(self) -> Tensor:
+        """Roots of the weights, a column (n, 1)."""
         return self._weights.sqrt()[:, None]
 
     def _reset(self) -> None:
@@ -187,8 +188,8 @@ class RowCovariance(FeatureCovariance):
         self._refresh_factor()
         right = self._as_rows(v).to(self._rows.device, torch.float64)
         cross = self._rows.products(right.to(self._rows.product_dtype))
-        u = self._factor.backward(self._factor.forward(self._root_weights * cross))
-        out = (right - self._rows.combine(self._root_weights * u)) / self.ridge
+        u = self._factor.backward(self._factor.forward(self.root_weights * cross))
+        out = (right - self._rows.combine(self.root_weights * u)) / self.ridge
         return out.view(v.shape)
 
     def discount(self, gamma: float) -> None:
@@ -228,7 +229,7 @@ class RowCovariance(FeatureCovariance):
 
     def effective_gram(self) -> Tensor:
         """Phi Phi' of the weighted rows, float64 (n, n)."""
-        return self._gram.symmetric() * self._root_weights * self._root_weights.mT
+        return self._gram.symmetric() * self.root_weights * self.root_weights.mT
 
     def spectrum(self) -> Tensor:
         """Eigenvalues of the weighted Phi Phi', float64 (n,), ascending."""
@@ -242,7 +243,7 @@ class RowCovariance(FeatureCovariance):
         gram = self.effective_gram()
         gram.diagonal().add_(ridge)
         lower = torch.linalg.cholesky(gram)
-        right = self._root_weights * scored.cross
+        right = self.root_weights * scored.cross
         solved = torch.linalg.solve_triangular(lower, right, upper=False)
         squares: Tensor = scored.gram.diagonal() - solved.square().sum(0)
         return squares.clamp_min(0.0) / ridge
@@ -260,7 +261,7 @@ class RowCovariance(FeatureCovariance):
             mixing: Coefficients (n, m) of the m new rows.
             squares: Their squared norms, float64 (m,).
         """
-        rows = self._rows.combine(self._root_weights * mixing)
+        rows = self._rows.combine(self.root_weights * mixing)
         self._rows.size = 0
         self._rows.append(rows)
         self._weights = torch.ones(len(rows), dtype=torch.float64, device=self._rows.device)
