@@ -70,7 +70,8 @@ class _Layer:
         module = self.module
         dropouts = getattr(module, "lora_dropout", None) or {}
         return not (
-            getattr(module, "merged", False)
+            "forward" in vars(module)
+            or getattr(module, "merged", False)
             or getattr(module, "disable_adapters", False)
             or (module.training and any(getattr(d, "p", 0.0) > 0 for d in dropouts.values()))
         )
@@ -310,8 +311,8 @@ class LoRAGradientFeatures:
                     y: Tensor = _LoRALinear.apply(x, anchor, layer, arms, sink)
                     return y
 
-                stack.callback(_restore_forward(layer.module))
                 layer.module.__dict__["forward"] = forward
+                stack.callback(layer.module.__dict__.pop, "forward")
             yield
 
     def _fall_back(self, reason: str) -> None:
@@ -377,19 +378,6 @@ def _find_layers(model: nn.Module, pairs: Sequence[LoRAPair]) -> list[_Layer]:
             layers.append(_Layer(owner, base, pair, offset))
         offset += pair.A.numel() + pair.B.numel()
     return layers
-
-
-def _restore_forward(module: nn.Module) -> Callable[[], None]:
-    """What undoes giving `module` a `forward` of its own."""
-    before = module.__dict__.get("forward")
-
-    def restore() -> None:
-        if before is None:
-            module.__dict__.pop("forward", None)
-        else:
-            module.__dict__["forward"] = before
-
-    return restore
 
 
 @contextlib.contextmanager

@@ -8,7 +8,8 @@ import math
 import torch
 from torch import Tensor
 
-from vitucb.covariance.base import FeatureCovariance, Scored, State, check_gamma, limit_weights
+from vitucb.covariance.base import FeatureCovariance, Scored, State
+from vitucb.covariance.guards import check_gamma, limit_weights
 
 _logger = logging.getLogger(__name__)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vitucb.covariance.base import FeatureCovariance, Scored, State, check_gamma
+from vitucb.covariance.base import FeatureCovariance, Scored, State
+from vitucb.covariance.guards import check_gamma
 
 
 class DiagonalCovariance(FeatureCovariance):

@@ -32,9 +32,9 @@ from vitucb.covariance.base import (
     FeatureCovariance,
     Scored,
     State,
-    check_gamma,
     information_gain,
 )
+from vitucb.covariance.guards import check_gamma
 from vitucb.covariance.rows import RowCovariance
 
 _logger = logging.getLogger(__name__)

@@ -20,8 +20,9 @@ import math
 import torch
 from torch import Tensor
 
-from vitucb.covariance.base import FeatureCovariance, Scored, State, check_gamma, limit_weights
+from vitucb.covariance.base import FeatureCovariance, Scored, State
 from vitucb.covariance.factor import PANEL, GrowingCholesky, LowerPanels
+from vitucb.covariance.guards import check_gamma, limit_weights
 from vitucb.covariance.row_blocks import RowBlocks
 
 # Below this share of |phi|^2 the difference in (1) has lost too many digits, by product type.
