@@ -59,7 +59,7 @@ class OptimizerConfig:
 
     name: str = "adamw"
     """See `vitucb list optimizers`, or an import path module:Class."""
-    lr: float = 3e-4
+    lr: float = 3e-5
     """Learning rate of the adapters."""
     head_lr: float = 1e-2
     """Learning rate of the reward head, where it is trained by gradient steps."""
@@ -85,7 +85,7 @@ class PolicyConfig:
 
     name: str = "ucb"
     """See `vitucb list policies`."""
-    alpha: float = 1.0
+    alpha: float = 0.3
     """Multiplier of the confidence width."""
     epsilon: float = 0.05
     """Exploration probability of epsilon-greedy."""
