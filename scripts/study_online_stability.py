@@ -76,7 +76,9 @@ class Stream:
     def _change(self) -> Tensor:
         low = self._draw(ROWS, RANK) @ self._draw(RANK, COLUMNS)
         # Noise beyond the adapter's rank: its best error is about 0.27 and not 0.
-        return (low / low.norm() + 0.3 * self._draw(ROWS, COLUMNS) / math.sqrt(ROWS * COLUMNS)) * 4
+        noise = 0.3 * self._draw(ROWS, COLUMNS) / math.sqrt(ROWS * COLUMNS)
+        change: Tensor = 4.0 * (low / low.norm() + noise)
+        return change
 
     def target(self, step: int) -> Tensor:
         """W* at a step."""
