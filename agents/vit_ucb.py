@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -121,16 +120,18 @@ class ViTUCB:
     def _rebuild(self) -> float:
         """Recompute the features of the history; how much the stale ones overstated the width."""
         replay = self.trainer.replay
+        probe = self._history_features(slice(-_REBUILD_BATCH, None))
+        scale = _inverse_rms_norm(probe)
+        stale = self.covariance.width(probe * scale).mean()
         starts = range(0, len(replay), _REBUILD_BATCH)
-        phi = torch.cat(
-            [self._score(replay.items(slice(i, i + _REBUILD_BATCH))[0])[1] for i in starts]
-        )
-        phi = phi * _inverse_rms_norm(phi)
-        probe = phi[-_REBUILD_BATCH:]
-        stale = self.covariance.width(probe).mean()
+        chunks = (self._history_features(slice(i, i + _REBUILD_BATCH)) * scale for i in starts)
         # A replay past its capacity is a uniform sample: each item stands for several rounds.
-        self.covariance.rebuild(phi, weight=replay.seen / len(replay))
-        return float(stale / self.covariance.width(probe).mean().clamp_min(1e-12))
+        self.covariance.rebuild(chunks, weight=replay.seen / len(replay))
+        fresh = self.covariance.width(probe * scale).mean()
+        return float(stale / fresh.clamp_min(1e-12))
+
+    def _history_features(self, slots: slice) -> Tensor:
+        return self._score(self.trainer.replay.items(slots)[0])[1]
 
     def save_adapter(self, folder: Path) -> None:
         """Write the adapters so that `peft.PeftModel.from_pretrained` reads them."""
