@@ -85,7 +85,7 @@ class PolicyConfig:
 
     name: str = "ucb"
     """See `vitucb list policies`."""
-    alpha: float = 0.3
+    alpha: float = 1.0
     """Multiplier of the confidence width."""
     epsilon: float = 0.05
     """Exploration probability of epsilon-greedy."""
