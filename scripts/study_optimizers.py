@@ -20,12 +20,12 @@ from vitucb.config import EnvConfig
 from vitucb.experiment import make_agent, make_env
 from vitucb.runner import run
 
-ADAM_RATES, LARGE_RATES = (3e-4, 1e-3, 3e-3), (1e-2, 3e-2, 1e-1)
+ADAM_RATES, LARGE_RATES = (1e-5, 3e-5, 1e-4), (1e-3, 3e-3, 1e-2)
 CASES: dict[str, tuple[str, dict[str, Any], tuple[float, ...]]] = {
     "adamw": ("adamw", {}, ADAM_RATES),
     "lora-rite": ("lora-rite", {}, ADAM_RATES),
     "lora-pro": ("lora-pro", {}, ADAM_RATES),
-    "lora-plus": ("lora-plus", {}, (1e-4, 3e-4, 1e-3)),
+    "lora-plus": ("lora-plus", {}, (3e-6, 1e-5, 3e-5)),
     "scaled-adam": ("scaled-adam", {}, ADAM_RATES),
     "sgd": ("sgd", {}, LARGE_RATES),
     "scaled-gd": ("scaled-gd", {}, LARGE_RATES),
