@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -86,7 +85,7 @@ class ViTUCB:
     def select_action(self, obs: Observation) -> Decision:
         """Score all arms at once, choose, and count the choice in the covariance."""
         score, phi = self._score(obs["images"])
-        phi = _unit_norm(phi)
+        phi = phi * _inverse_rms_norm(phi)
         mean = self.trainer.predictions(score)
         width = self._noise.std * self.covariance.width(phi).cpu().numpy()
         choice = self._policy(mean, width, obs["action_mask"], self._rounds, self._rng)
@@ -122,16 +121,17 @@ class ViTUCB:
         """Recompute the features of the history; how much the stale ones overstated the width."""
         replay = self.trainer.replay
         probe = self._history_features(slice(-_REBUILD_BATCH, None))
-        stale = self.covariance.width(probe).mean()
+        scale = _inverse_rms_norm(probe)
+        stale = self.covariance.width(probe * scale).mean()
         starts = range(0, len(replay), _REBUILD_BATCH)
-        chunks = (self._history_features(slice(i, i + _REBUILD_BATCH)) for i in starts)
+        chunks = (self._history_features(slice(i, i + _REBUILD_BATCH)) * scale for i in starts)
         # A replay past its capacity is a uniform sample: each item stands for several rounds.
         self.covariance.rebuild(chunks, weight=replay.seen / len(replay))
-        fresh = self.covariance.width(probe).mean()
+        fresh = self.covariance.width(probe * scale).mean()
         return float(stale / fresh.clamp_min(1e-12))
 
     def _history_features(self, slots: slice) -> Tensor:
-        return _unit_norm(self._score(self.trainer.replay.items(slots)[0])[1])
+        return self._score(self.trainer.replay.items(slots)[0])[1]
 
     def save_adapter(self, folder: Path) -> None:
         """Write the adapters so that `peft.PeftModel.from_pretrained` reads them."""
@@ -159,21 +159,18 @@ class ViTUCB:
         self._rng.bit_generator.state = state["rng"]
 
 
-def _unit_norm(phi: Tensor) -> Tensor:
-    """Features (n, p) scaled to length 1 each.
+def _inverse_rms_norm(phi: Tensor) -> float:
+    """1 / sqrt(mean |phi|^2) of today's arms, the factor that makes the ridge free of units.
 
-    The length of a LoRA gradient says how steep the score is there and grows with the head; only
-    its direction says how new an image is. With lengths kept, steep arms of kinds long known outbid
-    new kinds.
+    Today's and not the first round's: LoRA gradients grow with the head, which starts near zero.
 
     Raises:
         ValueError: If a feature is not finite.
     """
-    norms = phi.norm(dim=1, keepdim=True)
-    if not bool(norms.isfinite().all()):
+    rms = float(phi.double().square().sum(dim=1).mean().sqrt())
+    if not math.isfinite(rms):
         raise ValueError("the features of the arms are not finite; lower agent.optimizer.lr")
-    unit: Tensor = phi / norms.clamp_min(torch.finfo(phi.dtype).tiny)
-    return unit
+    return 1 / rms if rms > 0 else 1.0
 
 
 def _count_parameters(model: RewardModel, tracked: int) -> dict[str, int]:

@@ -74,7 +74,7 @@ class CovarianceConfig:
     name: str = "exact"
     """See `vitucb list covariances`."""
     ridge: float = 1.0
-    """Ridge; the features of vit-ucb have length 1."""
+    """Ridge, in units of the mean squared feature norm (features are scaled to 1)."""
     rank: int | None = None
     """Rank or width of a sketch; its own default if not given."""
 
