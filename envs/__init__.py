@@ -15,8 +15,19 @@ if __name__ == "envs":
 import gymnasium
 
 from vitucb.envs.datasets import DATASETS, ImageDataset, load_dataset
+from vitucb.envs.delayed_reward import DelayedReward
+from vitucb.envs.drifting_rewards import DriftingRewards
+from vitucb.envs.random_arm_subset import RandomArmSubset
 
-__all__ = ["DATASETS", "ENVS", "ImageDataset", "load_dataset"]
+__all__ = [
+    "DATASETS",
+    "ENVS",
+    "DelayedReward",
+    "DriftingRewards",
+    "ImageDataset",
+    "RandomArmSubset",
+    "load_dataset",
+]
 
 ENVS = {
     "vitucb/ImageArms-v0": "K images of distinct classes, or K rated images, in shuffled slots",

@@ -22,6 +22,43 @@ ConfigT = TypeVar("ConfigT")
 
 
 @dataclass(frozen=True)
+class DelayConfig:
+    """Rewards that come later or never."""
+
+    law: Literal["none", "fixed", "uniform", "geometric", "heavy-tailed"] = "none"
+    """Law of the delay; none pays at once."""
+    rounds: int = 32
+    """Mean delay, rounds."""
+    loss_probability: float = 0.0
+    """Probability that a reward never arrives."""
+    tail: float = 1.5
+    """Tail index of heavy-tailed delays, above 1; up to 2 their variance is infinite."""
+
+
+@dataclass(frozen=True)
+class DriftConfig:
+    """Mean rewards that move to other classes during the run."""
+
+    kind: Literal["none", "abrupt", "gradual", "recurring"] = "none"
+    """At once, little by little, or back and forth."""
+    at: int | None = None
+    """First round with other means, 0-based; half the horizon if not given."""
+    period: int | None = None
+    """Rounds of the transition (gradual) or of a phase (recurring); a tenth of the horizon if not
+    given."""
+
+
+@dataclass(frozen=True)
+class ArmSubsetConfig:
+    """A random subset of the arms on offer each round."""
+
+    min_arms: int | None = None
+    """Fewest arms on offer; all arms every round if not given."""
+    max_arms: int | None = None
+    """Most arms on offer; all if not given."""
+
+
+@dataclass(frozen=True)
 class EnvConfig:
     """The environment; a field left at None takes the environment's own default."""
 
@@ -37,6 +74,9 @@ class EnvConfig:
     """Standard deviation of the reward noise, reward units (gaussian and score)."""
     options: dict[str, Option] = field(default_factory=dict)
     """Further keyword arguments of the environment."""
+    delay: DelayConfig = DelayConfig()
+    drift: DriftConfig = DriftConfig()
+    arm_subset: ArmSubsetConfig = ArmSubsetConfig()
 
 
 @dataclass(frozen=True)

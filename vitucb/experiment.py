@@ -10,7 +10,8 @@ from typing import Any
 import gymnasium as gym
 
 from vitucb.agents import AGENTS
-from vitucb.config import AgentConfig, EnvConfig, RunConfig, override
+from vitucb.config import AgentConfig, DriftConfig, EnvConfig, RunConfig, override
+from vitucb.envs import DelayedReward, DriftingRewards, RandomArmSubset
 from vitucb.recorder import Recorder
 from vitucb.registry import lookup, unknown_name
 from vitucb.runner import run
@@ -18,7 +19,7 @@ from vitucb.types import Agent, Round
 
 
 def make_env(config: EnvConfig, num_rounds: int | None = None) -> gym.Env[Any, Any]:
-    """Build the environment of `config`, one episode of `num_rounds` rounds.
+    """Build the environment of `config` with its wrappers, one episode of `num_rounds` rounds.
 
     Raises:
         ValueError: If the id is unknown or an argument is not usable.
@@ -35,12 +36,45 @@ def make_env(config: EnvConfig, num_rounds: int | None = None) -> gym.Env[Any, A
             raise ValueError(f"num_rounds {num_rounds} must be at least 1")
         arguments["max_episode_steps"] = num_rounds
     try:
-        return gym.make(config.id, disable_env_checker=True, **arguments)
+        env = gym.make(config.id, disable_env_checker=True, **arguments)
     except gym.error.Error as error:
         known = [name for name in gym.registry if name.startswith("vitucb/")]
         raise unknown_name("env.id", config.id, known) from error
     except TypeError as error:
         raise ValueError(f"env: {config.id} does not take these settings: {error}") from error
+    return _wrapped(env, config)
+
+
+def _wrapped(env: gym.Env[Any, Any], config: EnvConfig) -> gym.Env[Any, Any]:
+    """`env` with the masks, the drift and the delay of `config`."""
+    drift, delay, subset = config.drift, config.delay, config.arm_subset
+    for name, section, is_off in (
+        ("drift.kind", drift, drift.kind == "none"),
+        ("delay.law", delay, delay.law == "none"),
+        ("arm_subset.min_arms", subset, subset.min_arms is None),
+    ):
+        if is_off and section != type(section)():
+            raise ValueError(f"env.{name} is not set, and {section} has no use without it; set it")
+    if subset.min_arms is not None:
+        env = RandomArmSubset(env, subset.min_arms, subset.max_arms)
+    if drift.kind != "none":
+        env = DriftingRewards(env, drift.kind, *_drift_rounds(drift, env))
+    if delay.law != "none":
+        env = DelayedReward(env, delay.law, delay.rounds, delay.loss_probability, delay.tail)
+    return env
+
+
+def _drift_rounds(drift: DriftConfig, env: gym.Env[Any, Any]) -> tuple[int, int | None]:
+    """First round and period of the drift, in proportion to the horizon where not given."""
+    horizon = env.spec.max_episode_steps if env.spec else None
+    if horizon is None and (drift.at is None or drift.period is None):
+        raise ValueError("env.drift: the environment has no horizon; give at and period")
+    at = (horizon or 0) // 2 if drift.at is None else drift.at
+    if horizon is not None and at >= horizon:
+        raise ValueError(f"env.drift.at {at} is past the last round {horizon - 1}; give an earlier")
+    if drift.period is None and drift.kind != "abrupt":
+        return at, max(1, (horizon or 0) // 10)
+    return at, drift.period
 
 
 def make_agent(
