@@ -24,7 +24,7 @@ ALLOWED = {
     "config": {"registry"},
     "adapters": set(),
     "covariance": FOUNDATION | {"covariance"},
-    "policies": FOUNDATION,
+    "policies": FOUNDATION | {"policies"},
     "replay": FOUNDATION,
     "optim": FOUNDATION | {"optim"},
     "backbone": FOUNDATION | {"assets"},

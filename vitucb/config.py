@@ -128,7 +128,23 @@ class PolicyConfig:
     alpha: float = 1.0
     """Multiplier of the confidence width."""
     epsilon: float = 0.05
-    """Exploration probability of epsilon-greedy."""
+    """Exploration probability of epsilon-greedy, min(1, epsilon t^-decay) in round t."""
+    temperature: float = 0.1
+    """Temperature of boltzmann, temperature t^-decay in round t, reward units."""
+    decay: float = 0.0
+    """Exponent of the schedules of epsilon and temperature: 0 constant, 0.333, 0.5, 1 (1/t)."""
+    joint: bool = False
+    """Thompson draws all arms jointly, as one draw of the parameters would."""
+    optimistic: bool = False
+    """Thompson never draws below the mean."""
+    draws: int = 1_000
+    """Monte Carlo draws for the propensity of joint Thompson sampling."""
+    variant: Literal["square-cb", "fast-cb", "falcon"] = "square-cb"
+    """Kind of inverse gap weighting (igw)."""
+    gamma: float = 10.0
+    """Sharpness of igw, gamma t^growth in round t, 1 / reward units."""
+    growth: float = 0.5
+    """Exponent of the schedule of gamma."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +184,8 @@ class AgentConfig:
     """Ridge of the closed-form head and of lin-ucb, per unit of mean squared feature norm."""
     features: Literal["lora-gradient", "last-layer"] = "lora-gradient"
     """What the covariance is made of."""
+    options: dict[str, Option] = field(default_factory=dict)
+    """Settings of one agent alone, e.g. hidden 100 of neural-ucb; see the agent's module."""
     lora: LoRAConfig = LoRAConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     covariance: CovarianceConfig = CovarianceConfig()

@@ -1,0 +1,79 @@
+"""Policies: how estimated means and confidence widths become an action and its propensity.
+
+A policy is called as policy(mean, width, mask, round, rng) and returns a `Choice` with the
+probability of every arm. Propensities are exact, save those of joint Thompson draws, whose
+standard error is stated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from vitucb.config import PolicyConfig
+from vitucb.policies.choice import (
+    Array,
+    Choice,
+    JointPolicy,
+    Mask,
+    Policy,
+    argmax_probabilities,
+    choose,
+    draw,
+)
+from vitucb.policies.rules import boltzmann, epsilon_greedy, greedy, igw, ucb
+from vitucb.policies.thompson import gaussian_win_probabilities, thompson
+from vitucb.registry import lookup
+
+__all__ = [
+    "POLICIES",
+    "Array",
+    "Choice",
+    "JointPolicy",
+    "Mask",
+    "Policy",
+    "argmax_probabilities",
+    "boltzmann",
+    "choose",
+    "draw",
+    "epsilon_greedy",
+    "gaussian_win_probabilities",
+    "greedy",
+    "igw",
+    "make_policy",
+    "thompson",
+    "ucb",
+]
+
+POLICIES: dict[str, Callable[[PolicyConfig], Policy]] = {
+    "ucb": ucb,
+    "thompson": thompson,
+    "greedy": greedy,
+    "epsilon-greedy": epsilon_greedy,
+    "boltzmann": boltzmann,
+    "igw": igw,
+}
+
+
+def make_policy(config: PolicyConfig) -> Policy:
+    """The policy `config.name`, from the table or an import path of a factory.
+
+    Raises:
+        ValueError: If the name is unknown or a setting is out of range.
+    """
+    for field in ("alpha", "decay", "gamma", "growth"):
+        value = getattr(config, field)
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"agent.policy.{field} {value} must be finite and >= 0")
+    if not (math.isfinite(config.epsilon) and config.epsilon >= 0):
+        raise ValueError(f"agent.policy.epsilon {config.epsilon} must be >= 0")
+    if config.epsilon > 1 and config.decay == 0:
+        raise ValueError(
+            f"agent.policy.epsilon {config.epsilon} must be in [0, 1] unless decay is above 0"
+        )
+    if not (math.isfinite(config.temperature) and config.temperature > 0):
+        raise ValueError(f"agent.policy.temperature {config.temperature} must be finite and > 0")
+    if config.draws < 1:
+        raise ValueError(f"agent.policy.draws {config.draws} must be at least 1")
+    policy: Policy = lookup("policy", config.name, POLICIES)(config)
+    return policy
