@@ -31,6 +31,8 @@ __all__ = [
 
 ENVS = {
     "vitucb/ImageArms-v0": "K images of distinct classes, or K rated images, in shuffled slots",
+    "vitucb/ImageContext-v0": "one image, K labels to choose from; 1 if right, 0 if wrong",
+    "vitucb/RatedItems-v0": "K random rated images, reward normal around the rating",
     "vitucb/DigitsPaper-v0": "arm i shows a random image of digit i, slots fixed, reward N(i, 3^2)",
 }
 """Environment id -> one line on what it is."""
@@ -43,4 +45,6 @@ def _register(env_id: str, entry_point: str, horizon: int) -> None:
 
 
 _register("vitucb/ImageArms-v0", "vitucb.envs.image_arms:ImageArmsEnv", horizon=1_000)
+_register("vitucb/ImageContext-v0", "vitucb.envs.image_context:ImageContextEnv", horizon=1_000)
+_register("vitucb/RatedItems-v0", "vitucb.envs.rated_items:RatedItemsEnv", horizon=1_000)
 _register("vitucb/DigitsPaper-v0", "vitucb.envs.digits_paper:DigitsPaperEnv", horizon=10_000)

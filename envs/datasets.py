@@ -14,6 +14,7 @@ __all__ = ["DATASETS", "ImageDataset", "load_dataset"]
 
 DATASETS = {
     "digits": "1,797 real handwritten digits of 8 px, 10 classes, packaged with scikit-learn",
+    "digits#value": "the same, rated by the digit shown, 0 to 9: a stand-in, nobody rated them",
     "FILE.npz": "images (N,H,W[,3]) or jpeg + offsets, with labels or scores; #NAME picks a score",
     "FOLDER": "an image folder with one subfolder per class",
     "torch/NAME": "a torchvision set through timm, downloaded when absent, e.g. torch/cifar10#test",
@@ -50,8 +51,8 @@ def load_dataset(name: str | os.PathLike[str], *, image_size: int | None = None)
         )
     name = os.fspath(name)
     base, part = _split_part(name)
-    if name == "digits":
-        return load_packaged_digits(image_size)
+    if name in ("digits", "digits#value"):
+        return load_packaged_digits(image_size, rated=name != "digits")
     if base.partition("/")[0] in TIMM_PREFIXES:
         return load_timm(base, part or "train", image_size)
     path = Path(base).expanduser()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 from vitucb.envs.image_arms import ImageArmsEnv
-from vitucb.envs.image_dataset import ImageDataset
+from vitucb.envs.image_bandit import DatasetLike
 
 
 class DigitsPaperEnv(ImageArmsEnv):
@@ -28,7 +26,7 @@ class DigitsPaperEnv(ImageArmsEnv):
 
     def __init__(
         self,
-        dataset: str | os.PathLike[str] | ImageDataset = "digits",
+        dataset: DatasetLike = "digits",
         image_size: int | None = None,
         render_mode: str | None = None,
     ) -> None:

@@ -27,8 +27,9 @@ class DriftingRewards(BanditWrapper):
     without drift, and regret is measured against the means of the round.
 
     Args:
-        env: An image bandit with a writable `class_rewards` (..., C), mean rewards by class; its
-            last axis is permuted. Its content at construction is where every episode starts.
+        env: An image bandit with a writable array `class_rewards`, mean rewards by class (C,), or
+            by class and label action (C, K); the last axis is permuted. Its content at
+            construction is where every episode starts.
         kind: With m the means at the start and m' the permuted ones:
             `abrupt`: m' from round `at` on.
             `gradual`: from `at` on linearly from m to m', reached after `period` rounds.

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Sequence
-from numbers import Real
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
-import gymnasium
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import NDArray
 
-from vitucb.envs.datasets import load_dataset
+from vitucb.envs.image_bandit import DatasetLike, ImageBandit, checked_means
 from vitucb.envs.image_dataset import ImageDataset
 
 RewardLaw: TypeAlias = Literal["bernoulli", "gaussian", "score"]
 """0 or 1 by class, normal around the mean of the class, normal around the score of the image."""
 
 
-class ImageArmsEnv(gymnasium.Env[dict[str, Any], np.int64]):
+class ImageArmsEnv(ImageBandit):
     """A contextual bandit whose K arms are images.
 
     ## Description
@@ -73,12 +68,9 @@ class ImageArmsEnv(gymnasium.Env[dict[str, Any], np.int64]):
         ValueError: If an argument is out of range or does not fit the data set.
     """
 
-    # gymnasium declares it as an instance attribute, so ClassVar would be an override error.
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
-
     def __init__(
         self,
-        dataset: str | os.PathLike[str] | ImageDataset = "digits",
+        dataset: DatasetLike = "digits",
         num_arms: int = 10,
         reward: RewardLaw = "bernoulli",
         class_rewards: Sequence[float] | None = None,
@@ -87,35 +79,20 @@ class ImageArmsEnv(gymnasium.Env[dict[str, Any], np.int64]):
         shuffle_slots: bool = True,
         render_mode: str | None = None,
     ) -> None:
-        _check_arguments(num_arms, reward, noise_std, render_mode)
-        if isinstance(dataset, ImageDataset) and image_size is not None:
-            raise ValueError(
-                "image_size does not resize an ImageDataset; give load_dataset the size"
-            )
-        if not isinstance(dataset, ImageDataset):
-            dataset = load_dataset(dataset, image_size=image_size)
-        self.dataset = dataset
-        self.num_arms = int(num_arms)
-        self.reward = reward
-        self.noise_std = float(noise_std)
-        self.shuffle_slots = shuffle_slots
-        self.render_mode = render_mode
-        _check_fit(dataset, self.num_arms, reward, shuffle_slots)
-        self.class_rewards = _class_means(dataset, reward, class_rewards)
+        super().__init__(
+            dataset,
+            image_size,
+            num_arms=num_arms,
+            reward=reward,
+            laws=get_args(RewardLaw),
+            noise_std=noise_std,
+            render_mode=render_mode,
+        )
+        self.reward, self.shuffle_slots = reward, shuffle_slots
+        _check_fit(self.dataset, self.num_arms, reward, shuffle_slots)
+        self.class_rewards = _class_means(self.dataset, reward, class_rewards)
         self._index_classes()
-        self._has_streams = False
-        shape = (self.num_arms, *dataset.images.shape[1:])
-        parts: dict[str, spaces.Space[Any]] = {
-            "images": spaces.Box(0, 255, shape, np.uint8),
-            "action_mask": spaces.MultiBinary(self.num_arms),
-        }
-        self.observation_space = spaces.Dict(parts)
-        self.action_space = spaces.Discrete(self.num_arms)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes in the data set, 0 for a purely rated one."""
-        return self.dataset.num_classes
+        self._set_spaces(num_images=self.num_arms)
 
     @property
     def expected_rewards(self) -> NDArray[np.float64]:
@@ -124,41 +101,6 @@ class ImageArmsEnv(gymnasium.Env[dict[str, Any], np.int64]):
             return self.dataset.scores[self._items].astype(np.float64)
         return self.class_rewards[self._classes]
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Start an episode; without a seed the streams go on where they were."""
-        super().reset(seed=seed, options=options)
-        if seed is not None or not self._has_streams:
-            # Two generators, so that a law that draws other noise still sees the same images.
-            self._context_rng, self._noise_rng = self.np_random.spawn(2)
-            self._has_streams = True
-        self._draw_round()
-        return self._observation(), _info(math.nan, math.nan, -1)
-
-    def step(
-        self, action: int | np.int64
-    ) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
-        """Pay the chosen arm's reward and draw the next round.
-
-        Raises:
-            ValueError: If the action is not in 0..K-1.
-        """
-        if not 0 <= action < self.num_arms:
-            raise ValueError(f"action {action} is no arm; choose 0..{self.num_arms - 1}")
-        means = self.expected_rewards
-        best = int(means.argmax())
-        info = _info(float(means[action]), float(means[best]), best)
-        reward = self._reward(float(means[action]), float(self._noise[action]))
-        self._draw_round()
-        return self._observation(), reward, False, False, info
-
-    def render(self) -> NDArray[np.uint8] | None:
-        """The current arms side by side, uint8 (H, K*W, 3); None without a render mode."""
-        if self.render_mode is None:
-            return None
-        return np.concatenate(self._images(), axis=1)
-
     def _index_classes(self) -> None:
         """Group image indices by class: class c has `_counts[c]` of them from `_starts[c]` on."""
         labels = self.dataset.labels if self.dataset.labels is not None else np.zeros(0, np.int64)
@@ -166,52 +108,17 @@ class ImageArmsEnv(gymnasium.Env[dict[str, Any], np.int64]):
         self._counts = np.bincount(labels, minlength=self.num_classes)
         self._starts = np.cumsum(self._counts) - self._counts
 
-    def _draw_round(self) -> None:
-        rng, arms = self._context_rng, self.num_arms
+    def _draw_items(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        arms = self.num_arms
         if self.reward == "score":
-            self._items = rng.choice(len(self.dataset.images), arms, replace=False)
-        else:
-            # A random order of a random subset: slots come shuffled.
-            self._classes = (
-                rng.permutation(self.num_classes)[:arms] if self.shuffle_slots else np.arange(arms)
-            )
-            within = rng.integers(0, self._counts[self._classes])
-            self._items = self._by_class[self._starts[self._classes] + within]
-        is_binary = self.reward == "bernoulli"
-        draw = self._noise_rng.random if is_binary else self._noise_rng.standard_normal
-        self._noise = draw(arms)
-
-    def _reward(self, mean: float, noise: float) -> float:
-        if self.reward == "bernoulli":
-            return float(noise < mean)
-        return mean + self.noise_std * noise
-
-    def _images(self) -> NDArray[np.uint8]:
-        return self.dataset.images[self._items]
-
-    def _observation(self) -> dict[str, NDArray[Any]]:
-        return {"images": self._images(), "action_mask": np.ones(self.num_arms, np.int8)}
-
-
-def _info(expected_reward: float, optimal_reward: float, optimal_action: int) -> dict[str, Any]:
-    return {
-        "expected_reward": expected_reward,
-        "optimal_reward": optimal_reward,
-        "regret": optimal_reward - expected_reward,
-        "optimal_action": optimal_action,
-    }
-
-
-def _check_arguments(num_arms: int, reward: str, noise_std: float, render_mode: str | None) -> None:
-    if reward not in get_args(RewardLaw):
-        raise ValueError(f"unknown reward {reward!r}; known: {', '.join(get_args(RewardLaw))}")
-    if isinstance(num_arms, bool) or not isinstance(num_arms, int | np.integer) or num_arms < 2:
-        raise ValueError(f"num_arms {num_arms!r} is no number of arms; choose an integer >= 2")
-    is_number = isinstance(noise_std, Real) and not isinstance(noise_std, bool)
-    if not is_number or not math.isfinite(noise_std) or noise_std < 0:
-        raise ValueError(f"noise_std {noise_std!r} is no standard deviation; choose a number >= 0")
-    if render_mode not in (None, "rgb_array"):
-        raise ValueError(f"unknown render_mode {render_mode!r}; choose rgb_array or none")
+            return rng.choice(len(self.dataset.images), arms, replace=False)
+        # A random order of a random subset: slots come shuffled.
+        self._classes = (
+            rng.permutation(self.num_classes)[:arms] if self.shuffle_slots else np.arange(arms)
+        )
+        within = rng.integers(0, self._counts[self._classes])
+        items: NDArray[np.int64] = self._by_class[self._starts[self._classes] + within]
+        return items
 
 
 def _check_fit(dataset: ImageDataset, arms: int, reward: RewardLaw, shuffle_slots: bool) -> None:
@@ -247,21 +154,5 @@ def _class_means(
         return (
             np.linspace(0.1, 0.9, count) if reward == "bernoulli" else np.arange(count, dtype=float)
         )
-    try:
-        means = np.array(class_rewards, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"class_rewards {class_rewards!r} is no list of numbers: {error}"
-        ) from error
-    if means.shape != (count,):
-        raise dataset.error(
-            f"class_rewards has shape {means.shape}; give {count} numbers, one per class"
-        )
-    is_allowed = np.isfinite(means)
-    if reward == "bernoulli":
-        is_allowed &= (means >= 0) & (means <= 1)
-    if not is_allowed.all():
-        worst = int(np.argmin(is_allowed))
-        allowed = "a probability in [0, 1]" if reward == "bernoulli" else "a finite number"
-        raise ValueError(f"class_rewards[{worst}] is {means[worst]}; give {allowed}")
-    return means
+    is_binary = reward == "bernoulli"
+    return checked_means("class_rewards", class_rewards, (count,), is_probability=is_binary)

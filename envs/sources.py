@@ -22,15 +22,19 @@ TIMM_PREFIXES = ("torch", "hfds")
 """First part of the data set names that are handed to timm."""
 
 
-def load_packaged_digits(image_size: int | None) -> ImageDataset:
-    """The 1,797 handwritten digits of scikit-learn, 8x8, gray levels 0..16 spread over 0..255."""
+def load_packaged_digits(image_size: int | None, *, rated: bool = False) -> ImageDataset:
+    """The 1,797 handwritten digits of scikit-learn, 8x8, gray levels 0..16 spread over 0..255.
+
+    With `rated` they come with scores too: the digit itself, a stand-in for a rating.
+    """
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     gray = np.round(digits.images * (255 / 16)).astype(np.uint8)
     labels, names = class_indices("digits", digits.target)
     images = array_images("digits", gray, image_size)
-    return ImageDataset("digits", images, labels, class_names=names)
+    scores = digits.target.astype(np.float32) if rated else None
+    return ImageDataset("digits#value" if rated else "digits", images, labels, scores, names)
 
 
 def load_folder(path: Path, image_size: int | None) -> ImageDataset:
