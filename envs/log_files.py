@@ -1,0 +1,367 @@
+"""Logged bandit rounds: which images were on offer, what was chosen, what came back.
+
+`read_log` reads them from CSV, JSONL or Parquet. Every row is one round, with the fields
+
+- `arm_images`: the images on offer, a JSON list (in CSV also `a.png|b.png`), and `action`: the
+  0-based position of the chosen one; or
+- `context_image`: the one image that was seen, and `action`: any label or number. The actions of
+  the whole log, sorted, are what could be chosen.
+- `reward`: a finite number.
+- `propensity`: probability with which the action was chosen, in (0, 1]; in all rows or in none.
+
+Paths are relative to the folder of the log. Whatever is wrong is a ValueError that names the file,
+the line and the field.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitucb.envs.decoding import LazyImages, first_line, open_image
+
+__all__ = ["FIELDS", "LoggedRounds", "read_log"]
+
+_logger = logging.getLogger(__name__)
+
+FIELDS = ("context_image", "arm_images", "action", "reward", "propensity")
+"""The fields of a row; other columns are ignored."""
+
+Row: TypeAlias = tuple[int, Mapping[str, object]]
+"""1-based line (row, in Parquet) and its fields."""
+
+
+class Images(Protocol):
+    """Images by index: uint8 (n, H, W, 3) for n of them."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, H, W, 3)."""
+        ...
+
+    def __getitem__(self, indices: NDArray[np.int64], /) -> NDArray[np.uint8]:
+        """The images at `indices`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoggedRounds:
+    """A log of n rounds with up to K arms.
+
+    Attributes:
+        name: Where it came from; error messages name it.
+        images: The distinct images, decoded when looked at.
+        items: Index of the image of every slot, int64 (n, K), or (n, 1) where one image is the
+            context of all K actions; -1 where there is none.
+        mask: 1 where an arm was on offer, int8 (n, K).
+        actions: Chosen arms 0..K-1, int64 (n,).
+        rewards: float64 (n,), finite.
+        propensities: Probability of the chosen arm, float64 (n,), in (0, 1]; None if not kept.
+        action_names: Names of the K actions of a context log, else empty.
+        expected_rewards: True mean rewards, float64 (n, K), where the log was made up; else None.
+        dropped: Rows left out because an image was missing.
+    """
+
+    name: str
+    images: Images
+    items: NDArray[np.int64]
+    mask: NDArray[np.int8]
+    actions: NDArray[np.int64]
+    rewards: NDArray[np.float64]
+    propensities: NDArray[np.float64] | None
+    action_names: tuple[str, ...] = ()
+    expected_rewards: NDArray[np.float64] | None = None
+    dropped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> LoggedRounds:
+        return self  # never written to, and gymnasium deep-copies the arguments of an environment
+
+    @property
+    def num_arms(self) -> int:
+        """Largest number of arms on offer, K."""
+        return int(self.mask.shape[1])
+
+    def observation(self, index: int) -> dict[str, NDArray[Any]]:
+        """What was on offer in round `index`.
+
+        Returns:
+            `images` uint8 (K, H, W, 3), black where no arm was, or (1, H, W, 3) where the context
+            is shared; `action_mask` int8 (K,).
+        """
+        items = self.items[index]
+        images = np.zeros((len(items), *self.images.shape[1:]), np.uint8)
+        images[items >= 0] = self.images[items[items >= 0]]
+        return {"images": images, "action_mask": self.mask[index].copy()}
+
+
+def read_log(
+    path: str | os.PathLike[str],
+    *,
+    columns: Mapping[str, str] | None = None,
+    image_size: int | None = None,
+    skip_missing: bool = False,
+) -> LoggedRounds:
+    """Read a log.
+
+    Args:
+        path: A .csv, .jsonl or .parquet file; Parquet needs pyarrow.
+        columns: Field -> name of its column, where it is not the field's own name.
+        image_size: Side in pixels to resize images to; that of the first image if None.
+        skip_missing: Leave out rows whose images are missing, instead of refusing the log.
+
+    Returns:
+        The rounds; every field is checked and every image file exists.
+
+    Raises:
+        ValueError: If the file cannot be read, a field is missing or wrong, or an image is missing;
+            names file, line and field.
+    """
+    path = Path(path)
+    readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
+    if path.suffix.lower() not in readers:
+        raise ValueError(f"log {path}: unknown kind of file; give {', '.join(readers)}")
+    if not os.path.isfile(path):
+        raise ValueError(f"log {path}: no such file; check the path")
+    names = {field: field for field in FIELDS} | dict(columns or {})
+    unknown = sorted(set(names) - set(FIELDS))
+    if unknown:
+        raise ValueError(f"columns: unknown field {unknown[0]!r}; known: {', '.join(FIELDS)}")
+    rows = readers[path.suffix.lower()](path)
+    parsed = [_Parsed.of(path, line, fields, names) for line, fields in rows]
+    if not parsed:
+        raise ValueError(f"log {path}: no rounds in it; give one row per round")
+    kept = _with_images(path, parsed, skip_missing)
+    return _assemble(path, kept, image_size, len(parsed) - len(kept))
+
+
+def _error(path: Path, line: int, problem: str) -> ValueError:
+    return ValueError(f"{path}:{line}: {problem}")
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
+    line = 1
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = next(reader, [])
+            if len(set(header)) < len(header):
+                raise _error(path, 1, "the header names a column twice; rename one")
+            line = reader.line_num + 1
+            for cells in reader:
+                if cells and len(cells) != len(header):
+                    problem = f"{len(cells)} fields under {len(header)} column names"
+                    raise _error(path, line, f"{problem}; quote commas")
+                if cells:
+                    # An empty cell is a field that is not there.
+                    yield line, {n: c for n, c in zip(header, cells, strict=True) if c != ""}
+                line = reader.line_num + 1
+    except (csv.Error, UnicodeError) as error:
+        raise _error(path, line, f"no CSV in UTF-8: {first_line(error)}") from error
+    except OSError as error:
+        raise ValueError(f"log {path}: {error.strerror}; check the file") from error
+
+
+def _jsonl_rows(path: Path) -> Iterator[Row]:
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise ValueError(f"log {path}: {error.strerror}; check the file") from error
+    for line, text in enumerate(lines, start=1):
+        if not text.strip():
+            continue
+        try:
+            fields = json.loads(text.decode("utf-8"))
+        # json recurses into nested lists, and Python refuses integers of 4,300 digits.
+        except (ValueError, RecursionError) as error:
+            raise _error(path, line, f"no JSON in UTF-8: {first_line(error)}") from error
+        if not isinstance(fields, dict):
+            raise _error(path, line, 'not a JSON object; write {"action": 0, "reward": 1, ...}')
+        yield line, {name: value for name, value in fields.items() if value is not None}
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    try:
+        from pyarrow import parquet  # type: ignore[import-not-found,unused-ignore]  # optional
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"log {path}: reading Parquet needs pyarrow; pip install pyarrow, or convert to CSV"
+        ) from error
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except Exception as error:  # pyarrow's errors share no base class but Exception
+        raise ValueError(f"log {path}: cannot be read as Parquet: {first_line(error)}") from error
+    for row, fields in enumerate(rows, start=1):
+        yield row, {name: value for name, value in fields.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    """One checked row."""
+
+    line: int
+    images: tuple[str, ...]
+    is_context: bool
+    action: str | int
+    reward: float
+    propensity: float | None
+
+    @classmethod
+    def of(
+        cls, path: Path, line: int, fields: Mapping[str, object], names: Mapping[str, str]
+    ) -> _Parsed:
+        """Check the fields of one row.
+
+        Raises:
+            ValueError: Names file, line and field.
+        """
+
+        def fail(field: str, problem: str) -> ValueError:
+            return _error(path, line, f"field {names[field]!r}: {problem}")
+
+        given = {field: fields[name] for field, name in names.items() if name in fields}
+        for field in ("action", "reward"):
+            if field not in given:
+                raise fail(field, "is missing; every row needs it")
+        if ("context_image" in given) == ("arm_images" in given):
+            raise fail(
+                "arm_images",
+                f"give either it or {names['context_image']!r}, the images of the round",
+            )
+        is_context = "context_image" in given
+        field = "context_image" if is_context else "arm_images"
+        images = _paths(given[field], is_context)
+        if not images:
+            raise fail(field, f"{given[field]!r} is no {'path' if is_context else 'list of paths'}")
+        reward = _number(given["reward"])
+        if reward is None:
+            raise fail("reward", f"{_short(given['reward'])} is no finite number")
+        propensity = None
+        if "propensity" in given:
+            propensity = _number(given["propensity"])
+            if propensity is None or not 0 < propensity <= 1:
+                raise fail("propensity", f"{_short(given['propensity'])} is not in (0, 1]")
+        action = _action(given["action"], None if is_context else len(images))
+        if action is None:
+            allowed = "a label" if is_context else f"a position 0 to {len(images) - 1}"
+            raise fail("action", f"{_short(given['action'])} is not {allowed}")
+        return cls(line, images, is_context, action, reward, propensity)
+
+
+def _short(value: object) -> str:
+    text = repr(value) if not isinstance(value, int) or abs(value) < 1e18 else "a huge integer"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _paths(value: object, is_context: bool) -> tuple[str, ...]:
+    """The paths of an image field; empty if it holds none."""
+    if is_context:
+        return (value,) if isinstance(value, str) and value else ()
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return ()
+    if isinstance(value, str):
+        value = value.split("|")
+    if not isinstance(value, list) or not all(isinstance(p, str) and p for p in value):
+        return ()
+    return tuple(value)
+
+
+def _number(value: object) -> float | None:
+    if not isinstance(value, str | int | float):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _action(value: object, arms: int | None) -> str | int | None:
+    """A position below `arms`, or the label of an action where `arms` is None."""
+    if arms is None:
+        is_label = isinstance(value, str | int) and not isinstance(value, bool)
+        return str(value) if is_label and _short(value) != "a huge integer" else None
+    number = _number(value)
+    if isinstance(value, bool) or number is None or not number.is_integer():
+        return None
+    return int(number) if 0 <= number < arms else None
+
+
+def _with_images(path: Path, rows: list[_Parsed], skip_missing: bool) -> list[_Parsed]:
+    """The rows whose images exist; one kind of log and propensities throughout.
+
+    Raises:
+        ValueError: If kinds or propensities are mixed, or images are missing and may not be.
+    """
+    for row in rows:
+        if row.is_context != rows[0].is_context:
+            raise _error(path, row.line, "field 'arm_images': a log has it in all rows or in none")
+        if (row.propensity is None) != (rows[0].propensity is None):
+            raise _error(path, row.line, "field 'propensity': give it in all rows or in none")
+    exists = {p: os.path.isfile(path.parent / p) for p in {p for row in rows for p in row.images}}
+    broken = [row for row in rows if not all(exists[p] for p in row.images)]
+    if not broken:
+        return rows
+    missing = [p for p in broken[0].images if not exists[p]]
+    field = "context_image" if broken[0].is_context else "arm_images"
+    problem = f"field {field!r}: no file {missing[0]!r} (missing images in {len(broken)} rows)"
+    if not skip_missing or len(broken) == len(rows):
+        raise _error(path, broken[0].line, f"{problem}; mend the paths, or skip such rows")
+    _logger.warning("%s:%d: %s; these rows are left out", path, broken[0].line, problem)
+    return [row for row in rows if all(exists[p] for p in row.images)]
+
+
+def _assemble(
+    path: Path, rows: list[_Parsed], image_size: int | None, dropped: int
+) -> LoggedRounds:
+    is_context = rows[0].is_context
+    files = sorted({p for row in rows for p in row.images})
+    index = {p: i for i, p in enumerate(files)}
+    width = max(len(row.images) for row in rows)
+    items = np.full((len(rows), width), -1, np.int64)
+    for i, row in enumerate(rows):
+        items[i, : len(row.images)] = [index[p] for p in row.images]
+    names = tuple(sorted({str(row.action) for row in rows}, key=_natural)) if is_context else ()
+    if max(len(names), width) < 2:
+        raise ValueError(f"log {path}: one action throughout; there is nothing to choose")
+    number = {name: i for i, name in enumerate(names)}
+    actions = [number[str(row.action)] if is_context else int(row.action) for row in rows]
+    mask = np.ones((len(rows), len(names)), np.int8) if is_context else (items >= 0)
+    propensities = [row.propensity for row in rows if row.propensity is not None]
+    return LoggedRounds(
+        name=str(path),
+        images=LazyImages(
+            lambda i: open_image(path.parent / files[i]),
+            lambda i: str(path.parent / files[i]),
+            len(files),
+            image_size,
+        ),
+        items=items,
+        mask=mask.astype(np.int8),
+        actions=np.array(actions, np.int64),
+        rewards=np.array([row.reward for row in rows]),
+        propensities=np.array(propensities) if propensities else None,
+        action_names=names,
+        dropped=dropped,
+    )
+
+
+def _natural(name: str) -> tuple[float, str]:
+    """Numbers first, by value; then labels."""
+    number = _number(name)
+    return (math.inf if number is None else number, name)
