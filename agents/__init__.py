@@ -21,6 +21,10 @@ AGENTS: dict[str, tuple[str, str]] = {
         "vitucb.agents.linear:build_lin_ucb",
         "ridge regression and UCB on frozen features of the same backbone",
     ),
+    "lin-ts": (
+        "vitucb.agents.linear:build_lin_ts",
+        "the same ridge regression with Thompson sampling, one draw of the parameters a round",
+    ),
     "greedy": (
         "vitucb.agents.linear:build_greedy",
         "ridge regression on frozen features, no exploration",
@@ -30,6 +34,18 @@ AGENTS: dict[str, tuple[str, str]] = {
         "vitucb.agents.slots:build_gaussian_ts",
         "Gaussian Thompson sampling on slots, blind to the images",
     ),
+    "kl-ucb": (
+        "vitucb.agents.slots:build_kl_ucb",
+        "KL-UCB on slots for rewards in [0, 1], blind to the images",
+    ),
+    "beta-ts": (
+        "vitucb.agents.slots:build_beta_ts",
+        "Beta Thompson sampling on slots for rewards in [0, 1], blind to the images",
+    ),
     "random": ("vitucb.agents.slots:build_random", "a uniformly random arm"),
-    "oracle": ("vitucb.agents.slots:build_oracle", "knows the mean rewards; regret 0"),
+    "best-fixed-arm": (
+        "vitucb.agents.informed:build_best_fixed_arm",
+        "the one slot that is best over the whole horizon, known in hindsight",
+    ),
+    "oracle": ("vitucb.agents.informed:build_oracle", "knows the mean rewards; regret 0"),
 }

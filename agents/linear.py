@@ -1,9 +1,11 @@
-"""Ridge regression on the frozen last-layer features of a backbone: `lin-ucb` and `greedy`.
+"""Ridge regression on the frozen last-layer features of a backbone: `lin-ucb`, `lin-ts`, `greedy`.
 
 Li et al., "A contextual-bandit approach to personalized news article recommendation", 2010
-(LinUCB with one shared parameter), Abbasi-Yadkori et al., "Improved algorithms for linear
-stochastic bandits", 2011. The mean is theta = A^-1 b, the width sqrt(phi' A^-1 phi) times the
-estimated noise.
+(LinUCB); Abbasi-Yadkori et al., "Improved algorithms for linear stochastic bandits", 2011;
+Agrawal and Goyal, "Thompson sampling for contextual bandits with linear payoffs", 2013. The mean
+is theta = A^-1 b, the width sqrt(phi' A^-1 phi) times the estimated noise. Where every arm has an
+image, arms share one parameter; where one image is the context of all, each has its own block
+(disjoint models).
 """
 
 from __future__ import annotations
@@ -14,24 +16,29 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vitucb.backbone import Preprocess, create_backbone, preprocess_for
+from vitucb.agents.feature_agent import (
+    FeatureAgent,
+    FrozenFeatures,
+    build_frozen_features,
+    is_image_context,
+    num_label_actions,
+)
+from vitucb.agents.options import refuse_options
 from vitucb.config import AgentConfig
 from vitucb.covariance import FeatureCovariance, make_covariance
-from vitucb.noise import ResidualNoise
-from vitucb.policies import Policy, make_policy
+from vitucb.policies import Array, Policy, make_policy
 from vitucb.seeding import numpy_generator
 from vitucb.types import Decision, Observation, State
 
 
-class LinearAgent:
+class LinearAgent(FeatureAgent):
     """A linear bandit on frozen features [h / |h|_rms, 1]."""
 
     def __init__(
         self,
-        backbone: nn.Module,
-        preprocess: Preprocess,
+        frozen: FrozenFeatures,
         covariance: FeatureCovariance,
         policy: Policy,
         rng: np.random.Generator,
@@ -39,85 +46,63 @@ class LinearAgent:
         """Put the parts together.
 
         Args:
-            backbone: Frozen, maps images (K, 3, H, W) to features (K, d).
-            preprocess: uint8 images to the backbone's input.
-            covariance: A over d + 1 features.
+            frozen: Features h of images.
+            covariance: A over d + 1 features, or K (d + 1) where arms share an image.
             policy: Turns means and widths into an action.
             rng: Generator of the policy.
         """
-        self._backbone, self._preprocess = backbone.eval(), preprocess
-        self._covariance, self._policy, self._rng = covariance, policy, rng
-        self._noise = ResidualNoise()
+        super().__init__(covariance, policy, rng)
+        self._frozen = frozen
         self._response = torch.zeros(covariance.dim, dtype=torch.float64)
-        self._scale: float | None = None
-        self._rounds = 0
-        self.parameters = {"tracked_features": covariance.dim}
 
-    @torch.no_grad()
     def _features(self, obs: Observation) -> Tensor:
-        """[h / rms, 1] of every arm, float64 (K, d + 1)."""
-        h = self._backbone(self._preprocess(obs["images"])).double().cpu()
-        if self._scale is None:
-            self._scale = float(h.norm(dim=1).square().mean().sqrt().clamp_min(1e-12))
-        return torch.cat([h / self._scale, torch.ones(len(h), 1, dtype=h.dtype)], dim=1)
+        """[h / rms, 1] of every arm, in the arm's block where arms share an image: (K, p)."""
+        h = self._frozen(obs["images"])
+        phi = torch.cat([h, torch.ones(len(h), 1, dtype=h.dtype)], dim=1)
+        if is_image_context(obs):
+            phi = torch.kron(torch.eye(len(obs["action_mask"]), dtype=h.dtype), phi)
+        return phi
 
-    def select_action(self, obs: Observation) -> Decision:
-        """Score every arm and let the policy choose."""
+    def _score(self, obs: Observation) -> tuple[Array, Tensor]:
         phi = self._features(obs)
-        mean = (phi @ self._covariance.solve(self._response)).numpy()
-        width = self._noise.std * self._covariance.width(phi).numpy()
-        choice = self._policy(mean, width, obs["action_mask"], self._rounds, self._rng)
-        self._covariance.update(phi[choice.action])
-        self._rounds += 1
-        return Decision(
-            action=choice.action,
-            propensity=choice.propensity,
-            mean=mean,
-            width=width,
-            phi=phi[choice.action],
-            round=self._rounds - 1,
-            bonus=choice.bonus,
-        )
+        mean: Array = (phi @ self._covariance.solve(self._response)).numpy()
+        return mean, phi
 
-    def update(self, obs: Observation, decision: Decision, reward: float) -> dict[str, float]:
-        """Add the reward to the ridge regression."""
-        self._noise.add(reward - float(decision.mean[decision.action]))
+    def _learn(self, obs: Observation, decision: Decision, reward: float) -> dict[str, float]:
         self._response += reward * decision.phi
-        return {"score/noise": self._noise.std, "covariance/log_det": self._covariance.log_det}
+        return {}
 
     def state_dict(self) -> State:
-        """Covariance, response, noise, scale, counter and generator."""
-        return {
-            "covariance": self._covariance.state_dict(),
+        """That of the base, the response and the scale of the features."""
+        return super().state_dict() | {
             "response": self._response.clone(),
-            "noise": self._noise.state_dict(),
-            "scale": self._scale,
-            "rounds": self._rounds,
-            "rng": self._rng.bit_generator.state,
+            "frozen": self._frozen.state_dict(),
         }
 
     def load_state_dict(self, state: State) -> None:
         """Restore what `state_dict` returned."""
-        self._covariance.load_state_dict(state["covariance"])
+        super().load_state_dict(state)
         self._response = state["response"].clone()
-        self._noise.load_state_dict(state["noise"])
-        self._scale, self._rounds = state["scale"], int(state["rounds"])
-        self._rng.bit_generator.state = state["rng"]
+        self._frozen.load_state_dict(state["frozen"])
 
 
 def build_lin_ucb(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -> Any:
     """Factory of `lin-ucb`: dense covariance in float64, the configured policy."""
-    backbone = create_backbone(
-        config.backbone, weights=config.weights, img_size=config.img_size
-    ).to(device)
-    dim = int(backbone.num_features) + 1  # type: ignore[arg-type]  # timm sets an int
+    refuse_options(config)
+    frozen = build_frozen_features(config, device)
+    dim = (frozen.dim + 1) * (num_label_actions(env) or 1)
     return LinearAgent(
-        backbone,
-        preprocess_for(backbone, device),
+        frozen,
         make_covariance("dense", dim, ridge=config.head_ridge, seed=seed),
         make_policy(config.policy),
         numpy_generator(seed, "policy"),
     )
+
+
+def build_lin_ts(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -> Any:
+    """Factory of `lin-ts`: `lin-ucb` with one draw of the parameters a round."""
+    policy = dataclasses.replace(config.policy, name="thompson", joint=True)
+    return build_lin_ucb(dataclasses.replace(config, policy=policy), env, seed, device)
 
 
 def build_greedy(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -> Any:

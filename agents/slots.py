@@ -1,4 +1,4 @@
-"""Agents that never look at an image: random, oracle, UCB1 and Gaussian Thompson sampling on slots.
+"""Agents that never look at an image: random, UCB1, KL-UCB and Thompson sampling on slots.
 
 They are the sanity gates of every report: where slots are shuffled, an agent that only knows
 slots has linear regret; where they are fixed, a contextual agent that loses to them has a
@@ -11,21 +11,31 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from numpy.typing import NDArray
 
-from vitucb.config import AgentConfig
-from vitucb.policies import argmax_probabilities
+from vitucb.agents.options import refuse_options
+from vitucb.config import AgentConfig, PolicyConfig
+from vitucb.policies import Array, Mask, argmax_probabilities, make_policy
 from vitucb.seeding import numpy_generator
 from vitucb.types import Decision, Observation, State
 
-# Draws per decision for the propensity of Thompson sampling: standard error at most 0.016.
+# Draws per decision for the propensity of beta-ts: standard error at most 0.016.
 _PROPENSITY_DRAWS = 1_000
+_BISECTIONS = 50
 
 
 class SlotStatistics:
-    """Pulls, sums and sums of squares of the rewards of every slot."""
+    """Choices, and numbers, sums and sums of squares of the rewards of every slot.
+
+    Attributes:
+        chosen: How often each slot was chosen, float64 (K,); confidence widths follow it, so that
+            rewards on their way do not leave the agent as curious as before.
+        pulls: Rewards seen of each slot, float64 (K,).
+        sums: Their sums, float64 (K,).
+        squares: Sum of the squares of all rewards.
+    """
 
     def __init__(self, num_arms: int) -> None:
+        self.chosen = np.zeros(num_arms)
         self.pulls = np.zeros(num_arms)
         self.sums = np.zeros(num_arms)
         self.squares = 0.0
@@ -37,9 +47,9 @@ class SlotStatistics:
         self.squares += reward**2
 
     @property
-    def means(self) -> NDArray[np.float64]:
+    def means(self) -> Array:
         """Mean reward per slot, float64 (K,); 0 for slots never pulled."""
-        means: NDArray[np.float64] = self.sums / np.maximum(self.pulls, 1)
+        means: Array = self.sums / np.maximum(self.pulls, 1)
         return means
 
     @property
@@ -75,25 +85,30 @@ class SlotAgent:
 
     def _decide(
         self,
-        probabilities: NDArray[np.float64],
-        mean: NDArray[np.float64],
-        width: NDArray[np.float64],
-        bonus: NDArray[np.float64],
+        probabilities: Array,
+        mean: Array,
+        width: Array,
+        bonus: Array,
     ) -> Decision:
         action = int(self._rng.choice(len(probabilities), p=probabilities))
-        self.rounds += 1
-        return Decision(
-            action, float(probabilities[action]), mean, width, None, self.rounds - 1, bonus
-        )
+        return self._decision(action, float(probabilities[action]), mean, width, bonus)
 
-    def _untried(self, mask: NDArray[np.int8]) -> NDArray[np.int8]:
-        """Allowed slots never pulled, or `mask` if there are none."""
-        untried: NDArray[np.int8] = (mask.astype(bool) & (self.slots.pulls == 0)).astype(np.int8)
+    def _decision(
+        self, action: int, propensity: float, mean: Array, width: Array, bonus: Array
+    ) -> Decision:
+        self.slots.chosen[action] += 1
+        self.rounds += 1
+        return Decision(action, propensity, mean, width, None, self.rounds - 1, bonus)
+
+    def _untried(self, mask: Mask) -> Mask:
+        """Allowed slots never chosen, or `mask` if there are none."""
+        untried: Mask = (mask.astype(bool) & (self.slots.chosen == 0)).astype(np.int8)
         return untried if untried.any() else mask
 
     def state_dict(self) -> State:
         """Statistics, counter and generator."""
         return {
+            "chosen": self.slots.chosen.copy(),
             "pulls": self.slots.pulls.copy(),
             "sums": self.slots.sums.copy(),
             "squares": self.slots.squares,
@@ -103,6 +118,7 @@ class SlotAgent:
 
     def load_state_dict(self, state: State) -> None:
         """Restore what `state_dict` returned."""
+        self.slots.chosen = np.array(state["chosen"], np.float64)
         self.slots.pulls = np.array(state["pulls"], np.float64)
         self.slots.sums = np.array(state["sums"], np.float64)
         self.slots.squares = float(state["squares"])
@@ -130,8 +146,8 @@ class UCB1(SlotAgent):
 
     def select_action(self, obs: Observation) -> Decision:
         """Choose an untried slot if there is one, else the largest upper bound."""
-        mask, pulls = obs["action_mask"], self.slots.pulls
-        width = self.slots.noise / np.sqrt(np.maximum(pulls, 1))
+        mask = obs["action_mask"]
+        width = self.slots.noise / np.sqrt(np.maximum(self.slots.chosen, 1))
         bonus = width * np.sqrt(2 * np.log(max(self.rounds, 1)))
         probabilities = argmax_probabilities(self.slots.means + bonus, self._untried(mask))
         return self._decide(probabilities, self.slots.means, width, bonus)
@@ -141,60 +157,95 @@ class GaussianThompson(SlotAgent):
     """Thompson sampling with a Gaussian posterior per slot, N(mean, sigma^2 / n).
 
     Agrawal and Goyal, "Further optimal regret bounds for Thompson sampling", 2013, with the pooled
-    noise estimate as sigma. The propensity is a Monte Carlo estimate from 1,000 draws.
+    noise estimate as sigma.
     """
+
+    _thompson = staticmethod(make_policy(PolicyConfig("thompson")))
 
     def select_action(self, obs: Observation) -> Decision:
         """Choose the largest posterior draw; untried slots first."""
-        mask, slots = obs["action_mask"], self.slots
-        allowed = self._untried(mask).astype(bool)
-        width = slots.noise / np.sqrt(np.maximum(slots.pulls, 1))
-        noise = self._rng.standard_normal((_PROPENSITY_DRAWS + 1, len(mask)))
-        draws = np.where(allowed, slots.means + width * noise, -np.inf)
-        action = int(np.argmax(draws[0]))
-        wins = np.count_nonzero(np.argmax(draws, axis=1) == action)
-        self.rounds += 1
-        return Decision(
-            action=action,
-            propensity=wins / len(draws),
-            mean=slots.means,
-            width=width,
-            phi=None,
-            round=self.rounds - 1,
-            bonus=draws[0] - slots.means if allowed.all() else np.zeros(len(mask)),
-        )
+        means, allowed = self.slots.means, self._untried(obs["action_mask"])
+        width = self.slots.noise / np.sqrt(np.maximum(self.slots.chosen, 1))
+        choice = self._thompson(means, width, allowed, self.rounds, self._rng)
+        return self._decision(choice.action, choice.propensity, means, width, choice.bonus)
 
 
-class Oracle(SlotAgent):
-    """Chooses the arm with the largest mean reward, which it reads from the environment."""
+class UnitRewardAgent(SlotAgent):
+    """An agent for rewards in [0, 1] only."""
 
-    def __init__(self, env: gym.Env[Any, Any], num_arms: int, rng: np.random.Generator) -> None:
-        """Watch `env`.
-
-        Args:
-            env: An environment with the property `expected_rewards`, float64 (K,).
-            num_arms: Number of slots K.
-            rng: Breaks ties.
+    def update(self, obs: Observation, decision: Decision, reward: float) -> dict[str, float]:
+        """Count the reward of the chosen slot.
 
         Raises:
-            ValueError: If the environment does not tell its mean rewards.
+            ValueError: If the reward is not in [0, 1].
         """
-        super().__init__(num_arms, rng)
-        if not hasattr(type(env.unwrapped), "expected_rewards"):
+        if not 0 <= reward <= 1:
             raise ValueError(
-                f"agent oracle needs an environment with expected_rewards, {env} has none; "
-                "leave the oracle out"
+                f"reward {reward} is not in [0, 1]; choose gaussian-ts or ucb1 for such rewards"
             )
-        self._env: Any = env.unwrapped
+        return super().update(obs, decision, reward)
+
+
+class BetaThompson(UnitRewardAgent):
+    """Thompson sampling with a Beta(1 + s, 1 + n - s) posterior per slot, rewards in [0, 1].
+
+    Thompson, 1933; Chapelle and Li, "An empirical evaluation of Thompson sampling", 2011. A reward
+    between 0 and 1 counts as that share of a success. The propensity is the share of 1,001 draws,
+    the deciding one among them: its standard error is at most 0.016.
+    """
 
     def select_action(self, obs: Observation) -> Decision:
-        """Choose the best arm."""
-        mean = np.array(self._env.expected_rewards, np.float64)
-        zeros = np.zeros_like(mean)
-        return self._decide(argmax_probabilities(mean, obs["action_mask"]), mean, zeros, zeros)
+        """Choose the largest posterior draw."""
+        mask, slots = obs["action_mask"], self.slots
+        a, b = 1 + slots.sums, 1 + slots.pulls - slots.sums
+        draws = self._rng.beta(a, b, size=(_PROPENSITY_DRAWS + 1, len(mask)))
+        wins = np.where(mask.astype(bool), draws, -np.inf).argmax(axis=1)
+        mean, width = a / (a + b), np.sqrt(a * b / (a + b + 1)) / (a + b)
+        propensity = float(np.mean(wins == wins[0]))
+        return self._decision(int(wins[0]), propensity, mean, width, draws[0] - mean)
 
 
-def _slot_arguments(env: gym.Env[Any, Any], seed: int) -> tuple[int, np.random.Generator]:
+class KLUCB(UnitRewardAgent):
+    """KL-UCB: the largest q with n kl(mean, q) <= ln t, rewards in [0, 1].
+
+    Garivier and Cappe, "The KL-UCB algorithm for bounded stochastic bandits and beyond", 2011, with
+    c = 0 as they recommend in practice.
+    """
+
+    def select_action(self, obs: Observation) -> Decision:
+        """Choose an untried slot if there is one, else the largest upper bound."""
+        means, chosen = self.slots.means, np.maximum(self.slots.chosen, 1)
+        bound = kl_upper_bound(means, np.log(max(self.rounds, 1)) / chosen)
+        probabilities = argmax_probabilities(bound, self._untried(obs["action_mask"]))
+        return self._decide(probabilities, means, 1 / np.sqrt(chosen), bound - means)
+
+
+def kl_upper_bound(mean: Array, level: Array) -> Array:
+    """The largest q in [mean, 1] with kl(Bernoulli(mean), Bernoulli(q)) <= level, float64 (K,)."""
+    low, high = mean.copy(), np.ones_like(mean)
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        inside = _bernoulli_kl(mean, middle) <= level
+        low, high = np.where(inside, middle, low), np.where(inside, high, middle)
+    return low
+
+
+def _bernoulli_kl(p: Array, q: Array) -> Array:
+    """KL divergence in nats; 0 log 0 = 0."""
+    p, q = np.clip(p, 1e-15, 1 - 1e-15), np.clip(q, 1e-15, 1 - 1e-15)
+    divergence: Array = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+    return divergence
+
+
+def slot_arguments(
+    config: AgentConfig, env: gym.Env[Any, Any], seed: int
+) -> tuple[int, np.random.Generator]:
+    """Number of slots of `env`, and the generator of the agent.
+
+    Raises:
+        ValueError: If the actions are not discrete, or the config has options for the agent.
+    """
+    refuse_options(config)
     space = env.action_space
     if not isinstance(space, gym.spaces.Discrete):
         raise ValueError(f"env.id: the action space {space} is not Discrete(K)")
@@ -203,19 +254,24 @@ def _slot_arguments(env: gym.Env[Any, Any], seed: int) -> tuple[int, np.random.G
 
 def build_random(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -> Any:
     """Factory of `random`."""
-    return RandomAgent(*_slot_arguments(env, seed))
+    return RandomAgent(*slot_arguments(config, env, seed))
 
 
 def build_ucb1(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -> Any:
     """Factory of `ucb1`."""
-    return UCB1(*_slot_arguments(env, seed))
+    return UCB1(*slot_arguments(config, env, seed))
+
+
+def build_kl_ucb(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -> Any:
+    """Factory of `kl-ucb`."""
+    return KLUCB(*slot_arguments(config, env, seed))
 
 
 def build_gaussian_ts(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -> Any:
     """Factory of `gaussian-ts`."""
-    return GaussianThompson(*_slot_arguments(env, seed))
+    return GaussianThompson(*slot_arguments(config, env, seed))
 
 
-def build_oracle(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -> Any:
-    """Factory of `oracle`."""
-    return Oracle(env, *_slot_arguments(env, seed))
+def build_beta_ts(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -> Any:
+    """Factory of `beta-ts`."""
+    return BetaThompson(*slot_arguments(config, env, seed))

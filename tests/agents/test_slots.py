@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 import vitucb
-from vitucb.agents.slots import UCB1, GaussianThompson, RandomAgent, SlotStatistics
+from vitucb.agents.informed import mean_rewards_ahead
+from vitucb.agents.slots import (
+    KLUCB,
+    UCB1,
+    BetaThompson,
+    GaussianThompson,
+    RandomAgent,
+    SlotStatistics,
+    kl_upper_bound,
+)
+from vitucb.policies import gaussian_win_probabilities
 from vitucb.types import Observation
 
 
@@ -57,7 +67,7 @@ def test_ucb1_pulls_every_slot_once_then_the_largest_bound() -> None:
         agent.update(blank(3), decision, rewards[decision.action] + 0.1 * (agent.rounds % 2))
 
 
-@pytest.mark.parametrize("kind", [RandomAgent, UCB1, GaussianThompson])
+@pytest.mark.parametrize("kind", [RandomAgent, UCB1, GaussianThompson, BetaThompson, KLUCB])
 def test_masked_slots_are_never_chosen(kind: type[UCB1]) -> None:
     agent = kind(4, np.random.default_rng(0))
     for t in range(60):
@@ -65,10 +75,10 @@ def test_masked_slots_are_never_chosen(kind: type[UCB1]) -> None:
         decision = agent.select_action(blank(4, mask))
         assert mask[decision.action] == 1
         assert 0 < decision.propensity <= 1
-        agent.update(blank(4, mask), decision, float(decision.action))
+        agent.update(blank(4, mask), decision, decision.action / 4)
 
 
-@pytest.mark.parametrize("name", ["ucb1", "gaussian-ts", "random"])
+@pytest.mark.parametrize("name", ["ucb1", "gaussian-ts"])
 def test_restored_agent_continues_identically(name: str) -> None:
     env = gym.make("vitucb/DigitsPaper-v0", max_episode_steps=40)
     agent = vitucb.make_agent(name, env, seed=1)
@@ -94,6 +104,99 @@ def test_slot_agents_solve_fixed_slots(name: str) -> None:
 def test_slot_agents_cannot_solve_shuffled_slots() -> None:
     env_id = "vitucb/ImageArms-v0"
     assert regret("ucb1", env_id, 0, 1_000) > 0.85 * regret("random", env_id, 0, 1_000)
+
+
+@pytest.mark.parametrize("name", ["beta-ts", "kl-ucb"])
+def test_agents_for_unit_rewards_solve_fixed_slots(name: str) -> None:
+    options = {"shuffle_slots": False, "num_arms": 10}
+    score = np.mean([regret(name, "vitucb/ImageArms-v0", s, 1_000, **options) for s in range(2)])
+    assert score < 0.35 * regret("random", "vitucb/ImageArms-v0", 0, 1_000, **options)
+
+
+@pytest.mark.parametrize("kind", [BetaThompson, KLUCB])
+def test_rewards_outside_the_unit_interval_are_refused(kind: type[UCB1]) -> None:
+    agent = kind(2, np.random.default_rng(0))
+    decision = agent.select_action(blank(2))
+    with pytest.raises(ValueError, match=r"reward 3.0 is not in \[0, 1\]"):
+        agent.update(blank(2), decision, 3.0)
+
+
+def test_beta_propensity_is_near_the_closed_form() -> None:
+    agent = BetaThompson(2, np.random.default_rng(0))
+    agent.slots.add(0, 1.0)
+    agent.slots.add(1, 0.0)
+    decision = agent.select_action(blank(2))
+    # P(Beta(2, 1) > Beta(1, 2)) = 5/6.
+    expected = [5 / 6, 1 / 6][decision.action]
+    assert decision.propensity == pytest.approx(expected, abs=0.05)
+
+
+def test_gaussian_propensity_is_exact() -> None:
+    agent = GaussianThompson(2, np.random.default_rng(0))
+    for slot, reward in [(0, 1.0), (0, 2.0), (1, 0.0), (1, 1.0), (1, 2.0)]:
+        agent.slots.chosen[slot] += 1
+        agent.slots.add(slot, reward)
+    decision = agent.select_action(blank(2))
+    expected = gaussian_win_probabilities(agent.slots.means, decision.width)
+    assert decision.propensity == expected[decision.action]
+
+
+def test_kl_bound_meets_its_level() -> None:
+    mean, level = np.array([0.0, 0.3, 0.5, 1.0]), np.full(4, 0.2)
+    bound = kl_upper_bound(mean, level)
+    np.testing.assert_allclose(bound[0], 1 - np.exp(-0.2))
+    inner, q = mean[1:3], bound[1:3]
+    kl = inner * np.log(inner / q) + (1 - inner) * np.log((1 - inner) / (1 - q))
+    np.testing.assert_allclose(kl, 0.2, rtol=1e-9)
+    assert bound[3] == pytest.approx(1.0)
+
+
+def test_rewards_on_their_way_count_as_choices() -> None:
+    agent = UCB1(3, np.random.default_rng(0))
+    waiting = [agent.select_action(blank(3)) for _ in range(6)]
+    assert sorted(d.action for d in waiting) == [0, 0, 1, 1, 2, 2]
+    for decision in reversed(waiting):
+        agent.update(blank(3), decision, 1.0)
+    np.testing.assert_array_equal(agent.slots.pulls, agent.slots.chosen)
+
+
+def test_best_fixed_arm_needs_no_images_where_slots_are_fixed() -> None:
+    assert regret("best-fixed-arm", "vitucb/DigitsPaper-v0", 0, 50) == 0.0
+
+
+def test_best_fixed_arm_is_best_in_hindsight() -> None:
+    env = gym.make("vitucb/ImageArms-v0", num_arms=4, max_episode_steps=60)
+    agent = vitucb.make_agent("best-fixed-arm", env, seed=0)
+    rounds = list(vitucb.run(env, agent, seed=0))
+    totals = sum(np.asarray(r.expected_rewards) for r in rounds)
+    earned = sum(r.expected_reward for r in rounds)
+    assert earned == pytest.approx(np.max(totals))
+    assert len({r.decision.action for r in rounds}) == 1
+
+
+def test_looking_ahead_leaves_the_environment_alone() -> None:
+    env = gym.make("vitucb/ImageArms-v0", num_arms=4, max_episode_steps=20)
+    obs, _ = env.reset(seed=3)
+    means = mean_rewards_ahead(env, obs)
+    assert means.shape == (4,)
+    twin = gym.make("vitucb/ImageArms-v0", num_arms=4, max_episode_steps=20)
+    twin.reset(seed=3)
+    for _ in range(20):
+        one, two = env.step(1), twin.step(1)
+        np.testing.assert_array_equal(one[0]["images"], two[0]["images"])
+        assert one[1] == two[1]
+
+
+def test_best_fixed_arm_needs_a_horizon() -> None:
+    env = gym.make("vitucb/ImageArms-v0", max_episode_steps=-1)
+    with pytest.raises(ValueError, match="best-fixed-arm needs a horizon"):
+        vitucb.make_agent("best-fixed-arm", env)
+
+
+def test_options_of_agents_that_have_none_are_refused() -> None:
+    env = gym.make("vitucb/ImageArms-v0")
+    with pytest.raises(ValueError, match=r"agent.options hidden: agent 'ucb1' has none"):
+        vitucb.make_agent("ucb1", env, options={"hidden": 3})
 
 
 def test_oracle_has_no_regret() -> None:

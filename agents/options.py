@@ -1,0 +1,41 @@
+"""Reading `agent.options`, the settings that only one agent has."""
+
+from __future__ import annotations
+
+import math
+from typing import TypeVar
+
+from vitucb.config import AgentConfig, override
+
+OptionsT = TypeVar("OptionsT")
+
+
+def read_options(defaults: OptionsT, config: AgentConfig) -> OptionsT:
+    """`defaults`, a frozen dataclass, with the fields named in `config.options` replaced.
+
+    Raises:
+        ValueError: If an option is unknown or has the wrong type; names it and what is known.
+    """
+    return override(defaults, config.options, "agent.options.")
+
+
+def refuse_options(config: AgentConfig) -> None:
+    """For agents without settings of their own.
+
+    Raises:
+        ValueError: If `config.options` is not empty.
+    """
+    if config.options:
+        names = ", ".join(sorted(config.options))
+        raise ValueError(f"agent.options {names}: agent {config.name!r} has none; remove them")
+
+
+def require_positive(**values: float) -> None:
+    """Refuse options that are not positive and finite.
+
+    Raises:
+        ValueError: Names the option.
+    """
+    for name, value in values.items():
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"agent.options.{name} {value} must be positive and finite")
