@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # The reader of a pipe (`vitucb list | head`) left; silence the flush at exit too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        _fail(f"vitucb {words[0]}: interrupted; what was recorded is kept", 130)
+        message = "interrupted; the same command goes on from the last checkpoint"
+        _fail(f"vitucb {words[0]}: {message}", 130)
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:
@@ -99,15 +100,22 @@ def _condense(boxed: str, command: str) -> str:
 def _run(words: list[str]) -> None:
     """Play one agent in one environment and record it."""
     words, config_file = _pop_option(words, "--config")
+    explains = "--resume" in words
+    words = [word for word in words if word != "--resume"]
     default = load_config(config_file) if config_file else RunConfig()
     if words in (["-h"], ["--help"]):
-        print("--config FILE.yaml  settings to start from; options override them\n")
+        print("--config FILE.yaml  settings to start from; options override them")
+        print("--resume            say what the run folder holds before going on with it\n")
     config = _parse(RunConfig, words, "run", default)
     from vitucb.catalog import check_names
     from vitucb.recorder import is_finished, run_folder
+    from vitucb.resume import check_same_config, explain
 
     check_names(config)
     folder = run_folder(config)
+    check_same_config(config)
+    if explains:
+        print(explain(config), file=sys.stderr)
     if is_finished(folder) and not config.overwrite:
         print(f"{folder} is finished; --overwrite plays it again", file=sys.stderr)
         print(folder)
@@ -120,15 +128,20 @@ def _play_with_progress(config: RunConfig) -> None:
     from tqdm import tqdm
 
     from vitucb.experiment import play
+    from vitucb.resume import StoppedError
     from vitucb.types import Round
 
     with tqdm(total=config.num_rounds, unit="round", disable=None) as bar:
 
         def show(round: Round) -> None:
             bar.set_postfix_str(f"regret {round.cumulative_regret:.1f}", refresh=False)
-            bar.update()
+            bar.update(round.index + 1 - bar.n)
 
-        recorder = play(config, show)
+        try:
+            recorder = play(config, show)
+        except StoppedError as stopped:
+            print(stopped, file=sys.stderr)
+            raise SystemExit(0) from None
     print(_counts(recorder.parameters), file=sys.stderr)
 
 

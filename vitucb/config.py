@@ -17,8 +17,28 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
+from vitucb.durable import write_durably
+
 Option = int | float | bool | str
 ConfigT = TypeVar("ConfigT")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images of the dataset are used, and how they are read."""
+
+    split: Literal["all", "train", "tune", "eval"] = "all"
+    """Use 60, 20 or 20 % of the images, chosen by a hash of path or content."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes to use, in label order; all if not given."""
+    image_size: int | None = None
+    """Side to resize images to, pixels; the dataset's own size if not given."""
+    skip_bad: bool = False
+    """Leave out images that cannot be read instead of refusing the dataset."""
+    disk_cache: bool = False
+    """Keep decoded images on disk, for sets larger than memory."""
+    cache_folder: str | None = None
+    """Where decoded images and downloads go; $VITUCB_DATA or ~/.cache/vitucb if not given."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +85,7 @@ class EnvConfig:
     id: str = "vitucb/ImageArms-v0"
     """gymnasium id, e.g. vitucb/ImageArms-v0 or my_pkg:my/Env-v0."""
     dataset: str | None = None
-    """digits, a .npz file, an image folder, or a timm/torchvision name such as torch/cifar10."""
+    """digits, a .npz file, an image folder, a .csv manifest, or a timm name like torch/cifar10."""
     num_arms: int | None = None
     """Arms on offer each round, K."""
     reward: str | None = None
@@ -74,6 +94,7 @@ class EnvConfig:
     """Standard deviation of the reward noise, reward units (gaussian and score)."""
     options: dict[str, Option] = field(default_factory=dict)
     """Further keyword arguments of the environment."""
+    data: DataConfig = DataConfig()
     delay: DelayConfig = DelayConfig()
     drift: DriftConfig = DriftConfig()
     arm_subset: ArmSubsetConfig = ArmSubsetConfig()
@@ -127,6 +148,13 @@ class PolicyConfig:
     """See `vitucb list policies`."""
     alpha: float = 1.0
     """Multiplier of the confidence width."""
+    radius: Literal["auto", "constant", "oful"] = "auto"
+    """Width per sqrt(phi' A^-1 phi) in vit-ucb: the noise estimated from prediction errors, 1, or
+    the radius of Abbasi-Yadkori et al. 2011 with that noise (theory; explores far too much)."""
+    delta: float = 0.05
+    """Failure probability of radius oful."""
+    norm_bound: float = 1.0
+    """Assumed length of the true parameter for radius oful, reward units."""
     epsilon: float = 0.05
     """Exploration probability of epsilon-greedy, min(1, epsilon t^-decay) in round t."""
     temperature: float = 0.1
@@ -158,10 +186,19 @@ class TrainingConfig:
     batch_size: int = 32
     """Images per step: the newest and a uniform sample of the replay."""
     replay_capacity: int = 20_000
-    """Chosen images kept; past it a uniform sample of the history (reservoir)."""
-    rebuild: Literal["doubling", "none"] = "doubling"
-    """Recompute the features in the covariance with today's adapters whenever the history has
-    doubled, or never (the prototype's behaviour)."""
+    """Chosen images kept."""
+    replay: Literal["reservoir", "window"] = "reservoir"
+    """Past the capacity keep a uniform sample of the history, or the newest (sliding window)."""
+    discount: float = 1.0
+    """Weight of every observation after one more round, 1 for rewards that do not drift."""
+    reset_on_drift: bool = False
+    """Forget all rewards when the prediction errors have shifted."""
+    rebuild: Literal["drift", "doubling", "replay", "none"] = "drift"
+    """When the features in the covariance are computed anew with today's adapters: whenever the
+    history has doubled or a probe of them has moved; when it has doubled; those of every training
+    batch, too, from the pass that trains; or never (the prototype's behaviour)."""
+    drift_threshold: float = 0.2
+    """Relative movement of the probe's features that triggers a rebuild."""
 
 
 @dataclass(frozen=True)
@@ -179,11 +216,15 @@ class AgentConfig:
     img_size: int | None = None
     """Side of the square input of the backbone, pixels."""
     head: Literal["ridge", "gradient"] = "ridge"
-    """Reward head solved in closed form after every reward, or trained by gradient steps."""
+    """Reward head solved for after every reward, or trained by gradient steps."""
     head_ridge: float = 1.0
     """Ridge of the closed-form head and of lin-ucb, per unit of mean squared feature norm."""
-    features: Literal["lora-gradient", "last-layer"] = "lora-gradient"
-    """What the covariance is made of."""
+    features: Literal["lora-gradient", "last-layer", "both"] = "lora-gradient"
+    """What the covariance is made of; both are two groups of length 1 each."""
+    readout: Literal["prior", "head"] = "prior"
+    """Whose LoRA gradient: of a fixed random readout, the head's prior, or of the live score."""
+    link: Literal["gaussian", "bernoulli"] = "gaussian"
+    """Law of the rewards given the score: squared loss, or logistic loss for rewards 0 and 1."""
     options: dict[str, Option] = field(default_factory=dict)
     """Settings of one agent alone, e.g. hidden 100 of neural-ucb; see the agent's module."""
     lora: LoRAConfig = LoRAConfig()
@@ -213,8 +254,21 @@ class RunConfig:
     """Torch threads; one seed reproduces a run bit for bit at the same number."""
     tensorboard: bool = True
     """Write TensorBoard events."""
+    record_every: int = 10
+    """Rounds between rows of metrics.csv and points in TensorBoard."""
+    images_every: int | None = None
+    """Rounds between pictures of the arms in TensorBoard; a tenth of the horizon if not given."""
+    checkpoint_every: int | None = None
+    """Rounds between checkpoints; as often as 5 % of the time allows if not given."""
     overwrite: bool = False
-    """Run again although the run folder is finished."""
+    """Start anew although the run folder is finished or could be resumed."""
+
+    def __post_init__(self) -> None:
+        """Refuse intervals below one round."""
+        for name in ("record_every", "images_every", "checkpoint_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} {value} must be at least 1")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -226,6 +280,28 @@ def to_dict(config: Any) -> dict[str, Any]:
             value = to_dict(value)
         plain[f.name] = list(value) if isinstance(value, tuple) else value
     return plain
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Settings that change what a run records: dotted key -> (old, new) where they differ."""
+    olds, news = (flatten(to_dict(config)) for config in (old, new))
+    keys = [key for key in dict.fromkeys([*olds, *news]) if key not in _HARMLESS]
+    return {k: (olds.get(k), news.get(k)) for k in keys if olds.get(k) != news.get(k)}
+
+
+# Settings that may change between the parts of a run: its rounds stay the same.
+_HARMLESS = ("out", "overwrite", "tensorboard", "checkpoint_every", "images_every")
 
 
 def override(config: ConfigT, values: Mapping[str, Any], where: str = "") -> ConfigT:
@@ -281,7 +357,7 @@ def load_config(path: str | Path, base: RunConfig | None = None) -> RunConfig:
 
 def save_config(config: RunConfig, path: Path) -> None:
     """Write the fully resolved config as YAML."""
-    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+    write_durably(path, yaml.safe_dump(to_dict(config), sort_keys=False))
 
 
 def _unknown_key(key: str, path: str, known: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,26 @@ from typing import Any
 import gymnasium as gym
 
 from vitucb.agents import AGENTS
-from vitucb.config import AgentConfig, DriftConfig, EnvConfig, RunConfig, override
-from vitucb.envs import DelayedReward, DriftingRewards, RandomArmSubset
-from vitucb.recorder import Recorder
+from vitucb.config import AgentConfig, DataConfig, DriftConfig, EnvConfig, RunConfig, override
+from vitucb.envs import (
+    DelayedReward,
+    DriftingRewards,
+    ImageDataset,
+    RandomArmSubset,
+    load_dataset,
+)
+from vitucb.recorder import Recorder, run_folder
 from vitucb.registry import lookup, unknown_name
-from vitucb.runner import run
+from vitucb.resume import (
+    StoppedError,
+    Timetable,
+    earlier_state,
+    open_snapshots,
+    recorded_rounds,
+    stop_flag,
+)
+from vitucb.run_lock import locked
+from vitucb.runner import Episode
 from vitucb.types import Agent, Round
 
 
@@ -25,7 +41,7 @@ def make_env(config: EnvConfig, num_rounds: int | None = None) -> gym.Env[Any, A
         ValueError: If the id is unknown or an argument is not usable.
     """
     named = {
-        "dataset": config.dataset,
+        "dataset": _dataset(config),
         "num_arms": config.num_arms,
         "reward": config.reward,
         "noise_std": config.noise_std,
@@ -43,6 +59,24 @@ def make_env(config: EnvConfig, num_rounds: int | None = None) -> gym.Env[Any, A
     except TypeError as error:
         raise ValueError(f"env: {config.id} does not take these settings: {error}") from error
     return _wrapped(env, config)
+
+
+def _dataset(config: EnvConfig) -> str | ImageDataset | None:
+    """The dataset's name, or the set itself where more than its name is configured."""
+    data = config.data
+    if data == DataConfig():
+        return config.dataset
+    if config.dataset is None:
+        raise ValueError(f"env.data {data} needs env.dataset; name the dataset too")
+    return load_dataset(
+        config.dataset,
+        image_size=data.image_size,
+        split=None if data.split == "all" else data.split,
+        classes=data.classes or None,
+        skip_bad=data.skip_bad,
+        disk_cache=data.disk_cache,
+        cache_folder=data.cache_folder,
+    )
 
 
 def _wrapped(env: gym.Env[Any, Any], config: EnvConfig) -> gym.Env[Any, Any]:
@@ -108,14 +142,16 @@ def make_agent(
 
 
 def play(config: RunConfig, on_round: Callable[[Round], None] | None = None) -> Recorder:
-    """Play one run from start to end and write its folder.
+    """Play one run and write its folder; go on where an unfinished run there was left.
 
     Args:
         config: The run.
         on_round: Called after every recorded round, e.g. by a progress bar.
 
     Raises:
-        ValueError: If the config cannot be run, or a reward is not finite; what was recorded stays.
+        ValueError: If the config cannot be run, another process plays this run, the folder holds
+            a run with other settings, or a reward is not finite; what was recorded stays.
+        StoppedError: If SIGTERM arrived: a checkpoint was written.
     """
     started = time.perf_counter()
     _set_torch(config)
@@ -123,14 +159,60 @@ def play(config: RunConfig, on_round: Callable[[Round], None] | None = None) -> 
     agent = make_agent(
         config.agent.name, env, seed=config.seed, device=config.device, config=config.agent
     )
-    with Recorder(config, getattr(agent, "parameters", {})) as recorder:
-        for round in run(env, agent, seed=config.seed):
-            recorder.write(round)
-            if on_round is not None:
-                on_round(round)
-        _save_checkpoint(agent, recorder.folder / "checkpoint")
-        recorder.finish(time.perf_counter() - started)
+    with stop_flag() as stop, locked(run_folder(config)):
+        episode, recorder = _begin(config, env, agent)
+        with recorder:
+            _play_on(config, episode, recorder, agent, on_round, stop, started)
+            _save_checkpoint(agent, recorder.folder / "checkpoint")
+            recorder.finish(time.perf_counter() - started)
+        open_snapshots(recorder.folder).clear()
     return recorder
+
+
+def _begin(config: RunConfig, env: gym.Env[Any, Any], agent: Agent) -> tuple[Episode, Recorder]:
+    """A new episode, or the one that was left, and the recorder of its rounds."""
+    state = earlier_state(config)
+    episode = Episode(env, agent, seed=config.seed)
+    parameters = getattr(agent, "parameters", {})
+    if state is None:
+        return episode, Recorder(config, parameters)
+    agent.load_state_dict(state["agent"])
+    episode.resume(state["episode"], recorded_rounds(run_folder(config), state["rounds"]))
+    return episode, Recorder(config, parameters, state["recorder"])
+
+
+def _play_on(
+    config: RunConfig,
+    episode: Episode,
+    recorder: Recorder,
+    agent: Agent,
+    on_round: Callable[[Round], None] | None,
+    stop: threading.Event,
+    started: float,
+) -> None:
+    """Play to the end of the episode, with checkpoints on the way."""
+    snapshots, timetable = open_snapshots(recorder.folder), Timetable(config.checkpoint_every)
+
+    def save() -> None:
+        state = {
+            "agent": agent.state_dict(),
+            "episode": episode.state_dict(),
+            "recorder": recorder.state_dict(time.perf_counter() - started),
+        }
+        snapshots.save(episode.index, state)
+
+    while not episode.is_over:
+        round = episode.play_round()
+        recorder.write(round)
+        if on_round is not None:
+            on_round(round)
+        if stop.is_set() or timetable.is_due(episode.index):
+            timetable.run(save)
+        if stop.is_set():
+            raise StoppedError(
+                f"{recorder.folder}: stopped after {episode.index:,} of {config.num_rounds:,} "
+                "rounds, which are kept; the same command goes on from here"
+            )
 
 
 def _save_checkpoint(agent: Agent, folder: Path) -> None:

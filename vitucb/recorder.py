@@ -1,18 +1,17 @@
-"""The run folder: config, environment, rounds, TensorBoard events, gallery, checkpoint, summary.
+"""The run folder: config, environment, rounds, metrics, TensorBoard events, gallery, summary.
 
-`rounds.csv` holds no times, so one seed gives the same bytes twice. `summary.json` is written
-last and atomically: its presence means the run is finished.
+`rounds.csv`, `metrics.csv` and `summary.json` hold no times, so one seed gives the same bytes
+twice; times are in `timing.json`. `summary.json` is written last and atomically: its presence
+means the run is finished.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
-import platform
-import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -20,8 +19,11 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from vitucb.config import RunConfig, save_config
-from vitucb.types import Round
+from vitucb.config import RunConfig, flatten, save_config, to_dict
+from vitucb.durable import sync, write_durably
+from vitucb.event_log import EventLog, event_files
+from vitucb.provenance import describe_environment, peak_memory_mib
+from vitucb.types import Round, State
 
 COLUMNS = (
     "round",
@@ -38,8 +40,8 @@ COLUMNS = (
     "bonus",
     "greedy_action",
 )
+METRIC_COLUMNS = ("round", "metric", "value")
 _GALLERY_FRACTIONS = (0.0, 0.02, 0.1, 0.3, 1.0)
-_TENSORBOARD_EVERY_ROUNDS = 10
 
 
 def run_folder(config: RunConfig) -> Path:
@@ -57,30 +59,38 @@ def is_finished(folder: Path) -> bool:
 class Recorder:
     """Writes one run folder; use as a context manager and call `write` for every round."""
 
-    def __init__(self, config: RunConfig, parameters: Mapping[str, int]) -> None:
-        """Open the run folder of `config`, dropping what an unfinished run left there.
+    def __init__(
+        self, config: RunConfig, parameters: Mapping[str, int], state: State | None = None
+    ) -> None:
+        """Open the run folder of `config`.
 
         Args:
             config: The fully resolved config of the run.
             parameters: Counts to report in the summary, e.g. `adapted_tensors`.
+            state: What `state_dict` returned: the files are cut back to where they were then.
+                Without it, what an unfinished run left is dropped.
         """
         self.folder = run_folder(config)
         self._config = config
         self.parameters = dict(parameters)
         self._gallery_rounds = {round(f * (config.num_rounds - 1)) for f in _GALLERY_FRACTIONS}
-        self._gallery: list[Round] = []
-        self._rewards = self._seconds = 0.0
-        self._last: Round | None = None
+        self._images_every = config.images_every or max(1, config.num_rounds // 10)
+        self._gallery: list[dict[str, Any]] = []
+        self._rewards = self._seconds = self._earlier_seconds = 0.0
+        self._rounds, self._regret = 0, 0.0
+        self._metrics: dict[str, tuple[int, float]] = {}
         self.folder.mkdir(parents=True, exist_ok=True)
-        for stale in [*self.folder.glob("events.out.tfevents.*"), self.folder / "summary.json"]:
-            stale.unlink(missing_ok=True)
+        (self.folder / "summary.json").unlink(missing_ok=True)
+        if state is not None:
+            self._restore(state)
+        self._cut_files({} if state is None else state["sizes"])
         save_config(config, self.folder / "config.yaml")
         _write_json(self.folder / "environment.json", describe_environment())
-        # Line buffered: what was played is on disk even if the process dies in the next round.
-        self._file: TextIO = (self.folder / "rounds.csv").open("w", newline="", buffering=1)
-        self._csv = csv.writer(self._file, lineterminator="\n")
-        self._csv.writerow(COLUMNS)
-        self._events = _event_writer(self.folder) if config.tensorboard else None
+        self._file, self._csv = self._open_table("rounds.csv", COLUMNS)
+        self._metrics_file, self._metrics_csv = self._open_table("metrics.csv", METRIC_COLUMNS)
+        self._events = EventLog(self.folder) if config.tensorboard else None
+        if self._events is not None and state is None:
+            self._events.describe(flatten(to_dict(config)))
 
     def __enter__(self) -> Recorder:
         return self
@@ -92,8 +102,26 @@ class Recorder:
         trace: TracebackType | None,
     ) -> None:
         self._file.close()
+        self._metrics_file.close()
         if self._events is not None:
             self._events.close()
+
+    def _open_table(self, name: str, columns: Sequence[str]) -> tuple[TextIO, Any]:
+        # Line buffered: what was played is on disk even if the process dies in the next round.
+        file = (self.folder / name).open("a", newline="", encoding="utf-8", buffering=1)
+        writer = csv.writer(file, lineterminator="\n")
+        if not file.tell():
+            writer.writerow(columns)
+        return file, writer
+
+    def _cut_files(self, sizes: Mapping[str, int]) -> None:
+        """Cut every file that grows back to `sizes` bytes; those not named are deleted."""
+        tables = [self.folder / "rounds.csv", self.folder / "metrics.csv"]
+        for path in [*tables, *event_files(self.folder)]:
+            if path.name not in sizes:
+                path.unlink(missing_ok=True)
+            elif path.is_file():
+                os.truncate(path, sizes[path.name])
 
     def write(self, round: Round) -> None:
         """Record one finished round."""
@@ -117,12 +145,23 @@ class Recorder:
         )
         self._rewards += round.reward
         self._seconds += round.seconds
-        self._last = round
-        if round.index in self._gallery_rounds:
-            self._gallery.append(round)
-        if self._events is not None and round.index % _TENSORBOARD_EVERY_ROUNDS == 0:
-            for tag, value in self._scalars(round).items():
-                self._events.add_scalar(tag, value, step=round.index)
+        self._rounds, self._regret = round.index + 1, round.cumulative_regret
+        if round.index in self._gallery_rounds and round.expected_rewards is not None:
+            self._gallery.append(_gallery_entry(round))
+        # Kept until they are due: a rebuild, say, reports in few rounds.
+        self._metrics |= {name: (round.index, float(v)) for name, v in round.metrics.items()}
+        if round.index % self._config.record_every == 0:
+            self._write_metrics(round)
+        if self._events is not None and round.index % self._images_every == 0:
+            self._events.add_arms(round)
+
+    def _write_metrics(self, round: Round) -> None:
+        for name, (index, value) in self._metrics.items():
+            self._metrics_csv.writerow((index, name, value))
+        if self._events is not None:
+            latest = {name: value for name, (_, value) in self._metrics.items()}
+            self._events.add_scalars(self._scalars(round) | latest, round.index)
+        self._metrics.clear()
 
     def _scalars(self, round: Round) -> dict[str, float]:
         chosen = round.decision.action
@@ -133,74 +172,115 @@ class Recorder:
             "score/mean": float(round.decision.mean[chosen]),
             "score/bonus": float(round.decision.bonus[chosen]),
             "time/rounds_per_second": (round.index + 1) / max(self._seconds, 1e-9),
-            **round.metrics,
         }
 
+    def state_dict(self, wall_seconds: float) -> State:
+        """Where the files stand, and what the summary needs of the rounds so far.
+
+        Args:
+            wall_seconds: Since this process began to play.
+        """
+        for file in (self._file, self._metrics_file):
+            file.flush()
+            os.fsync(file.fileno())
+        tables = [self.folder / "rounds.csv", self.folder / "metrics.csv"]
+        sizes = {path.name: path.stat().st_size for path in tables}
+        return {
+            "sizes": sizes | ({} if self._events is None else self._events.sizes()),
+            "rounds_sha256": _sha256_of_start(tables[0], sizes["rounds.csv"]),
+            "gallery": self._gallery,
+            "rewards": self._rewards,
+            "seconds": self._seconds,
+            "wall_seconds": self._earlier_seconds + wall_seconds,
+            "rounds": self._rounds,
+            "regret": self._regret,
+            "metrics": {name: list(pair) for name, pair in self._metrics.items()},
+        }
+
+    def _restore(self, state: State) -> None:
+        self._gallery = list(state["gallery"])
+        self._rewards, self._seconds = float(state["rewards"]), float(state["seconds"])
+        self._earlier_seconds = float(state["wall_seconds"])
+        self._rounds, self._regret = int(state["rounds"]), float(state["regret"])
+        pairs = state["metrics"].items()
+        self._metrics = {name: (int(index), float(value)) for name, (index, value) in pairs}
+
     def finish(self, wall_seconds: float) -> None:
-        """Write the gallery and, last, the summary that marks the run as finished.
+        """Write gallery, times and, last, the summary that marks the run as finished.
+
+        Args:
+            wall_seconds: Since this process began to play.
 
         Raises:
             ValueError: If no round was recorded.
         """
-        if self._last is None:
+        if not self._rounds:
             raise ValueError("num_rounds: the run has no rounds; ask for at least one")
         self._save_gallery()
-        rounds = self._last.index + 1
+        timing = {
+            "seconds_per_round": self._seconds / self._rounds,
+            "wall_seconds": self._earlier_seconds + wall_seconds,
+            "peak_memory_mib": peak_memory_mib(),
+        }
+        _write_json(self.folder / "timing.json", timing)
+        for file in (self._file, self._metrics_file):
+            file.flush()
+            os.fsync(file.fileno())
+        sync(self.folder)
         agent = self._config.agent
         summary = {
             "agent": agent.label or agent.name,
             "agent_name": agent.name,
             "env": self._config.env.id,
             "seed": self._config.seed,
-            "rounds": rounds,
-            "cumulative_regret": self._last.cumulative_regret,
-            "mean_reward": self._rewards / rounds,
-            "seconds_per_round": self._seconds / rounds,
-            "wall_seconds": wall_seconds,
+            "rounds": self._rounds,
+            "cumulative_regret": self._regret,
+            "mean_reward": self._rewards / self._rounds,
             "parameters": self.parameters,
             "version": metadata.version("vitucb"),
         }
         _write_json(self.folder / "summary.json", summary)
 
     def _save_gallery(self) -> None:
-        shapes = {np.shape(r.observation["images"]) for r in self._gallery}
-        if len(shapes) != 1 or any(r.expected_rewards is None for r in self._gallery):
+        if len({np.shape(entry["images"]) for entry in self._gallery}) != 1:
             return
-        columns: dict[str, list[Any]] = {
-            "round": [r.index for r in self._gallery],
-            "images": [r.observation["images"] for r in self._gallery],
-            "mean": [r.decision.mean for r in self._gallery],
-            "width": [r.decision.width for r in self._gallery],
-            "bonus": [r.decision.bonus for r in self._gallery],
-            "expected_rewards": [r.expected_rewards for r in self._gallery],
-            "action": [r.decision.action for r in self._gallery],
-            "optimal_action": [r.optimal_action for r in self._gallery],
-            "reward": [r.reward for r in self._gallery],
-        }
-        arrays = {name: np.stack([np.asarray(v) for v in vs]) for name, vs in columns.items()}
+        arrays = {name: np.stack([e[name] for e in self._gallery]) for name in self._gallery[0]}
         np.savez_compressed(self.folder / "gallery.npz", **arrays)  # type: ignore[arg-type]  # keywords are arrays
 
 
-def describe_environment() -> dict[str, Any]:
-    """Versions, hardware and git commit of this process, for `environment.json`."""
-    packages = ("vitucb", "torch", "timm", "peft", "gymnasium", "numpy")
-    return {
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cpu_count": os.cpu_count(),
-        "packages": {name: metadata.version(name) for name in packages},
-        "git_commit": _git_commit(),
+def why_unusable(folder: Path, state: State) -> str | None:
+    """Why the files of a run folder do not fit a recorder's state; None if they do."""
+    for name, size in state["sizes"].items():
+        held = (folder / name).stat().st_size if (folder / name).is_file() else 0
+        if held < size and name.endswith(".csv"):
+            return f"{name} holds {held} bytes, {size} when the checkpoint was written"
+    if (
+        _sha256_of_start(folder / "rounds.csv", state["sizes"]["rounds.csv"])
+        != (state["rounds_sha256"])
+    ):
+        return "rounds.csv was changed since the checkpoint was written"
+    return None
+
+
+def _gallery_entry(round: Round) -> dict[str, Any]:
+    decision = round.decision
+    columns = {
+        "round": round.index,
+        "images": round.observation["images"],
+        "mean": decision.mean,
+        "width": decision.width,
+        "bonus": decision.bonus,
+        "expected_rewards": round.expected_rewards,
+        "action": decision.action,
+        "optimal_action": round.optimal_action,
+        "reward": round.reward,
     }
+    return {name: np.asarray(value) for name, value in columns.items()}
 
 
-def _git_commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
+def _sha256_of_start(path: Path, size: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.sha256(file.read(size)).hexdigest()
 
 
 def _greedy_action(round: Round) -> int:
@@ -208,14 +288,5 @@ def _greedy_action(round: Round) -> int:
     return int(np.argmax(np.where(allowed, round.decision.mean, -np.inf)))
 
 
-def _event_writer(folder: Path) -> Any:
-    # tensorboard's own writer: torch's would import torch here.
-    from tensorboard.summary import Writer
-
-    return Writer(str(folder))
-
-
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_durably(path, json.dumps(content, indent=2) + "\n")

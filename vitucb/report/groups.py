@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from vitucb.config import flatten
 from vitucb.report.runs import Run
 
 Role: TypeAlias = Literal["contextual", "context-free", "random", "oracle"]
@@ -82,7 +83,7 @@ def group_runs(runs: Iterable[Run], *, include_unfinished: bool = False) -> list
 
 def config_differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """Dotted config keys whose values are not the same in all runs, with their distinct values."""
-    configs = [_flatten(run.config) for run in runs]
+    configs = [flatten(run.config) for run in runs]
     return {key: _distinct([c.get(key) for c in configs]) for key in _differing(configs)}
 
 
@@ -91,7 +92,7 @@ def _group(
 ) -> Group:
     used = [r for r in members if r.rounds and (r.is_finished or include_unfinished)]
     first = members[0]
-    settings = {key: _flatten(_env_settings(first)).get(key) for key in differing if key != "id"}
+    settings = {key: flatten(_env_settings(first)).get(key) for key in differing if key != "id"}
     return Group(
         title=f"{first.experiment}: {first.env}" if several else first.env,
         env=first.env,
@@ -143,21 +144,11 @@ def _env_settings(run: Run) -> Mapping[str, Any]:
 
 def _agent_settings(run: Run) -> dict[str, Any]:
     agent = run.config.get("agent", {})
-    return _flatten(agent) if isinstance(agent, Mapping) else {"name": agent}
-
-
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+    return flatten(agent) if isinstance(agent, Mapping) else {"name": agent}
 
 
 def _differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    flat = [_flatten(config) for config in configs]
+    flat = [flatten(config) for config in configs]
     keys = dict.fromkeys(key for config in flat for key in config)
     return [key for key in keys if len(_distinct([config.get(key) for config in flat])) > 1]
 

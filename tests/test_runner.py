@@ -1,0 +1,116 @@
+"""The loop with rewards that come late: each reaches the agent once, with its own decision."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from vitucb.runner import Episode, Recorded, merged_metrics, run
+from vitucb.types import Decision, Observation, State
+
+
+class Late(gym.Wrapper[Any, Any, Any, Any]):
+    """Delivers rewards two rounds late, in swapped pairs; every fifth is lost."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.arrivals: list[tuple[int, float]] = []
+        self.lost: list[int] = []
+        self.drawn: list[float] = []
+
+    @property
+    def drawn_reward(self) -> float:
+        return self.drawn[-1]
+
+    def step(self, action: Any) -> Any:
+        obs, reward, *rest = self.env.step(action)
+        t = len(self.drawn)
+        self.drawn.append(float(reward))
+        due = [t - 2, t - 3] if t % 2 and t >= 3 else []
+        self.arrivals = [(i, self.drawn[i]) for i in due if i % 5]
+        self.lost = [t] if t % 5 == 0 else []
+        return obs, math.nan, *rest
+
+
+class Diary:
+    """Chooses arm 0 and notes what it is told."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int, float]] = []
+        self.rounds = 0
+
+    def select_action(self, obs: Observation) -> Decision:
+        self.rounds += 1
+        zeros = np.zeros(len(obs["action_mask"]))
+        return Decision(0, 1.0, zeros, zeros, None, self.rounds - 1, zeros)
+
+    def update(self, obs: Observation, decision: Decision, reward: float) -> dict[str, float]:
+        self.seen.append((decision.round, int(obs["images"].sum()), reward))
+        return {"train/loss": reward, "score/noise": float(decision.round)}
+
+    def state_dict(self) -> State:
+        return {}
+
+    def load_state_dict(self, state: State) -> None:
+        pass
+
+
+def late_env() -> Late:
+    return Late(gym.make("vitucb/ImageArms-v0", num_arms=3, max_episode_steps=12))
+
+
+def test_each_late_reward_meets_its_own_decision_and_images() -> None:
+    agent, env = Diary(), late_env()
+    rounds = list(run(env, agent, seed=0))
+    assert [r.reward for r in rounds] == env.drawn
+    assert [index for index, _, _ in agent.seen] == [1, 3, 2, 4, 7, 6, 9, 8]
+    for index, images, reward in agent.seen:
+        assert reward == rounds[index].reward
+        assert images == int(rounds[index].observation["images"].sum())
+
+
+def test_lost_rewards_are_not_waited_for() -> None:
+    episode = Episode(late_env(), Diary())
+    while not episode.is_over:
+        episode.play_round()
+    assert list(episode.state_dict()["pending"]) == [11]
+
+
+def test_pending_decisions_come_back_with_their_images() -> None:
+    whole = Diary()
+    rounds = list(run(late_env(), whole, seed=0))
+    first, second = Diary(), Diary()
+    episode = Episode(late_env(), first, seed=0)
+    for _ in range(6):
+        episode.play_round()
+    second.rounds = 6
+    again = Episode(late_env(), second, seed=0)
+    recorded = [Recorded(r.decision.action, r.reward, r.regret) for r in rounds]
+    again.resume(episode.state_dict(), recorded)
+    assert second.seen == []
+    while not again.is_over:
+        again.play_round()
+    assert first.seen + second.seen == whole.seen
+    assert again.cumulative_regret == rounds[-1].cumulative_regret
+
+
+def test_reward_that_arrives_twice_is_refused() -> None:
+    class Twice(Late):
+        def step(self, action: Any) -> Any:
+            result = super().step(action)
+            self.arrivals = [(0, 1.0)]
+            return result
+
+    env = Twice(gym.make("vitucb/ImageArms-v0", num_arms=3, max_episode_steps=12))
+    with pytest.raises(ValueError, match="a reward of round 0 arrived"):
+        list(run(env, Diary()))
+
+
+def test_metrics_of_several_arrivals_are_averaged_or_the_last() -> None:
+    reports = [{"train/loss": 1.0, "score/noise": 3.0}, {"train/loss": 2.0}, {"score/noise": 4.0}]
+    assert merged_metrics(reports) == {"train/loss": 1.5, "score/noise": 4.0}
+    assert merged_metrics([]) == {}

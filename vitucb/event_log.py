@@ -1,0 +1,135 @@
+"""TensorBoard events: scalars, settings, arm images and the layout of the custom scalars page.
+
+Written with tensorboard's own event writer: torch's would import torch here.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitucb.types import Round
+
+_MAX_ARMS = 12
+_LAYOUT: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "regret": {
+        "cumulative": ("regret/cumulative",),
+        "per round": ("regret/instantaneous",),
+    },
+    "confidence": {
+        "margin": ("score/mean", "score/bonus"),
+        "noise and information": ("score/noise", "covariance/log_det"),
+    },
+}
+"""Category -> chart -> tags, as shown on the custom scalars page."""
+
+
+class EventLog:
+    """The event files of one run folder; every call says at which round."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start a new event file in `folder`."""
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._folder = folder
+        self._writer = EventFileWriter(str(folder))
+
+    def describe(self, settings: Mapping[str, Any]) -> None:
+        """Write the settings (hparams) and the layout of the custom scalars page."""
+        from tensorboard.plugins.custom_scalar import layout_pb2, metadata
+        from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+
+        kinds = (bool, int, float, str)
+        self._add(hparams_pb({k: v for k, v in settings.items() if isinstance(v, kinds)}), 0)
+        chart, multiline = layout_pb2.Chart, layout_pb2.MultilineChartContent
+        layout = layout_pb2.Layout(
+            category=[
+                layout_pb2.Category(
+                    title=title,
+                    chart=[chart(title=t, multiline=multiline(tag=tags)) for t, tags in c.items()],
+                )
+                for title, c in _LAYOUT.items()
+            ]
+        )
+        summary = _summary_type()()
+        value = summary.value.add(tag=metadata.CONFIG_SUMMARY_TAG)
+        value.metadata.CopyFrom(metadata.create_summary_metadata())
+        value.tensor.dtype = _DT_STRING
+        value.tensor.tensor_shape.SetInParent()
+        value.tensor.string_val.append(layout.SerializeToString())
+        self._add(summary, 0)
+
+    def add_scalars(self, scalars: Mapping[str, float], round: int) -> None:
+        """One point for each tag."""
+        summary = _summary_type()()
+        for tag, number in scalars.items():
+            summary.value.add(tag=tag, simple_value=float(number))
+        self._add(summary, round)
+
+    def add_arms(self, round: Round) -> None:
+        """The images on offer side by side, the chosen one underlined in white."""
+        strip = arm_strip(round)
+        from PIL import Image
+
+        buffer = io.BytesIO()
+        Image.fromarray(strip).save(buffer, format="png")
+        summary = _summary_type()()
+        image = summary.value.add(tag="arms/offered").image
+        image.height, image.width, image.colorspace = *strip.shape[:2], 3
+        image.encoded_image_string = buffer.getvalue()
+        self._add(summary, round.index)
+
+    def _add(self, summary: Any, round: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._writer.add_event(Event(wall_time=time.time(), step=round, summary=summary))
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes on disk of every event file, after all events are written."""
+        self._writer.flush()
+        return {path.name: path.stat().st_size for path in event_files(self._folder)}
+
+    def close(self) -> None:
+        """Write what is left and close the file."""
+        self._writer.close()
+
+
+def event_files(folder: Path) -> list[Path]:
+    """The event files in `folder`, by name."""
+    return sorted(folder.glob("events.out.tfevents.*"))
+
+
+def arm_strip(round: Round) -> NDArray[np.uint8]:
+    """The offered images in a row, uint8 (H + 4, K * (W + 2), 3), at most 12 arms.
+
+    A white bar stands under the chosen arm, a green one under the best; where all arms share one
+    image there is only that one.
+    """
+    images = list(round.observation["images"])[:_MAX_ARMS]
+    if len({image.shape[:2] for image in images}) > 1:
+        images = [images[min(round.decision.action, len(images) - 1)]]
+    height, width = images[0].shape[:2]
+    strip = np.zeros((height + 4, len(images) * (width + 2), 3), np.uint8)
+    for k, image in enumerate(images):
+        left = k * (width + 2)
+        strip[:height, left : left + width] = image  # one channel spreads over three
+        if len(images) > 1 and k == round.optimal_action:
+            strip[height + 1 : height + 2, left : left + width] = (0, 200, 120)
+        if len(images) > 1 and k == round.decision.action:
+            strip[height + 2 :, left : left + width] = 255
+    return strip
+
+
+_DT_STRING = 7  # tensorboard.compat.proto.types_pb2.DT_STRING
+
+
+def _summary_type() -> Any:
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    return Summary

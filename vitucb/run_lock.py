@@ -1,0 +1,78 @@
+"""One process per run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+_NAME = "run.lock"
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run folder (made if missing) for this process alone.
+
+    The operating system drops the lock with the process, so a killed run leaves none. The file
+    also names process and host: another host may not see the lock, so its name alone counts.
+
+    Raises:
+        ValueError: If another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if os.name == "nt":  # no fcntl there: two processes are not told apart
+        yield
+        return
+    path = folder / _NAME
+    descriptor = _acquire(path)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(_this_process()).encode(), 0)
+        yield
+    finally:
+        # Deleted while held: who waits for it finds another file and tries again.
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _acquire(path: Path) -> int:
+    import fcntl
+
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner = _owner(descriptor)
+            os.close(descriptor)
+            raise _taken(path, owner) from None
+        if not path.exists() or os.fstat(descriptor).st_ino != path.stat().st_ino:
+            os.close(descriptor)  # its last holder deleted it meanwhile
+            continue
+        owner = _owner(descriptor)
+        if owner.get("host") not in (None, socket.gethostname()):
+            os.close(descriptor)
+            raise _taken(path, owner)
+        return descriptor
+
+
+def _owner(descriptor: int) -> dict[str, object]:
+    try:
+        content = json.loads(os.pread(descriptor, 4096, 0) or b"{}")
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _this_process() -> dict[str, object]:
+    return {"pid": os.getpid(), "host": socket.gethostname()}
+
+
+def _taken(path: Path, owner: dict[str, object]) -> ValueError:
+    who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
+    return ValueError(
+        f"{path.parent} is being played by {who}; wait for it, or if it is gone delete {path}"
+    )
