@@ -16,6 +16,7 @@ the line and the field.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import logging
 import math
@@ -93,6 +94,25 @@ class LoggedRounds:
     def num_arms(self) -> int:
         """Largest number of arms on offer, K."""
         return int(self.mask.shape[1])
+
+    def first(self, count: int) -> LoggedRounds:
+        """The first `count` rounds.
+
+        Raises:
+            ValueError: If `count` is below 1.
+        """
+        if count < 1:
+            raise ValueError(f"log {self.name}: {count} rounds asked for; take at least 1")
+        means, propensities = self.expected_rewards, self.propensities
+        return dataclasses.replace(
+            self,
+            items=self.items[:count],
+            mask=self.mask[:count],
+            actions=self.actions[:count],
+            rewards=self.rewards[:count],
+            propensities=None if propensities is None else propensities[:count],
+            expected_rewards=None if means is None else means[:count],
+        )
 
     def observation(self, index: int) -> dict[str, NDArray[Any]]:
         """What was on offer in round `index`.

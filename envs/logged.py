@@ -68,6 +68,7 @@ class LoggedEnv(gymnasium.Env[dict[str, Any], np.int64]):
         log: The rounds.
         arrivals: `(round, reward)` of the round just played if it was accepted, else empty; rounds
             count from 0 at reset.
+        lost: The round just played if it was rejected, else empty: its reward will never come.
         drawn_reward: What the last step returned.
         num_accepted: Accepted rounds since reset.
         num_played: Rounds since reset.
@@ -106,6 +107,7 @@ class LoggedEnv(gymnasium.Env[dict[str, Any], np.int64]):
         self.observation_space = spaces.Dict(parts)
         self.action_space = spaces.Discrete(dataset.num_arms)
         self.arrivals: list[tuple[int, float]] = []
+        self.lost: list[int] = []
         self.drawn_reward = math.nan
         self.num_accepted = self.num_played = 0
         self._order = np.arange(len(dataset))
@@ -145,7 +147,7 @@ class LoggedEnv(gymnasium.Env[dict[str, Any], np.int64]):
         self._coins = self.np_random.random(len(self.log))
         self.num_accepted = self.num_played = 0
         self._accepted_sum = 0.0
-        self.arrivals, self.drawn_reward = [], math.nan
+        self.arrivals, self.lost, self.drawn_reward = [], [], math.nan
         return self.log.observation(self._index), _info(np.full(1, np.nan), 0, accepted=False)
 
     def step(
@@ -166,6 +168,7 @@ class LoggedEnv(gymnasium.Env[dict[str, Any], np.int64]):
         )
         self.drawn_reward = float(self.log.rewards[index]) if is_accepted else 0.0
         self.arrivals = [(played, self.drawn_reward)] if is_accepted else []
+        self.lost = [] if is_accepted else [played]
         means = np.where(self.log.mask[index], self.expected_rewards, -np.inf)
         info = _info(means, int(action), is_accepted)
         self.num_played += 1

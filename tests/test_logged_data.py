@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vitucb.config import RunConfig, override
+from vitucb.envs.log_files import LoggedRounds
+from vitucb.envs.logged import made_up_log
+from vitucb.experiment import play
+from vitucb.logged_data import estimate_propensities, inspect_log, open_log, read_run
+
+ROUNDS = 40
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = {
+        "out": str(tmp_path_factory.mktemp("runs")),
+        "agent": "random",
+        "num_rounds": ROUNDS,
+        "tensorboard": False,
+        "env": {"num_arms": 4},
+    }
+    return play(override(RunConfig(), settings)).folder
+
+
+def context_log(rounds: int) -> LoggedRounds:
+    """Three actions on 10 shared images; the logging policy looks at the image."""
+    rng = np.random.default_rng(0)
+    items = rng.integers(0, 10, rounds)
+    preferred = rng.random(rounds) < 0.8
+    actions = np.where(preferred, items % 2, rng.integers(0, 2, rounds))
+    return LoggedRounds(
+        name="contexts",
+        images=np.zeros((10, 2, 2, 3), np.uint8),
+        items=items[:, None],
+        mask=np.ones((rounds, 3), np.int8),
+        actions=actions,
+        rewards=rng.random(rounds),
+        propensities=None,
+        action_names=("a", "b", "c"),
+    )
+
+
+def test_a_run_becomes_a_log_that_knows_the_truth(run_folder: Path) -> None:
+    log = open_log(run_folder)
+    assert len(log) == ROUNDS
+    assert log.num_arms == 4
+    assert log.propensities is not None
+    np.testing.assert_allclose(log.propensities, 0.25)
+    assert log.expected_rewards is not None
+    chosen = log.expected_rewards[np.arange(ROUNDS), log.actions]
+    recorded = np.genfromtxt(run_folder / "rounds.csv", delimiter=",", names=True)
+    np.testing.assert_allclose(chosen, recorded["expected_reward"])
+    assert log.images.shape[0] < ROUNDS * 4
+    assert log.observation(3)["images"].shape == (4, 8, 8, 3)
+
+
+def test_a_run_that_does_not_repeat_is_refused(run_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text((run_folder / "config.yaml").read_text())
+    lines = (run_folder / "rounds.csv").read_text().splitlines()
+    cells = lines[6].split(",")
+    cells[2] = "0.0" if float(cells[2]) else "1.0"
+    lines[6] = ",".join(cells)
+    (tmp_path / "rounds.csv").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"round 5 pays .* when played again, but .* was recorded"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("round,action,reward,propensity\n0,one,1,1\n", r"rounds.csv:2: action, reward or prop"),
+        ("round,action\n0,1\n", r"rounds.csv:2: .*damaged: 'reward'"),
+        ("round,action,reward,propensity\n", "no rounds in it"),
+    ],
+)
+def test_damaged_runs_are_refused(
+    run_folder: Path, tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "config.yaml").write_text((run_folder / "config.yaml").read_text())
+    (tmp_path / "rounds.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_run(tmp_path)
+    with pytest.raises(ValueError, match=r"config.yaml: No such file"):
+        read_run(tmp_path / "nowhere")
+
+
+def test_a_sound_log_gives_no_warning() -> None:
+    report = inspect_log(made_up_log(300))
+    assert report.warnings == ()
+    assert report.facts["mean inverse propensity"] == pytest.approx(4)
+    assert report.facts["arms"] == 4
+
+
+def test_wrong_propensities_and_certain_choices_are_said() -> None:
+    log = made_up_log(300)
+    wrong = dataclasses.replace(log, propensities=np.full(300, 0.1))
+    (warning,) = inspect_log(wrong).warnings
+    assert "mean of 1/propensity is 10" in warning
+    certain = dataclasses.replace(log, propensities=np.ones(300))
+    (warning,) = inspect_log(certain).warnings
+    assert "in 100 % of the rounds the logging policy could choose one arm only" in warning
+
+
+def test_duplicates_constant_rewards_and_left_out_rows_are_said() -> None:
+    log = made_up_log(50)
+    twice = np.repeat(np.arange(50), 2)
+    doubled = dataclasses.replace(
+        log,
+        items=log.items[twice],
+        mask=log.mask[twice],
+        actions=log.actions[twice],
+        rewards=np.ones(100),
+        propensities=None,
+        dropped=3,
+    )
+    report = inspect_log(doubled)
+    assert report.facts["duplicate rounds"] == 50
+    said = " ".join(report.warnings)
+    for words in (
+        "50 of 100 rounds repeat",
+        "3 rows were left out",
+        "every reward is 1",
+        "no prop",
+    ):
+        assert words in said
+
+
+def test_actions_never_chosen_are_named() -> None:
+    warnings = inspect_log(context_log(100)).warnings
+    assert any("never chosen: c;" in warning for warning in warnings)
+
+
+def test_estimated_propensities_follow_the_context() -> None:
+    log = context_log(2_000)
+    features = np.eye(10, dtype=np.float32)
+    p = estimate_propensities(log, features)
+    np.testing.assert_allclose(p.sum(axis=1), 1)
+    assert (p[:, 2] == 0).all()
+    preferred = p[np.arange(2_000), log.items[:, 0] % 2]
+    np.testing.assert_allclose(preferred, 0.9, atol=0.06)
+
+
+def test_estimated_propensities_of_image_arms_are_uniform_where_the_choice_was() -> None:
+    log = made_up_log(600)
+    features = np.random.default_rng(0).normal(size=(log.images.shape[0], 3))
+    p = estimate_propensities(log, features)
+    np.testing.assert_allclose(p, 0.25, atol=0.1)

@@ -1,0 +1,202 @@
+"""Off-policy evaluation of a saved agent on logged data: what `vitucb evaluate` does.
+
+The agent is held still: it scores every logged round as it stood at its checkpoint, learns nothing
+from the log, and counts none of its choices.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitucb.cross_fitting import cross_fitted_rewards
+from vitucb.logged_data import (
+    LoggedRounds,
+    LogReport,
+    estimate_propensities,
+    inspect_log,
+    open_log,
+)
+from vitucb.ope import (
+    Estimate,
+    Logged,
+    check_logged,
+    effective_sample_size,
+    estimate_values,
+)
+from vitucb.saved_policy import PolicyFunction, load_policy
+from vitucb.seeding import numpy_generator
+
+Array: TypeAlias = NDArray[np.float64]
+
+_IMAGES_AT_ONCE = 64
+_SUSPICIOUS_Z = 4.0
+# Below this share of n, a handful of rounds decides the weighted estimates.
+_SMALL_SHARE = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a log says about a policy.
+
+    Attributes:
+        estimates: One per estimator of `vitucb.ope.ESTIMATORS`.
+        logged_value: Mean reward of the log itself, reward units per round.
+        true_value: Mean reward of the policy on these rounds where the log knows it, else None.
+        facts: What the log looks like, and how the policy overlaps with it.
+        warnings: What may make the estimates wrong, a sentence each.
+    """
+
+    estimates: tuple[Estimate, ...]
+    logged_value: float
+    true_value: float | None
+    facts: dict[str, float | int | str]
+    warnings: tuple[str, ...]
+
+    def rows(self) -> list[dict[str, object]]:
+        """The estimates as rows of a table."""
+        return [
+            {
+                "estimator": e.name,
+                "value": e.value,
+                "low": e.low,
+                "high": e.high,
+                "effective sample size": e.effective_sample_size,
+                "largest weight": e.max_weight,
+            }
+            for e in self.estimates
+        ]
+
+
+def evaluate(
+    log: str | Path | LoggedRounds,
+    policy: str | Path | PolicyFunction,
+    *,
+    num_resamples: int = 2_000,
+    confidence: float = 0.95,
+    max_weight: float | None = None,
+    max_rounds: int | None = None,
+    backbone: str = "vitucb-nano",
+    seed: int = 0,
+    device: str = "cpu",
+) -> Evaluation:
+    """Estimate the mean reward that a policy would have had on the contexts of a log.
+
+    Args:
+        log: A log file or run folder, see `vitucb.logged_data.open_log`, or its rounds.
+        policy: A run folder with a checkpoint, or a function giving the probability of every arm.
+        num_resamples: Bootstrap resamples of the intervals.
+        confidence: Nominal coverage of the intervals, in (0, 1).
+        max_weight: Limit of `clipped-ips` and `switch-dr`; sqrt(n) if None.
+        max_rounds: Use the first so many rounds only.
+        backbone: Frozen ViT whose features the reward model (and, where needed, the propensity
+            model) are linear in.
+        seed: Seed of the folds and resamples.
+        device: Torch device of the agent and the backbone.
+
+    Raises:
+        ValueError: If the log or the policy cannot be used; says which and why.
+    """
+    log = log if isinstance(log, LoggedRounds) else open_log(log)
+    log = log if max_rounds is None else log.first(max_rounds)
+    probabilities = policy if callable(policy) else load_policy(policy, device=device)
+    target = target_probabilities(log, probabilities)
+    features = image_features(log, backbone, device)
+    chosen = log.propensities
+    if chosen is None:
+        chosen = estimate_propensities(log, features)[np.arange(len(log)), log.actions]
+    q = _estimated_rewards(log, features, numpy_generator(seed, "folds"))
+    checked = check_logged(log.rewards, log.actions, chosen, target, q)
+    report = inspect_log(log, chosen)
+    overlap = _overlap(checked, target)
+    estimates = estimate_values(
+        checked,
+        numpy_generator(seed, "bootstrap"),
+        max_weight=max_weight,
+        num_resamples=num_resamples,
+        confidence=confidence,
+    )
+    means = log.expected_rewards
+    return Evaluation(
+        estimates=tuple(estimates),
+        logged_value=float(log.rewards.mean()),
+        true_value=None if means is None else float((target * means).sum(axis=1).mean()),
+        facts=report.facts | overlap.facts,
+        warnings=report.warnings + overlap.warnings,
+    )
+
+
+def target_probabilities(log: LoggedRounds, policy: PolicyFunction) -> Array:
+    """Probability of every arm in every round of a log, float64 (n, K).
+
+    Raises:
+        ValueError: If the policy gives another number of probabilities than the log has arms.
+    """
+    rows = []
+    for index in range(len(log)):
+        row = policy(log.observation(index))
+        if row.shape != (log.num_arms,):
+            raise ValueError(
+                f"policy: {len(row)} arms where log {log.name} has {log.num_arms}; evaluate an "
+                "agent of an environment with as many"
+            )
+        rows.append(row)
+    return np.stack(rows)
+
+
+def image_features(log: LoggedRounds, backbone: str, device: str = "cpu") -> NDArray[np.float32]:
+    """Frozen last-layer features of a log's images, float32 (N, d); 0 if no round has it."""
+    import torch
+
+    from vitucb.backbone import create_backbone, preprocess_for
+
+    model = create_backbone(backbone).to(device)
+    preprocess = preprocess_for(model, device)
+    used = np.unique(log.items[log.items >= 0])
+    features = np.zeros((log.images.shape[0], int(model.num_features)), np.float32)  # type: ignore[arg-type]  # timm sets an int
+    with torch.inference_mode():
+        for start in range(0, len(used), _IMAGES_AT_ONCE):
+            batch = used[start : start + _IMAGES_AT_ONCE]
+            features[batch] = model(preprocess(log.images[batch])).float().cpu().numpy()
+    return features
+
+
+def _estimated_rewards(
+    log: LoggedRounds, features: NDArray[np.float32], rng: np.random.Generator
+) -> Array:
+    if log.action_names:
+        context = features[log.items[:, 0]]
+        return cross_fitted_rewards(
+            context, log.actions, log.rewards, rng, num_arms=log.num_arms, ridge=0.1
+        )
+    return cross_fitted_rewards(features[log.items], log.actions, log.rewards, rng, ridge=0.1)
+
+
+def _overlap(checked: Logged, target: Array) -> LogReport:
+    """How much of what the policy does the log has seen."""
+    w = checked.weights
+    error = float(w.std()) / math.sqrt(len(w))
+    mean = float(w.mean())
+    facts: dict[str, float | int | str] = {
+        "mean weight": mean,
+        "rounds with weight 0 (%)": 100 * float((w == 0).mean()),
+        "mean largest probability": float(target.max(axis=1).mean()),
+    }
+    size = effective_sample_size(w)
+    warnings = []
+    if abs(mean - 1) > max(_SUSPICIOUS_Z * error, 1e-6):
+        warnings.append(
+            f"the mean weight is {mean:.3g} where 1 is expected: the log does not "
+            "cover what the policy does, or the propensities are wrong; ips and dr are biased"
+        )
+    if size < _SMALL_SHARE * len(w):
+        warnings.append(
+            f"the effective sample size is {size:.0f} of {len(w)} rounds: few rounds decide the "
+            "weighted estimates, and their intervals are too short"
+        )
+    return LogReport(facts, tuple(warnings))
