@@ -29,6 +29,14 @@ AGENTS: dict[str, tuple[str, str]] = {
         "vitucb.agents.linear:build_greedy",
         "ridge regression on frozen features, no exploration",
     ),
+    "neural-ucb": (
+        "vitucb.agents.neural_ucb:build_neural_ucb",
+        "small network on frozen features (or CNN), UCB from gradients in all its parameters",
+    ),
+    "neural-ts": (
+        "vitucb.agents.neural_ucb:build_neural_ts",
+        "the same network with Thompson sampling, a draw per arm",
+    ),
     "ucb1": ("vitucb.agents.slots:build_ucb1", "UCB1 on slots, blind to the images"),
     "gaussian-ts": (
         "vitucb.agents.slots:build_gaussian_ts",
