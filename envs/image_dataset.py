@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ class ImageDataset:
         labels: Class indices 0..C-1, int64 (N,), every class present; None for a purely rated set.
         scores: Rating of every image, float32 (N,), finite; None for a purely labelled set.
         class_names: The C class names in label order; empty without labels.
+        identity: What image i is, whatever its place in the set: its path or its content, which
+            splits go by; None for its pixels.
 
     Raises:
         ValueError: If shapes, dtypes or values are not as above, or there is one class and no
@@ -34,6 +36,7 @@ class ImageDataset:
     labels: NDArray[np.int64] | None = None
     scores: NDArray[np.float32] | None = None
     class_names: tuple[str, ...] = ()
+    identity: Callable[[int], bytes] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.images)
@@ -61,6 +64,10 @@ class ImageDataset:
     def num_classes(self) -> int:
         """Number of classes C, 0 for a purely rated set."""
         return len(self.class_names)
+
+    def identity_of(self, index: int) -> bytes:
+        """What image `index` is: equal for the same image wherever it stands."""
+        return self.identity(index) if self.identity else self.images[index].tobytes()
 
     def error(self, problem: str) -> ValueError:
         """A ValueError about this set."""
@@ -95,7 +102,7 @@ class ImageDataset:
 
 def dataset_error(name: str, problem: str) -> ValueError:
     """The one-line error about data set `name`."""
-    return ValueError(f"dataset {name!r}: {problem}")
+    return ValueError(f"dataset {name!r}: {' '.join(problem.splitlines())}")
 
 
 def class_indices(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vitucb.envs.decoding import LazyImages, first_line, open_image, unreadable
+from vitucb.envs.decoding import LazyImages, first_line, open_image
 from vitucb.envs.image_dataset import ImageDataset, class_indices, dataset_error
+from vitucb.envs.image_source import ImageSource, Reading, files_fingerprint, read_source
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -19,7 +21,11 @@ if TYPE_CHECKING:
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
 
-def load_npz(path: Path, score_name: str, image_size: int | None) -> ImageDataset:
+MAX_NPZ_MIB = 4096
+"""Most memory an NPZ file may ask for once decompressed; zeros shrink a thousandfold in a file."""
+
+
+def load_npz(path: Path, score_name: str, reading: Reading) -> ImageDataset:
     """An NPZ file without pickled objects.
 
     Keys: `images` uint8 (N, H, W[, 3]), or `jpeg` uint8 (bytes,) with `offsets` (N+1,) so that
@@ -29,28 +35,32 @@ def load_npz(path: Path, score_name: str, image_size: int | None) -> ImageDatase
     Args:
         path: The file.
         score_name: Which of `score_names` to use; empty for one-dimensional scores.
-        image_size: Side in pixels to resize to, or None.
+        reading: How to read the images.
 
     Raises:
         ValueError: If the file cannot be read or an array is not as above.
     """
     name = str(path)
     arrays = _read_npz(path)
-    if "images" in arrays:
-        images = array_images(name, arrays["images"], image_size)
-    elif "jpeg" in arrays and "offsets" in arrays:
-        images = _jpeg_images(name, arrays["jpeg"], arrays["offsets"], image_size)
-    else:
-        raise dataset_error(
-            name, f"has arrays {', '.join(arrays) or 'none'}; store images, or jpeg and offsets"
-        )
     labels: NDArray[np.int64] | None = None
     names: tuple[str, ...] = ()
     if "labels" in arrays:
         known_names = tuple(str(value) for value in arrays.get("class_names", ()))
         labels, names = class_indices(name, arrays["labels"], known_names)
     scores = _scores(name, arrays, score_name)
-    return ImageDataset(name, images, labels, scores, names)
+    if "images" in arrays:
+        pixels = arrays["images"]
+        images = array_images(name, pixels, reading.image_size)
+        return ImageDataset(name, images, labels, scores, names, lambda i: pixels[i].tobytes())
+    if "jpeg" not in arrays or "offsets" not in arrays:
+        raise dataset_error(
+            name, f"has arrays {', '.join(arrays) or 'none'}; store images, or jpeg and offsets"
+        )
+    source = _jpeg_source(path, arrays["jpeg"], arrays["offsets"])
+    for kind, values in (("labels", labels), ("scores", scores)):
+        if values is not None and values.shape != (source.count,):
+            raise dataset_error(name, f"{kind} have shape {values.shape}; give ({source.count},)")
+    return read_source(source, reading, labels, scores, names)
 
 
 _NPZ_KEYS = ("images", "jpeg", "offsets", "labels", "scores", "score_names", "class_names")
@@ -60,6 +70,7 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
     try:
         # Opened here: numpy leaves the file open when it turns out to be damaged.
         with path.open("rb") as stream:
+            _check_size(stream)
             file = np.load(stream, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("it holds a single array")
@@ -70,6 +81,20 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
             str(path),
             f"cannot be read: {first_line(error)}; write it again, without object arrays",
         ) from error
+
+
+def _check_size(stream: IO[bytes]) -> None:
+    """Refuse an archive that would fill the memory; reading stops at the sizes it declares."""
+    if not zipfile.is_zipfile(stream):
+        stream.seek(0)
+        return  # numpy says what is wrong with it
+    mib = sum(member.file_size for member in zipfile.ZipFile(stream).infolist()) >> 20
+    if mib > MAX_NPZ_MIB:
+        raise ValueError(
+            f"it decompresses to {mib:,} MiB, more than the {MAX_NPZ_MIB:,} allowed (store JPEG "
+            "files in a folder instead)"
+        )
+    stream.seek(0)
 
 
 def array_images(
@@ -117,31 +142,40 @@ def _scores(
         scores = scores[:, known.index(score_name)]
     if scores.dtype.kind not in "fiu":
         raise dataset_error(name, f"scores have dtype {scores.dtype}; store them as numbers")
-    return scores.astype(np.float32)
+    with np.errstate(over="ignore"):  # too large becomes infinite, which is refused by name
+        return scores.astype(np.float32)
 
 
-def _jpeg_images(
-    name: str, stream: NDArray[Any], offsets: NDArray[Any], image_size: int | None
-) -> LazyImages:
-    """Images of a JPEG byte stream, every start marked and every suspicious end decoded now."""
+def _jpeg_source(path: Path, stream: NDArray[Any], offsets: NDArray[Any]) -> ImageSource:
+    """Images of a JPEG byte stream; those without an end marker are suspects."""
+    name = str(path)
     _check_offsets(name, stream, offsets)
     starts, ends = offsets[:-1].astype(np.int64), offsets[1:].astype(np.int64)
     # 50,000 headers would take Pillow 2 s; two markers per image cost nothing and catch truncation.
     is_short = ends - starts < 4
-    broken = np.flatnonzero(
-        is_short | ~_has_marker(stream, np.where(is_short, 0, starts), _JPEG_START)
-    )
-    if len(broken):
-        raise unreadable(f"{broken[0]} of {name}", ValueError("not a JPEG file"))
-    images = LazyImages(
-        lambda index: open_image(io.BytesIO(stream[starts[index] : ends[index]].tobytes())),
-        lambda index: f"{index} of {name}",
+    starts_well = ~is_short & _has_marker(stream, np.where(is_short, 0, starts), _JPEG_START)
+    ends_well = starts_well & _has_marker(stream, np.where(is_short, 0, ends - 2), _JPEG_END)
+
+    def file(index: int) -> bytes:
+        return stream[starts[index] : ends[index]].tobytes()
+
+    def check(index: int) -> None:
+        if not starts_well[index]:
+            raise ValueError("not a JPEG file")
+        if not ends_well[index]:  # bytes after the end are legal, a missing end is not
+            with open_image(io.BytesIO(file(index))) as image:
+                image.load()
+
+    return ImageSource(
+        name,
         len(starts),
-        image_size,
+        open=lambda index: open_image(io.BytesIO(file(index))),
+        describe=lambda index: f"{index} of {name}",
+        identity=file,
+        check=check,
+        suspects=np.flatnonzero(~ends_well),
+        fingerprint=lambda: files_fingerprint([path]),
     )
-    for index in np.flatnonzero(~_has_marker(stream, ends - 2, _JPEG_END)).tolist():
-        images[index]  # bytes after the end are legal, a missing end is not: decoding tells
-    return images
 
 
 def _has_marker(

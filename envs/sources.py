@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitucb.envs.decoding import LazyImages, first_line, open_image, unreadable
+from vitucb.envs.decoding import first_line, image_extensions, open_image
+from vitucb.envs.disk_cache import data_folder
 from vitucb.envs.image_dataset import ImageDataset, class_indices, dataset_error
+from vitucb.envs.image_source import ImageSource, Reading, file_source, read_source
 from vitucb.envs.npz import array_images
 
 if TYPE_CHECKING:
@@ -34,22 +36,25 @@ def load_packaged_digits(image_size: int | None, *, rated: bool = False) -> Imag
     labels, names = class_indices("digits", digits.target)
     images = array_images("digits", gray, image_size)
     scores = digits.target.astype(np.float32) if rated else None
-    return ImageDataset("digits#value" if rated else "digits", images, labels, scores, names)
+    name = "digits#value" if rated else "digits"
+    return ImageDataset(name, images, labels, scores, names, lambda index: gray[index].tobytes())
 
 
-def load_folder(path: Path, image_size: int | None) -> ImageDataset:
+def load_folder(path: Path, reading: Reading) -> ImageDataset:
     """An image folder: every subfolder is a class, in sorted order.
 
     Images are found at any depth; hidden entries and files without an image's extension are left
     out.
 
     Raises:
-        ValueError: If there are no images, one class only, or a file's header cannot be read.
+        ValueError: If there are no images, one class only, or a file cannot be read.
     """
+    try:
+        folders = sorted(entry for entry in path.iterdir() if entry.is_dir())
+    except OSError as error:
+        raise dataset_error(str(path), f"{error.strerror}; check its permissions") from error
     by_class = {
-        folder.name: _image_files(folder)
-        for folder in sorted(path.iterdir())
-        if folder.is_dir() and not folder.name.startswith(".")
+        folder.name: _image_files(folder) for folder in folders if not folder.name.startswith(".")
     }
     for empty in [name for name, files in by_class.items() if not files]:
         _logger.warning("%s holds no images and is left out of the classes", path / empty)
@@ -58,52 +63,33 @@ def load_folder(path: Path, image_size: int | None) -> ImageDataset:
         raise dataset_error(
             str(path), "no images in subfolders; put the images of each class in its own subfolder"
         )
-    files = [file for group in by_class.values() for file in group]
-    for file in files:
-        _check_header(file)
-    images = LazyImages(
-        lambda index: open_image(files[index]),
-        lambda index: str(files[index]),
-        len(files),
-        image_size,
-    )
+    paths = [file.relative_to(path).as_posix() for group in by_class.values() for file in group]
     labels = np.repeat(np.arange(len(by_class)), [len(group) for group in by_class.values()])
-    return ImageDataset(str(path), images, labels.astype(np.int64), class_names=tuple(by_class))
+    source = file_source(str(path), path, paths)
+    return read_source(source, reading, labels.astype(np.int64), None, tuple(by_class))
 
 
 def _image_files(folder: Path) -> list[Path]:
-    from PIL import Image
-
-    extensions = Image.registered_extensions()
     return sorted(
         Path(parent, name)
         for parent, _, names in os.walk(folder)
         for name in names
-        if Path(name).suffix.lower() in extensions and not name.startswith(".")
+        if Path(name).suffix.lower() in image_extensions() and not name.startswith(".")
     )
 
 
-def _check_header(file: Path) -> None:
-    try:
-        with open_image(file):
-            pass
-    except Exception as error:  # broken files make decoders raise nearly anything
-        raise unreadable(str(file), error) from error
-
-
-def load_timm(name: str, split: str, image_size: int | None) -> ImageDataset:
+def load_timm(name: str, split: str, reading: Reading) -> ImageDataset:
     """A torchvision (`torch/NAME`) or Hugging Face (`hfds/NAME`) set through timm.
 
-    What is absent is downloaded to the folder named by the environment variable `VITUCB_DATA`,
-    `~/.cache/vitucb` otherwise.
+    What is absent is downloaded to `reading.download_folder`.
 
     Raises:
         ValueError: If a package is missing, timm cannot load the set, or its labels are no
             integers.
     """
-    root = Path(os.environ.get("VITUCB_DATA", "~/.cache/vitucb")).expanduser()
-    root.mkdir(parents=True, exist_ok=True)
+    root = data_folder(reading.download_folder)
     try:
+        root.mkdir(parents=True, exist_ok=True)
         from timm.data import create_dataset
 
         dataset = create_dataset(name, root=str(root), split=split, download=True)
@@ -114,13 +100,17 @@ def load_timm(name: str, split: str, image_size: int | None) -> ImageDataset:
         problem = f"split {split!r} could not be loaded: {first_line(error)}"
         raise dataset_error(name, f"{problem}; check name, split and network") from error
     indices, names = class_indices(name, labels, getattr(dataset, "classes", ()))
-    images = LazyImages(
-        lambda index: _timm_image(dataset, index),
-        lambda index: f"{index} of {name}",
+    source = ImageSource(
+        name,
         len(indices),
-        image_size,
+        open=lambda index: _timm_image(dataset, index),
+        describe=lambda index: f"{index} of {name}",
+        identity=lambda index: f"{split} {index}".encode(),
+        check=lambda index: None,  # only decoding tells
+        suspects=np.zeros(0, np.int64),
+        fingerprint=lambda: f"{split} {len(indices)}".encode(),
     )
-    return ImageDataset(name, images, indices, class_names=names)
+    return read_source(source, reading, indices, None, names)
 
 
 def _timm_labels(dataset: Any) -> Any:

@@ -319,8 +319,8 @@ def test_a_missing_file_is_refused_with_the_nearest(tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "set.csv").write_text("a,b")
-    _assert_refused(tmp_path / "set.csv", "neither a folder nor an .npz file")
+    (tmp_path / "set.txt").write_text("a,b")
+    _assert_refused(tmp_path / "set.txt", "neither a folder nor a file .npz, .csv or .parquet")
 
 
 def test_a_name_of_the_wrong_type_is_refused() -> None:
@@ -394,8 +394,14 @@ def test_a_damaged_npz_is_refused(tmp_path: Path) -> None:
         ({"offsets": np.zeros(3)}, r"offsets are float64 \(3,\); store integers"),
         ({"offsets": np.array([0, 10**9])}, "offsets do not rise from 0 to"),
         ({"offsets": np.array([0, 50, 20])}, "offsets do not rise"),
-        ({"offsets": np.array([0, 0, 0])}, "cannot read image 0 of .*set.npz: not a JPEG"),
-        ({"jpeg": np.zeros(5000, np.uint8)}, "cannot read image 0 of .*set.npz: not a JPEG"),
+        (
+            {"offsets": np.array([0, 0, 0]), "labels": np.arange(2)},
+            "2 of 2 images cannot be read; the first: 0 of .*set.npz: not a JPEG",
+        ),
+        (
+            {"jpeg": np.zeros(5000, np.uint8)},
+            "6 of 6 images cannot be read; the first: 0 of .*set.npz: not a JPEG",
+        ),
     ],
 )
 def test_a_jpeg_stream_that_does_not_fit_is_refused(
@@ -409,22 +415,38 @@ def test_a_truncated_jpeg_in_a_stream_is_found_at_load(tmp_path: Path) -> None:
     files = [_encode(image, "JPEG") for image in _noise(size=32)]
     files[4] = files[4][: len(files[4]) // 2]
     path = _save(tmp_path, **_jpeg_arrays(files, [0, 1] * 3))
-    _assert_refused(path, "cannot read image 4 of .*set.npz: .*; mend or remove it")
+    _assert_refused(
+        path,
+        "1 of 6 images cannot .* first: 4 of .*set.npz: .*; mend or remove them, or set skip_bad",
+    )
 
 
 def test_a_file_that_is_no_image_is_refused_at_load(tmp_path: Path) -> None:
     root = _folder(tmp_path)
     (root / "dog" / "2.png").write_bytes(b"not an image")
-    _assert_refused(root, r"cannot read image .*dog.2\.png: .*; mend or remove it")
+    _assert_refused(
+        root, r"1 of 6 images cannot be read; the first: .*dog.2\.png: .*; mend or remove"
+    )
 
 
-def test_a_truncated_image_is_named_when_it_is_first_drawn(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_truncated_images_are_found_at_load_and_counted(tmp_path: Path, kind: str) -> None:
+    root = _folder(tmp_path, size=32)
+    for index in (1, 2):
+        file = root / "dog" / f"{index}.{kind}"
+        Image.fromarray(_noise(1, 32)[0]).save(file)
+        file.write_bytes(file.read_bytes()[:-300])
+    _assert_refused(root, rf"2 of \d images cannot be read; the first: .*dog.1\.{kind}: .*runcated")
+
+
+def test_an_image_damaged_in_the_middle_is_named_when_it_is_first_drawn(tmp_path: Path) -> None:
     root = _folder(tmp_path, size=32)
     file = root / "dog" / "2.png"
-    file.write_bytes(file.read_bytes()[:1500])
+    content = file.read_bytes()
+    file.write_bytes(content[:1500] + bytes(400) + content[1900:])
     dataset = load_dataset(root)
     assert dataset.images[np.arange(5)].shape == (5, 32, 32, 3)
-    with pytest.raises(ValueError, match=r"cannot read image .*dog.2\.png: .*truncated"):
+    with pytest.raises(ValueError, match=r"cannot read image .*dog.2\.png: "):
         dataset.images[5]
 
 
