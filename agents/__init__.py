@@ -37,6 +37,10 @@ AGENTS: dict[str, tuple[str, str]] = {
         "vitucb.agents.neural_ucb:build_neural_ts",
         "the same network with Thompson sampling, a draw per arm",
     ),
+    "prototype": (
+        "vitucb.agents.prototype:build",
+        "the ViT-UCB research prototype with its quirks, each switchable",
+    ),
     "ucb1": ("vitucb.agents.slots:build_ucb1", "UCB1 on slots, blind to the images"),
     "gaussian-ts": (
         "vitucb.agents.slots:build_gaussian_ts",
