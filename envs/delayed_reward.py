@@ -39,6 +39,8 @@ class DelayedReward(BanditWrapper):
     Attributes:
         arrivals: `(round, reward)` of the rewards that arrived at the end of the last step,
             0-based rounds, in order of arrival.
+        lost: Rounds whose reward is known since the last step never to arrive, for whoever keeps
+            what waits for rewards; no agent can know them.
         drawn_reward: Reward drawn for the round just played, known to the recorder only; NaN
             before the first.
 
@@ -66,12 +68,13 @@ class DelayedReward(BanditWrapper):
         self.law, self.delay = law, require_integer("delay", delay, 0)
         self.loss_probability, self.tail = float(loss_probability), float(tail)
         self.arrivals: list[tuple[int, float]] = []
+        self.lost: list[int] = []
         self.drawn_reward = math.nan
 
     def _begin(self, obs: Obs) -> Obs:
         self._round = 0
         self._pending: list[tuple[int, int, float]] = []  # heap of (due round, round, reward)
-        self.arrivals, self.drawn_reward = [], math.nan
+        self.arrivals, self.lost, self.drawn_reward = [], [], math.nan
         return obs
 
     def step(self, action: Any) -> StepResult:
@@ -80,6 +83,7 @@ class DelayedReward(BanditWrapper):
         self.drawn_reward = float(reward)
         is_lost = self.rng.random() < self.loss_probability
         due = self._round + draw_delay(self.law, self.delay, self.tail, self.rng)
+        self.lost = [self._round] if is_lost else []
         if not is_lost:
             heapq.heappush(self._pending, (due, self._round, self.drawn_reward))
         self.arrivals = []

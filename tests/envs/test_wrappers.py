@@ -56,6 +56,7 @@ def _play(env: Env, rounds: int = 30, seed: int | None = 3) -> list[dict[str, An
         row = {"images": images, "mask": mask, "means": means.tolist(), "action": action, **info}
         row["reward"] = None if math.isnan(reward) else reward
         row["arrivals"] = _attribute(env, "arrivals")
+        row["lost"] = _attribute(env, "lost")
         row["drawn"] = _attribute(env, "drawn_reward")
         seen.append(row)
     return seen
@@ -149,8 +150,11 @@ def test_every_reward_arrives_at_most_once_unchanged_and_never_early(
         assert rounds == list(range(40))
     if law == "fixed" and loss == 0:
         assert [(s, r) for s, r, _ in arrived] == [(r + delay, r) for r in range(40 - delay)]
-    if loss == 1:
-        assert arrived == []
+    lost = [round for row in rows for round in row["lost"]]
+    assert not set(lost) & set(rounds)
+    assert len(lost) == {0.0: 0, 1.0: 40}.get(loss, len(lost))
+    if law == "fixed":  # nothing else keeps a reward away
+        assert sorted(lost + rounds)[: 40 - delay] == list(range(40 - delay))
 
 
 def test_delays_do_not_depend_on_the_actions() -> None:
