@@ -157,8 +157,11 @@ def test_preprocess_for_follows_the_pretrained_cfg() -> None:
         ("vit_smal_patch16_224", "unknown backbone.*nearest: vit_small_patch16_224"),
         ("vitucb-nan", "nearest: vitucb-nano"),
         ("vit_nano_patch8_32.imagenet", f"unknown weights 'imagenet'.*{NANO}"),
-        ("resnet18", "has no linear blocks.*attn.qkv for LoRA"),
-        ("swin_tiny_patch4_window7_224", "has no linear blocks"),
+        (
+            "resnet18",
+            "cannot be adapted: it has no list of blocks that all hold multi-head attention",
+        ),
+        ("swin_tiny_patch4_window7_224", "width 96: a hierarchical transformer"),
         ("local-dir:/no/such/folder", "no config.json in '/no/such/folder'"),
     ],
 )

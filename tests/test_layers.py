@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "vitucb"
 
-FOUNDATION = {"types", "registry", "seeding", "config", "noise", "adapters"}
+FOUNDATION = {"types", "registry", "seeding", "config", "noise", "vit_layers", "adapters"}
 PARTS = {"covariance", "policies", "replay", "optim", "backbone", "assets"}
 MODEL = {"reward_model", "gradient_features"}
 # Layer -> the vitucb modules it may import, at any depth of nesting.
@@ -27,7 +27,8 @@ ALLOWED = {
     "provenance": set(),
     "run_lock": set(),
     "event_log": {"types"},
-    "adapters": set(),
+    "vit_layers": set(),
+    "adapters": {"vit_layers"},
     "covariance": FOUNDATION | {"covariance"},
     "policies": FOUNDATION | {"policies"},
     "replay": FOUNDATION,
@@ -46,6 +47,10 @@ ALLOWED = {
     "recorder": {"types", "config", "durable", "event_log", "provenance"},
     "statistics": {"significance", "resampling"},
     "resampling": set(),
+    "ope": {"resampling"},
+    "cross_fitting": set(),
+    "logged_data": {"config", "cross_fitting", "envs", "experiment", "seeding"},
+    "saved_policy": {"types", "config", "checkpoint", "covariance", "experiment"},
     "significance": set(),
     "report": {"config", "statistics", "significance", "resampling", "report"},
 }
@@ -63,6 +68,11 @@ TORCH_FREE = (
     "runner",
     "recorder",
     "statistics",
+    "ope",
+    "cross_fitting",
+    "logged_data",
+    "saved_policy",
+    "evaluate",
     "report",
     "cli",
     "catalog",

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from vitucb.vit_layers import ROLES, call_every_layer, find_layers
+
 if TYPE_CHECKING:
     from peft import PeftModel
 
-# The leading "blocks" keeps the patch embedding's own `proj` convolution out of the match.
-TARGETS = {"qkv": r"attn\.qkv", "proj": r"attn\.proj", "fc1": r"mlp\.fc1", "fc2": r"mlp\.fc2"}
-_LAYER = re.compile(r"blocks\.(\d+)\.(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)$")
+INITS = ("default", "gaussian", "orthogonal", "olora", "pissa")
+"""Starts of the adapters that need no data; also pissa_niter_N, PiSSA by N subspace iterations."""
 
 
 @dataclass(frozen=True)
@@ -85,30 +86,31 @@ def target_regex(
     """The PEFT `target_modules` pattern for the chosen layers, and how many layers it must match.
 
     Args:
-        backbone: A timm ViT with `blocks.N.attn.qkv`, `attn.proj`, `mlp.fc1`, `mlp.fc2`.
+        backbone: A vision transformer, see `vitucb.vit_layers`.
         targets: Any of `qkv`, `proj`, `fc1`, `fc2`.
         blocks: 0-based block numbers, negative from the end; None means all.
 
     Raises:
-        ValueError: If a target is unknown, a block is out of range, or nothing matches.
+        ValueError: If a target is unknown or the backbone has none of them, a block is out of
+            range, or the backbone is no vision transformer of one width.
     """
-    unknown = [t for t in targets if t not in TARGETS]
-    if unknown or not targets:
-        raise ValueError(f"lora.targets {list(targets)} must be one or more of {list(TARGETS)}")
-    found = [m for name, _ in backbone.named_modules() if (m := _LAYER.search(name))]
-    depth = 1 + max((int(m[1]) for m in found), default=-1)
-    if depth == 0:
-        raise ValueError(
-            "the backbone has no blocks.N.attn.qkv layers to adapt; choose a plain timm ViT"
-        )
+    if not targets or any(t not in ROLES for t in targets):
+        raise ValueError(f"lora.targets {list(targets)} must be one or more of {list(ROLES)}")
+    try:
+        layers = find_layers(backbone)
+    except ValueError as error:
+        raise ValueError(f"the backbone cannot be adapted: {error}") from error
+    depth = 1 + max(layer.block for layer in layers)
     wanted = range(depth) if blocks is None else blocks
     if any(not -depth <= b < depth for b in wanted):
         raise ValueError(f"lora.blocks {list(wanted)}: the backbone has blocks 0 to {depth - 1}")
-    numbers = "|".join(str(b % depth) for b in wanted)
-    layers = "|".join(TARGETS[t] for t in targets)
-    pattern = rf"(.*\.)?blocks\.({numbers})\.({layers})"
-    expected = sum(bool(re.fullmatch(pattern, name)) for name, _ in backbone.named_modules())
-    return pattern, expected
+    numbers = {b % depth for b in wanted}
+    names = [x.name for x in layers if x.role in targets and x.block in numbers]
+    if not names:
+        known = sorted({layer.role for layer in layers})
+        raise ValueError(f"lora.targets {list(targets)}: the backbone has only {known}")
+    # (.*\.)? because PEFT may have wrapped the model; the whole name keeps look-alikes out.
+    return rf"(.*\.)?({'|'.join(map(re.escape, names))})", len(names)
 
 
 def add_lora(
@@ -118,30 +120,53 @@ def add_lora(
     alpha: float = 8.0,
     targets: Sequence[str] = ("qkv", "proj", "fc1", "fc2"),
     blocks: Sequence[int] | None = None,
+    init: str = "default",
+    use_rslora: bool = False,
+    use_dora: bool = False,
     seed: int = 0,
 ) -> PeftModel:
     """Freeze `backbone` and put PEFT LoRA adapters on its attention and MLP layers.
 
     Args:
-        backbone: A timm ViT.
+        backbone: A timm vision transformer.
         rank: Rank r of every adapter.
         alpha: LoRA alpha; the scaling of B @ A is alpha / rank.
         targets: Which layers of a block: any of `qkv`, `proj`, `fc1`, `fc2`.
         blocks: Which blocks, negative from the end; None means all.
-        seed: Seed of the initial lora_A (lora_B starts at 0).
+        init: One of `INITS`, or pissa_niter_N. With `default` B is 0; `olora` and `pissa` take A
+            and B from the frozen weight, and that much out of it.
+        use_rslora: Scale B @ A by alpha / sqrt(rank) instead (Kalajdzievski 2023,
+            https://arxiv.org/abs/2312.03732).
+        use_dora: Learn the magnitude of every output apart from its direction (DoRA, Liu et al.
+            2024, https://arxiv.org/abs/2402.09353); gradient features then take one backward per
+            arm.
+        seed: Seed of the initial factors.
 
     Returns:
         The PEFT model; only adapters require gradients.
 
     Raises:
-        ValueError: If a name, block number or rank is not usable.
+        ValueError: If a name, block number, rank or start is not usable.
     """
     from peft import LoraConfig, get_peft_model
 
     if rank < 1:
         raise ValueError(f"lora.rank {rank} must be at least 1")
+    if init not in INITS and not re.fullmatch(r"pissa_niter_[1-9]\d*", init):
+        raise ValueError(f"lora.init {init!r} is not one of {', '.join(INITS)} or pissa_niter_N")
+    if init == "orthogonal" and rank % 2:
+        raise ValueError(f"lora.init orthogonal needs an even rank, not {rank}")
     pattern, expected = target_regex(backbone, targets, blocks)
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=pattern, lora_dropout=0.0)
+    call_every_layer(backbone)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        target_modules=pattern,
+        lora_dropout=0.0,
+        init_lora_weights=True if init == "default" else init,
+        use_rslora=use_rslora,
+        use_dora=use_dora,
+    )
     # PEFT draws lora_A from the global generator; the fork keeps the caller's stream untouched.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

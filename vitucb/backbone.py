@@ -23,8 +23,9 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 
 from vitucb.assets import EMBEDDED_BACKBONES
+from vitucb.vit_layers import call_every_layer, check_forward, find_layers
 
-__all__ = ["ConvStem", "Preprocess", "create_backbone", "preprocess_for"]
+__all__ = ["ConvStem", "Preprocess", "create_backbone", "input_size", "preprocess_for"]
 
 _ASSETS = Path(__file__).resolve().parent / "assets"
 _OFFLINE_REMEDY = (
@@ -149,6 +150,7 @@ def create_backbone(
     weights: str | Path | None = None,
     img_size: int | None = None,
     pretrained: bool = True,
+    **timm_options: Any,
 ) -> nn.Module:
     """Create a timm ViT without a classifier, in evaluation mode.
 
@@ -159,17 +161,19 @@ def create_backbone(
             embedding is resampled to `img_size`); overrides `pretrained`.
         img_size: Input height and width in pixels; the model's own by default.
         pretrained: Load the model's pretrained weights; else they are random.
+        **timm_options: Further arguments of the timm model, e.g. `dynamic_img_size=True`.
 
     Returns:
         A timm model that maps float32 (B, 3, H, W) to features (B, num_features).
 
     Raises:
-        ValueError: If the name is unknown, the architecture has no `blocks.*.attn.qkv`, the file
-            is missing or does not fit, or the weights cannot be downloaded.
+        ValueError: If the name is unknown, the architecture is no vision transformer of one width
+            (see `vitucb.vit_layers`), the file is missing or does not fit, or the weights cannot be
+            downloaded.
     """
     name = EMBEDDED_BACKBONES.get(name, (name, ""))[0]
     _check_name(name)
-    options: dict[str, Any] = {"num_classes": 0}
+    options: dict[str, Any] = {**timm_options, "num_classes": 0}
     if img_size is not None:
         options["img_size"] = img_size
     _check_architecture(name, options)
@@ -209,23 +213,23 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def _check_architecture(name: str, options: dict[str, Any]) -> None:
-    """Raise ValueError unless every block has the layers that LoRA adapts; costs no weights."""
+    """Raise ValueError unless it is a vision transformer that LoRA can adapt; costs no weights."""
     try:
         with torch.device("meta"):
-            model = timm.create_model(name, pretrained=False, **options)
+            model = timm.create_model(name, pretrained=False, **options).eval()
     except (TypeError, AssertionError, ValueError) as error:
         raise ValueError(f"backbone '{name}' cannot be built with {options}: {error}") from error
     except (OSError, RuntimeError) as error:  # hf-hub: names fetch their config here
         raise ValueError(f"backbone '{name}' is out of reach; {_OFFLINE_REMEDY}") from error
-    blocks = getattr(model, "blocks", None)
-    if not isinstance(blocks, nn.Sequential | nn.ModuleList) or not all(
-        isinstance(getattr(getattr(block, "attn", None), "qkv", None), nn.Linear)
-        for block in blocks
-    ):
+    try:
+        layers = find_layers(model)
+        call_every_layer(model)
+        check_forward(model, layers, input_size(model))
+    except ValueError as error:
         raise ValueError(
-            f"backbone '{name}' ({type(model).__name__}) has no linear blocks.*.attn.qkv for LoRA "
-            "to adapt; choose a plain ViT such as 'vitucb-nano' or 'vit_small_patch16_224'"
-        )
+            f"backbone '{name}' ({type(model).__name__}) cannot be adapted: {error}; choose a "
+            "vision transformer of one width such as 'vitucb-nano' or 'vit_small_patch16_224'"
+        ) from error
 
 
 def _with_weights_file(name: str, path: Path, options: dict[str, Any]) -> nn.Module:
@@ -333,6 +337,13 @@ class Preprocess(nn.Module):
         return flat.clamp_(0, 1).reshape(*x.shape[:-2], *self.size)  # bicubic overshoots
 
 
+def input_size(model: nn.Module) -> tuple[int, int]:
+    """Input height and width of a timm model, pixels: as built, else that of its pretrained cfg."""
+    cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]  # set by timm
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None) or cfg["input_size"][1:]
+    return int(size[0]), int(size[1])
+
+
 def preprocess_for(model: nn.Module, device: torch.device | str = "cpu") -> Preprocess:
     """Build the `Preprocess` of a timm model from its pretrained cfg and actual input size.
 
@@ -344,6 +355,7 @@ def preprocess_for(model: nn.Module, device: torch.device | str = "cpu") -> Prep
         The preprocessing module, on the device.
     """
     cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    size = getattr(getattr(model, "patch_embed", None), "img_size", None) or cfg["input_size"][1:]
     interpolation = "bilinear" if cfg["interpolation"] == "bilinear" else "bicubic"
-    return Preprocess(tuple(size), tuple(cfg["mean"]), tuple(cfg["std"]), interpolation).to(device)
+    return Preprocess(input_size(model), tuple(cfg["mean"]), tuple(cfg["std"]), interpolation).to(
+        device
+    )

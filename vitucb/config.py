@@ -112,6 +112,12 @@ class LoRAConfig:
     """Adapted layers of a block: any of qkv proj fc1 fc2."""
     blocks: tuple[int, ...] | None = None
     """Adapted blocks, negative from the end; all if not given."""
+    init: str = "default"
+    """Start of the factors: default gaussian orthogonal olora pissa, or pissa_niter_N."""
+    use_rslora: bool = False
+    """Scale B @ A by alpha / sqrt(rank) (rsLoRA)."""
+    use_dora: bool = False
+    """Learn magnitudes apart from directions (DoRA); gradient features take K backwards."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +140,8 @@ class CovarianceConfig:
 
     name: str = "exact"
     """See `vitucb list covariances`."""
-    ridge: float = 1.0
-    """Ridge, in units of the mean squared feature norm (features are scaled to 1)."""
+    ridge: float = 2.0
+    """Ridge, in units of the squared feature norm (features are centred and of norm 1)."""
     rank: int | None = None
     """Rank or width of a sketch; its own default if not given."""
 
@@ -221,8 +227,8 @@ class AgentConfig:
     """Ridge of the closed-form head and of lin-ucb, per unit of mean squared feature norm."""
     features: Literal["lora-gradient", "last-layer", "both"] = "lora-gradient"
     """What the covariance is made of; both are two groups of length 1 each."""
-    readout: Literal["prior", "head"] = "prior"
-    """Whose LoRA gradient: of a fixed random readout, the head's prior, or of the live score."""
+    readout: Literal["head", "prior"] = "head"
+    """Whose LoRA gradient: of the live score, or of a fixed random readout, the head's prior."""
     link: Literal["gaussian", "bernoulli"] = "gaussian"
     """Law of the rewards given the score: squared loss, or logistic loss for rewards 0 and 1."""
     options: dict[str, Option] = field(default_factory=dict)
