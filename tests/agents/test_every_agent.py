@@ -1,0 +1,186 @@
+"""What every agent must do: learn, spare masked arms, resume bit for bit, take late rewards."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import vitucb
+from vitucb.agents import AGENTS
+from vitucb.checkpoint import load_state, save_state
+from vitucb.envs.datasets import load_dataset
+from vitucb.envs.image_dataset import ImageDataset
+from vitucb.types import Agent, Decision, Observation
+
+MLP = {"hidden": 16, "steps": 4, "batch_size": 32, "lr": 3e-3}
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "lin-ucb": ("lin-ucb", {}),
+    "lin-ts": ("lin-ts", {"policy": {"draws": 20}}),
+    "greedy": ("greedy", {"policy": {"name": "greedy"}}),
+    "neural-ucb": ("neural-ucb", {"options": MLP}),
+    "neural-ts": ("neural-ts", {"options": MLP, "covariance": "diagonal"}),
+    "neural-ucb-cnn": (
+        "neural-ucb",
+        {"options": {"network": "cnn", "hidden": 8, "steps": 2, "batch_size": 16, "lr": 1e-2}},
+    ),
+    "prototype": ("prototype", {"options": {"rank": 1, "alpha": 5.0, "replay": 10, "lr": 1e-3}}),
+    "prototype-diagonal": (
+        "prototype",
+        {
+            "options": {
+                "rank": 1,
+                "alpha": 5.0,
+                "replay": 10,
+                "lr": 1e-3,
+                "covariance": "diagonal",
+                "gradients": "batched",
+            }
+        },
+    ),
+}
+BLIND = {"ucb1", "kl-ucb", "gaussian-ts", "beta-ts", "random", "best-fixed-arm", "oracle"}
+EVERY = sorted(SETTINGS)
+
+
+@cache
+def zeros_and_ones() -> ImageDataset:
+    """Handwritten 0s and 1s."""
+    digits = load_dataset("digits")
+    assert digits.labels is not None
+    kept = np.flatnonzero(digits.labels < 2)
+    return ImageDataset(
+        images=digits.images[kept],
+        labels=digits.labels[kept],
+        class_names=("0", "1"),
+        name="zeros and ones",
+    )
+
+
+def two_digits(rounds: int) -> gym.Env[Any, Any]:
+    return gym.make(
+        "vitucb/ImageArms-v0",
+        dataset=zeros_and_ones(),
+        num_arms=2,
+        class_rewards=[0.05, 0.95],
+        max_episode_steps=rounds,
+    )
+
+
+def make(key: str, env: gym.Env[Any, Any], seed: int = 0) -> Agent:
+    name, overrides = SETTINGS[key]
+    return vitucb.make_agent(name, env, seed=seed, **overrides)
+
+
+def observation(seed: int, arms: int, mask: list[int]) -> tuple[Observation, list[int]]:
+    """Arms with their digits, 0 or 1."""
+    rng, digits = np.random.default_rng(seed), zeros_and_ones()
+    items = rng.integers(len(digits.images), size=arms)
+    obs = {"images": digits.images[items], "action_mask": np.array(mask, np.int8)}
+    assert digits.labels is not None
+    return obs, digits.labels[items].tolist()
+
+
+def test_every_agent_is_tested() -> None:
+    tested = {name for name, _ in SETTINGS.values()}
+    assert tested | BLIND | {"vit-ucb"} == set(AGENTS)
+
+
+@pytest.mark.parametrize("key", EVERY)
+def test_solves_the_two_arm_identity_problem(key: str) -> None:
+    rounds = 60
+    env = two_digits(rounds)
+    *_, last = vitucb.run(env, make(key, env), seed=0)
+    assert last.cumulative_regret < 0.5 * rounds * 0.45  # a random choice loses 0.45 a round
+
+
+@pytest.mark.parametrize("key", EVERY)
+def test_saved_and_restored_at_half_time_it_decides_as_if_never_stopped(
+    key: str, tmp_path: Path
+) -> None:
+    env = two_digits(30)
+    agent = make(key, env)
+    whole = []
+    for r in vitucb.run(env, agent, seed=0):
+        whole.append(r)
+        if r.index == 14:
+            save_state(agent.state_dict(), tmp_path)
+    restored = make(key, two_digits(30), seed=9)
+    restored.load_state_dict(load_state(tmp_path))
+    for r in whole[15:]:
+        decision = restored.select_action(r.observation)
+        assert (decision.action, decision.propensity) == (r.decision.action, r.decision.propensity)
+        np.testing.assert_array_equal(decision.mean, r.decision.mean)
+        np.testing.assert_array_equal(decision.width, r.decision.width)
+        restored.update(r.observation, decision, r.reward)
+
+
+@pytest.mark.parametrize("key", EVERY)
+def test_masks_numbers_of_arms_and_late_rewards_in_any_order(key: str) -> None:
+    agent = make(key, two_digits(5))
+    waiting = []
+    for t in range(9):
+        arms = 2 + t % 4
+        mask = [int(k == t % arms or k == (t + 1) % arms) for k in range(arms)]
+        obs, digits = observation(t, arms, mask)
+        decision = agent.select_action(obs)
+        assert mask[decision.action] == 1
+        assert 0 < decision.propensity <= 1
+        assert decision.mean.shape == decision.width.shape == decision.bonus.shape == (arms,)
+        assert decision.round == t
+        waiting.append((obs, decision, float(digits[decision.action])))
+    count = agent._covariance.count  # type: ignore[attr-defined]
+    assert count == 9  # every choice entered once, without its reward
+    order = np.random.default_rng(0).permutation(7)  # two rewards are lost
+    for i in order:
+        metrics = agent.update(*waiting[i])
+        assert all(np.isfinite(value) for value in metrics.values())
+    assert agent._covariance.count == count  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("key", EVERY)
+def test_same_seed_same_actions_and_two_seeds_differ(key: str) -> None:
+    def decisions(seed: int) -> list[Decision]:
+        env = two_digits(8)
+        return [r.decision for r in vitucb.run(env, make(key, env, seed), seed=0)]
+
+    one, two = decisions(0), decisions(0)
+    for a, b in zip(one, two, strict=True):
+        assert (a.action, a.propensity) == (b.action, b.propensity)
+        np.testing.assert_array_equal(a.mean, b.mean)
+    if key not in ("lin-ucb", "greedy"):  # deterministic given the rewards, save for ties
+        other = decisions(1)
+        differ = [not np.array_equal(a.bonus, b.bonus) for a, b in zip(one, other, strict=True)]
+        assert any(differ)
+
+
+@pytest.mark.parametrize("key", ["lin-ucb", "lin-ts", "neural-ucb", "neural-ucb-cnn"])
+def test_one_image_may_be_the_context_of_all_arms(key: str) -> None:
+    env = gym.make("vitucb/ImageContext-v0", dataset=zeros_and_ones(), max_episode_steps=60)
+    *_, last = vitucb.run(env, make(key, env), seed=0)
+    assert last.cumulative_regret < 0.5 * 60 * 0.5
+
+
+def test_agents_that_need_an_image_per_arm_say_so() -> None:
+    env = gym.make("vitucb/ImageContext-v0", dataset=zeros_and_ones(), max_episode_steps=5)
+    with pytest.raises(ValueError, match="'prototype' needs an image per arm"):
+        make("prototype", env)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("neural-ucb", {"hiden": 3}, "'agent.options.hiden'; did you mean 'hidden'"),
+        ("neural-ucb", {"network": "rnn"}, "agent.options.network: expected one of mlp, cnn"),
+        ("neural-ucb", {"lr": -1.0}, "agent.options.lr -1.0 must be positive"),
+        ("prototype", {"rank": 0}, "agent.options.rank 0 must be positive"),
+        ("lin-ts", {"hidden": 1}, "agent.options hidden: agent 'lin-ts' has none"),
+    ],
+)
+def test_bad_option_is_named(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        vitucb.make_agent(name, two_digits(5), options=options)
