@@ -49,8 +49,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 class LazyImages:
     """A read-only sequence of N images that decodes on demand and behaves like uint8 (N, H, W, 3).
 
-    The least recently used images are dropped once `CACHE_MIB` is reached. Safe to share between
-    threads.
+    Decoded images stay in memory, the least recently used dropped once `CACHE_MIB` is reached, or
+    on disk. Safe to share between threads.
 
     Args:
         open_image: Opens image i; may raise whatever the decoder raises.
@@ -88,7 +88,10 @@ class LazyImages:
         self.dtype = np.dtype(np.uint8)
         self._disk = disk((count, height, width, 3)) if disk else None
         capacity = max(1, (CACHE_MIB << 20) // (height * width * 3))
-        self._cached = functools.lru_cache(maxsize=capacity)(self._read)
+        # The operating system keeps what is read from disk in memory, as long as there is some.
+        self._cached = (
+            functools.lru_cache(maxsize=capacity)(self._decode) if disk is None else self._read
+        )
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -118,8 +121,7 @@ class LazyImages:
             raise unreadable(self._name(index), error) from error
 
     def _read(self, index: int) -> NDArray[np.uint8]:
-        if self._disk is None:
-            return self._decode(index)
+        assert self._disk is not None, "without a disk cache images are kept by lru_cache"
         found = self._disk.get(index)
         if found is None:
             found = self._decode(index)
