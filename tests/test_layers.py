@@ -76,6 +76,7 @@ TORCH_FREE = (
     "report",
     "cli",
     "catalog",
+    "engines",
     "sweep",
     "envs",
     "experiment",

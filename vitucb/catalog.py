@@ -58,6 +58,12 @@ def _backbones() -> Mapping[str, str]:
     }
 
 
+def _engines() -> Mapping[str, str]:
+    from vitucb.engines import ENGINES
+
+    return {name: line for name, (_, line) in ENGINES.items()}
+
+
 CATALOG: dict[str, Callable[[], Mapping[str, str]]] = {
     "envs": _envs,
     "agents": _agents,
@@ -66,6 +72,7 @@ CATALOG: dict[str, Callable[[], Mapping[str, str]]] = {
     "policies": _policies,
     "backbones": _backbones,
     "datasets": _datasets,
+    "engines": _engines,
 }
 
 

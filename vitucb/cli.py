@@ -162,6 +162,91 @@ def _pop_option(words: list[str], option: str) -> tuple[list[str], str | None]:
 
 
 @dataclass(frozen=True)
+class SweepArgs:
+    """What to vary, and where to run it; the options of vitucb run set everything else."""
+
+    seeds: int = 1
+    """Seeds per setting, counted up from --seed; the same for every setting."""
+    engine: str = "processes"
+    """See `vitucb list engines`."""
+    workers: int | None = None
+    """Runs at a time; what cores and memory allow if not given."""
+    dry_run: bool = False
+    """Only list the runs."""
+
+
+def _sweep(words: list[str]) -> None:
+    """Play a grid of settings times seeds, many runs at a time."""
+    if words in ([], ["-h"], ["--help"]):
+        print("--grid KEY=A,B ...  values of a setting; several keys are combined")
+        print("--list KEY=A,B ...  values of several settings that advance together\n")
+        _parse(SweepArgs, ["--help"], "sweep")
+    from vitucb.catalog import check_names
+    from vitucb.recorder import run_folder
+    from vitucb.resume import check_same_config
+    from vitucb.sweep import expand, parse_values, run_jobs
+
+    words, grid = _pop_values(words, "--grid")
+    words, together = _pop_values(words, "--list")
+    options, words = _split_options(words, SweepArgs)
+    args = _parse(SweepArgs, options, "sweep")
+    words, config_file = _pop_option(words, "--config")
+    base = _parse(RunConfig, words, "sweep", load_config(config_file) if config_file else None)
+    jobs = expand(
+        base,
+        grid=dict(map(parse_values, grid)),
+        together=dict(map(parse_values, together)),
+        seeds=args.seeds,
+    )
+    for job in jobs:
+        check_names(job)
+        check_same_config(job)
+    if args.dry_run:
+        print("\n".join(str(run_folder(job)) for job in jobs))
+        return
+    _finish_sweep(base, run_jobs(jobs, workers=args.workers, engine=args.engine), len(jobs))
+
+
+def _finish_sweep(base: RunConfig, errors: Mapping[str, str], count: int) -> None:
+    for folder, message in errors.items():
+        print(f"{folder}: {message}", file=sys.stderr)
+    if errors:
+        remedy = "the same command plays them again, from their checkpoints"
+        _fail(f"{len(errors)} of {count} runs did not finish; {remedy}", 1)
+    print(Path(base.out) / base.experiment)
+
+
+def _pop_values(words: list[str], option: str) -> tuple[list[str], list[str]]:
+    """`words` without every `option A B`, and what followed it up to the next option."""
+    kept: list[str] = []
+    values: list[str] = []
+    target = kept
+    for word in words:
+        if word == option:
+            target = values
+        elif word.startswith(f"{option}="):
+            values.append(word.partition("=")[2])
+        else:
+            target = kept if word.startswith("--") else target
+            target.append(word)
+    return kept, values
+
+
+def _split_options(words: list[str], kind: type[object]) -> tuple[list[str], list[str]]:
+    """The words of the options of dataclass `kind`, and the other words."""
+    names = {f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(kind)}  # type: ignore[arg-type]  # a dataclass
+    names |= {f"--no-{name[2:]}" for name in names}
+    ours: list[str] = []
+    rest: list[str] = []
+    target = rest
+    for word in words:
+        if word.startswith("--"):
+            target = ours if word.partition("=")[0].replace("_", "-") in names else rest
+        target.append(word)
+    return ours, rest
+
+
+@dataclass(frozen=True)
 class DemoArgs:
     """Play the main job on real handwritten digits and write a report."""
 
@@ -304,6 +389,7 @@ def _list(words: list[str]) -> None:
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "demo": _demo,
     "run": _run,
+    "sweep": _sweep,
     "report": _report,
     "list": _list,
     "bench": _bench,

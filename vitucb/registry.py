@@ -52,3 +52,17 @@ def lookup(kind: str, name: str, table: Mapping[str, Any]) -> Any:
     if ":" in name:
         return import_path(name)
     raise unknown_name(kind, name, table)
+
+
+def import_extra(module: str, extra: str, what: str) -> Any:
+    """Import an optional dependency.
+
+    Raises:
+        ValueError: If it is not installed; says how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(
+            f"{what} needs {module}, which is not installed: pip install 'vitucb[{extra}]'"
+        ) from error

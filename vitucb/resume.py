@@ -160,14 +160,19 @@ class Timetable:
 
 
 @contextlib.contextmanager
-def stop_flag() -> Iterator[threading.Event]:
-    """An event set by SIGTERM while the context lasts, so that a round is never cut in two."""
+def stop_flag(*signals: signal.Signals) -> Iterator[threading.Event]:
+    """An event that `signals` (SIGTERM if none) set while the context lasts.
+
+    So a round is never cut in two.
+    """
     flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield flag  # only the main thread may handle signals
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: flag.set())
+    caught = signals or (signal.SIGTERM,)
+    before = {number: signal.signal(number, lambda *_: flag.set()) for number in caught}
     try:
         yield flag
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,77 +1,158 @@
-"""Many runs on many processes: jobs are configs, results are run folders."""
+"""Many runs: a grid of settings times seeds as a list of configs, played by an engine."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
-from multiprocessing.sharedctypes import Synchronized
-from typing import TYPE_CHECKING
+import dataclasses
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import yaml
 from tqdm import tqdm
 
-from vitucb.config import RunConfig
-from vitucb.recorder import is_finished, run_folder
-
-if TYPE_CHECKING:
-    from vitucb.types import Round
-
-_POLL_SECONDS = 0.5
-_played: Synchronized[int] | None = None
+from vitucb.config import RunConfig, override
+from vitucb.engines import ENGINES, Engine, unfinished
+from vitucb.recorder import run_folder
+from vitucb.registry import lookup
 
 
-def run_jobs(configs: Sequence[RunConfig], *, workers: int | None = None) -> dict[str, str]:
-    """Play every config whose run folder is not finished; slow agents should come first.
+def parse_values(text: str) -> tuple[str, list[Any]]:
+    """`agent.policy.alpha=0.3,1` as the dotted key and its values, typed as YAML would.
 
-    Every job runs in a fresh process with its own torch threads, so the results do not depend on
-    the number of workers.
+    Raises:
+        ValueError: If the text has no key or no values.
+    """
+    key, _, values = text.partition("=")
+    try:
+        parsed = yaml.safe_load(f"[{values}]")
+    except yaml.YAMLError as error:
+        raise ValueError(f"{text!r}: {values!r} is no list of values such as 1,2") from error
+    if not key or not parsed:
+        raise ValueError(f"{text!r} names no values; write key=value,value")
+    return key.removeprefix("--").replace("-", "_"), parsed
+
+
+def expand(
+    base: RunConfig,
+    *,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    together: Mapping[str, Sequence[Any]] | None = None,
+    seeds: int = 1,
+) -> list[RunConfig]:
+    """The runs of a sweep: every combination of `grid`, every row of `together`, every seed.
+
+    All settings get the same seeds, and with one seed all agents face the same images and noise:
+    differences are paired. What differs is in the label of the agent, or in the experiment where
+    it is no setting of the agent, so every run has its own folder.
 
     Args:
-        configs: The runs.
-        workers: Processes at a time; by default as many as there are cores.
+        base: Settings to start from.
+        grid: Dotted key -> values, combined with each other.
+        together: Dotted key -> values, all of one length, that advance together.
+        seeds: Seeds per setting, counted up from that of `base`.
+
+    Raises:
+        ValueError: If a key or value is not usable, lengths differ, or two runs share a folder.
+    """
+    if seeds < 1:
+        raise ValueError(f"seeds {seeds} must be at least 1")
+    rows = _rows(together or {})
+    grid = grid or {}
+    cells = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    settings = [row | cell for row, cell in itertools.product(rows, cells)]
+    varied = {k for k in [*grid, *(together or {})] if len({str(s[k]) for s in settings}) > 1}
+    varied -= {"seed", "experiment", "agent", "agent.name", "agent.label"}
+    configs = [_configured(base, setting, varied) for setting in settings]
+    jobs = [
+        dataclasses.replace(config, seed=config.seed + i)
+        for config in configs
+        for i in range(seeds)
+    ]
+    _check_folders(jobs)
+    return jobs
+
+
+def _rows(together: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    lengths = {key: len(values) for key, values in together.items()}
+    if len(set(lengths.values())) > 1:
+        text = ", ".join(f"{key} has {count}" for key, count in lengths.items())
+        raise ValueError(f"lists that advance together differ in length: {text}")
+    if not together:
+        return [{}]
+    return [dict(zip(together, row, strict=True)) for row in zip(*together.values(), strict=True)]
+
+
+def _configured(base: RunConfig, setting: Mapping[str, Any], varied: set[str]) -> RunConfig:
+    config = base
+    for key, value in setting.items():
+        config = override(config, _nested(key, value))
+    ours = {k: v for k, v in setting.items() if k in varied}
+    of_agent = {k: v for k, v in ours.items() if k.startswith("agent.")}
+    if of_agent:
+        label = "_".join([config.agent.label or config.agent.name, *_named(of_agent)])
+        config = override(config, {"agent": {"label": label}})
+    of_rest = {k: v for k, v in ours.items() if k not in of_agent}
+    if of_rest:
+        name = "_".join(_named(of_rest)).replace("/", "-")
+        config = dataclasses.replace(config, experiment=f"{config.experiment}/{name}")
+    return config
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    nested: dict[str, Any] = value
+    return nested
+
+
+def _named(setting: Mapping[str, Any]) -> Iterable[str]:
+    """`optimizer=lora-rite`, `alpha=0.3`: the last word of the key that says something."""
+    for key, value in setting.items():
+        yield f"{key.removesuffix('.name').split('.')[-1]}={value}"
+
+
+def _check_folders(jobs: Sequence[RunConfig]) -> None:
+    seen: dict[Path, RunConfig] = {}
+    for job in jobs:
+        if run_folder(job) in seen:
+            raise ValueError(
+                f"two runs of the sweep would share {run_folder(job)}; tell them apart"
+            )
+        seen[run_folder(job)] = job
+
+
+def run_jobs(
+    configs: Sequence[RunConfig], *, workers: int | None = None, engine: str = "processes"
+) -> dict[str, str]:
+    """Play every config whose run folder is not finished; slow agents should come first.
+
+    The results do not depend on engine or number of workers.
+
+    Args:
+        configs: The runs. Unfinished ones resume.
+        workers: Runs at a time; by default what cores and memory allow.
+        engine: A name of `ENGINES`, or an import path `module:function`.
 
     Returns:
         Error message per failed run folder; empty if all went well.
     """
-    jobs = [c for c in configs if c.overwrite or not is_finished(run_folder(c))]
-    workers = max(1, min(workers or os.cpu_count() or 1, len(jobs)))
-    context = multiprocessing.get_context("spawn")
-    played: Synchronized[int] = context.Value("q", 0)
-    with ProcessPoolExecutor(workers, context, _set_counter, (played,)) as pool:
-        futures = {pool.submit(_play, job): str(run_folder(job)) for job in jobs}
-        _show_progress(list(futures), played, sum(job.num_rounds for job in jobs), len(jobs))
-    errors = {folder: future.exception() for future, folder in futures.items()}
-    return {folder: _one_line(error) for folder, error in errors.items() if error is not None}
+    play_jobs: Engine = lookup(
+        "engine", engine, {name: path for name, (path, _) in ENGINES.items()}
+    )
+    jobs = unfinished(configs)
+    errors: dict[str, str] = {}
+    if not jobs:
+        return errors
+    with tqdm(total=sum(job.num_rounds for job in jobs), unit="round", disable=None) as bar:
 
+        def show(rounds: int) -> None:
+            bar.update(rounds - bar.n)
 
-def _set_counter(played: Synchronized[int]) -> None:
-    global _played
-    _played = played
-
-
-def _play(config: RunConfig) -> None:
-    from vitucb.experiment import play
-
-    play(config, _count_round)
-
-
-def _count_round(round: Round) -> None:
-    if _played is not None:
-        with _played.get_lock():
-            _played.value += 1
-
-
-def _show_progress(
-    futures: Sequence[Future[None]], played: Synchronized[int], rounds: int, jobs: int
-) -> None:
-    pending = set(futures)
-    with tqdm(total=rounds, unit="round", disable=None) as bar:
-        while pending:
-            _, pending = wait(pending, timeout=_POLL_SECONDS)
-            bar.update(played.value - bar.n)
-            bar.set_postfix_str(f"{jobs - len(pending)}/{jobs} runs")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        ends = play_jobs(jobs, workers=workers, on_rounds=show)
+        for ended, (job, error) in enumerate(ends, start=1):
+            if error is not None:
+                errors[str(run_folder(job))] = error
+            failed = f", {len(errors)} failed" if errors else ""
+            bar.set_postfix_str(f"{ended}/{len(jobs)} runs{failed}")
+    return errors

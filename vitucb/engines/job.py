@@ -1,0 +1,44 @@
+"""One job in whatever process it runs: play it, and say in one line what went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from vitucb.config import RunConfig
+
+if TYPE_CHECKING:
+    from vitucb.types import Round
+
+
+def play_job(job: RunConfig, on_rounds: Callable[[int], None] | None = None) -> str | None:
+    """Play `job` into its run folder; the error in one line, or None.
+
+    Args:
+        job: The run.
+        on_rounds: Told how many rounds were played since it was last called.
+    """
+    from vitucb.experiment import play
+    from vitucb.resume import check_same_config
+
+    last = 0
+
+    def count(round: Round) -> None:
+        nonlocal last
+        if on_rounds is not None:
+            on_rounds(round.index + 1 - last)
+        last = round.index + 1
+
+    try:
+        check_same_config(job)
+        play(job, count)
+    except Exception as error:  # whatever it is, the other jobs go on and the user is told
+        return one_line(error)
+    return None
+
+
+def one_line(error: BaseException) -> str:
+    """The message of `error`, with its type where the message alone would not tell."""
+    text = " ".join(str(error).split())
+    known = isinstance(error, ValueError | TypeError) or type(error).__name__ == "StoppedError"
+    return text if known and text else f"{type(error).__name__}: {text}".rstrip(": ")

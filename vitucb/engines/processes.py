@@ -1,0 +1,171 @@
+"""Jobs in processes of this machine: own torch threads each, and none can stop the others."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnContext
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+
+from vitucb.config import RunConfig
+from vitucb.engines import OnRounds, Outcome
+from vitucb.engines.job import play_job
+from vitucb.recorder import run_folder
+from vitucb.resume import stop_flag
+
+_POLL_SECONDS = 0.5
+# torch, timm and peft hold about 0.6 GiB before the first image.
+_GIB_PER_JOB = 1.0
+_TRIES = 2
+
+
+def play_jobs(
+    jobs: Sequence[RunConfig], *, workers: int | None = None, on_rounds: OnRounds | None = None
+) -> Iterator[Outcome]:
+    """Play `jobs` and yield each as it ends.
+
+    A worker that dies (out of memory, say) costs its job one more try, which resumes it. SIGTERM
+    and Ctrl-C let every worker finish its round and write a checkpoint.
+
+    Args:
+        jobs: The runs, in the order in which they start.
+        workers: Processes at a time; as many as cores and memory allow if None.
+        on_rounds: Told how many rounds all jobs together have played.
+    """
+    crew = _Crew(jobs, max(1, min(workers or workers_that_fit(jobs), len(jobs))))
+    with stop_flag(signal.SIGTERM, signal.SIGINT) as stop:
+        try:
+            while crew.is_busy:
+                if stop.is_set():
+                    crew.stop()
+                crew.start_idle()
+                yield from crew.ended()
+                if on_rounds is not None:
+                    on_rounds(crew.played.value)
+        finally:
+            crew.stop()
+            crew.join()
+
+
+def workers_that_fit(jobs: Sequence[RunConfig]) -> int:
+    """How many jobs this machine's cores and free memory carry at a time, at least 1."""
+    threads = max((job.threads for job in jobs), default=1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    by_cores = (cores or 1) // threads
+    free = _free_gib()
+    return max(1, by_cores if free is None else min(by_cores, int(free / _GIB_PER_JOB)))
+
+
+def _free_gib() -> float | None:
+    """Memory that new processes can have, GiB; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    sizes = {line.split(":")[0]: line.split()[1] for line in lines if len(line.split()) > 1}
+    return int(sizes["MemAvailable"]) / 1024**2 if "MemAvailable" in sizes else None
+
+
+class _Crew:
+    """The worker processes and what is left to do."""
+
+    def __init__(self, jobs: Sequence[RunConfig], size: int) -> None:
+        self._context = multiprocessing.get_context("spawn")
+        self.played: Synchronized[int] = self._context.Value("q", 0)
+        self._queue, self._size = deque(jobs), size
+        self._workers: list[_Worker] = []
+        self._deaths: Counter[Path] = Counter()
+        self._is_stopping = False
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._queue) or any(worker.job for worker in self._workers)
+
+    def start_idle(self) -> None:
+        """Give waiting jobs to idle workers, and hire some where there is room."""
+        idle = [worker for worker in self._workers if worker.job is None]
+        while self._queue:
+            if not idle and len(self._workers) == self._size:
+                return
+            if not idle:
+                idle.append(_Worker(self._context, self.played))
+                self._workers.append(idle[-1])
+            idle.pop().give(self._queue.popleft())
+
+    def ended(self) -> Iterator[Outcome]:
+        """Wait a little, and yield the jobs that ended."""
+        ready = wait([worker.pipe for worker in self._workers], timeout=_POLL_SECONDS)
+        for worker in [w for w in self._workers if w.pipe in ready]:
+            job = worker.job
+            try:
+                error: str | None = worker.pipe.recv()
+                worker.job = None
+            except (EOFError, ConnectionError):
+                worker.process.join()
+                self._workers.remove(worker)
+                error = f"its process died with exit code {worker.process.exitcode}"
+                if job is not None and self._deserves_another_try(job):
+                    self._queue.append(job)
+                    continue
+            if job is not None:
+                yield job, error
+
+    def _deserves_another_try(self, job: RunConfig) -> bool:
+        folder = run_folder(job)
+        self._deaths[folder] += 1
+        return self._deaths[folder] < _TRIES and not self._is_stopping
+
+    def stop(self) -> None:
+        """Start nothing more, and ask every worker to finish its round."""
+        self._queue.clear()
+        if not self._is_stopping:
+            for worker in self._workers:
+                worker.process.terminate()
+        self._is_stopping = True
+
+    def join(self) -> None:
+        """Wait for every worker."""
+        for worker in self._workers:
+            worker.pipe.close()
+            worker.process.join()
+
+
+class _Worker:
+    """A process that plays one job after the other.
+
+    Attributes:
+        job: What it plays now, None while idle.
+        pipe: Takes jobs, gives back an error in one line, or None.
+    """
+
+    def __init__(self, context: SpawnContext, played: Synchronized[int]) -> None:
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, played), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.job: RunConfig | None = None
+
+    def give(self, job: RunConfig) -> None:
+        self.job = job
+        self.pipe.send(job)
+
+
+def _work(pipe: Connection, played: Synchronized[int]) -> None:
+    # Ctrl-C reaches the whole group of processes; the parent passes it on as SIGTERM.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def count(rounds: int) -> None:
+        with played.get_lock():
+            played.value += rounds
+
+    while True:
+        try:
+            job = pipe.recv()
+        except (EOFError, ConnectionError):
+            return
+        pipe.send(play_job(job, count))
