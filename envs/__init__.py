@@ -22,6 +22,7 @@ from vitucb.envs.random_arm_subset import RandomArmSubset
 __all__ = [
     "DATASETS",
     "ENVS",
+    "WRAPPERS",
     "DelayedReward",
     "DriftingRewards",
     "ImageDataset",
@@ -37,6 +38,13 @@ ENVS = {
     "vitucb/Logged-v0": "the rounds of a log again, accepted where the agent chooses as it did",
 }
 """Environment id -> one line on what it is."""
+
+WRAPPERS = {
+    "env.delay.law": "DelayedReward: fixed, uniform, geometric or heavy-tailed delays, and losses",
+    "env.drift.kind": "DriftingRewards: abrupt, gradual or recurring permutation of the classes",
+    "env.arm_subset.min_arms": "RandomArmSubset: random arms are masked each round",
+}
+"""Setting that wraps an environment -> the wrapper and what it does."""
 
 
 def _register(env_id: str, entry_point: str, horizon: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ from vitucb.envs.image_source import ImageSource, Reading, files_fingerprint, re
 
 if TYPE_CHECKING:
     from PIL import Image
+
+_logger = logging.getLogger(__name__)
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
@@ -107,6 +110,7 @@ def array_images(
             name, f"images are {images.dtype} {images.shape}; store uint8 (N, H, W) or (N, H, W, 3)"
         )
     if is_gray:
+        _logger.info("the images of %s are gray: their three channels are equal", name)
         images = images.reshape(images.shape[:3])[..., None]
         images = np.broadcast_to(images, (*images.shape[:3], 3))  # one copy in memory
     if image_size is None or images.shape[1:3] == (image_size, image_size) or images.size == 0:

@@ -15,6 +15,12 @@ def _envs() -> Mapping[str, str]:
     return ENVS
 
 
+def _wrappers() -> Mapping[str, str]:
+    from vitucb.envs import WRAPPERS
+
+    return WRAPPERS
+
+
 def _datasets() -> Mapping[str, str]:
     from vitucb.envs import DATASETS
 
@@ -66,6 +72,7 @@ def _engines() -> Mapping[str, str]:
 
 CATALOG: dict[str, Callable[[], Mapping[str, str]]] = {
     "envs": _envs,
+    "wrappers": _wrappers,
     "agents": _agents,
     "optimizers": _optimizers,
     "covariances": _covariances,

@@ -11,7 +11,8 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import vitucb.envs
-from vitucb.envs import DATASETS, ENVS
+from vitucb.config import EnvConfig
+from vitucb.envs import DATASETS, ENVS, WRAPPERS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,6 +52,12 @@ def test_importing_the_environments_imports_no_heavy_library() -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
+@pytest.mark.parametrize("setting", sorted(WRAPPERS))
+def test_settings_of_wrappers_exist(setting: str) -> None:
+    section, field = setting.removeprefix("env.").split(".")
+    assert hasattr(getattr(EnvConfig(), section), field)
+
+
 def test_descriptions_are_single_lines() -> None:
-    lines = [*ENVS.values(), *DATASETS.values()]
+    lines = [*ENVS.values(), *DATASETS.values(), *WRAPPERS.values()]
     assert all(line and "\n" not in line and len(line) < 100 for line in lines)
