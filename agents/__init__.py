@@ -37,6 +37,14 @@ AGENTS: dict[str, tuple[str, str]] = {
         "vitucb.agents.neural_ucb:build_neural_ts",
         "the same network with Thompson sampling, a draw per arm",
     ),
+    "neural-linear": (
+        "vitucb.agents.last_layer:build_neural_linear",
+        "Bayesian linear regression on the last layer of a trained ViT, Thompson sampling",
+    ),
+    "full-finetune": (
+        "vitucb.agents.last_layer:build_full_finetune",
+        "every weight of the ViT trained online, UCB bonus from its last layer",
+    ),
     "prototype": (
         "vitucb.agents.prototype:build",
         "the ViT-UCB research prototype with its quirks, each switchable",

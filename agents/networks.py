@@ -1,10 +1,11 @@
-"""Small networks that start at f = 0, and the gradient of every score in all their parameters."""
+"""Small networks that start at f = 0, the gradients of their scores, and a memory to train on."""
 
 from __future__ import annotations
 
 import copy
 import itertools
 import math
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import torch
@@ -144,6 +145,9 @@ class History:
         self._outputs: list[int] = []
         self._rewards: list[float] = []
 
+    def __len__(self) -> int:
+        return len(self._inputs)
+
     def add(self, x: Tensor, output: int, reward: float) -> None:
         """Remember one input (...), the output it was judged by, and its reward."""
         self.seen += 1
@@ -159,10 +163,19 @@ class History:
     def sample(self, size: int) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs (n, ...), outputs int64 (n,) and rewards float64 (n,) of a batch, no repeats."""
         order = torch.randperm(len(self._inputs), generator=self._generator)[:size].tolist()
+        return self._items(order)
+
+    def chunks(self, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Everything held, `size` at a time, as `sample` gives it."""
+        for start in range(0, len(self), size):
+            yield self._items(range(start, min(start + size, len(self))))
+
+    def _items(self, slots: Iterable[int]) -> tuple[Tensor, Tensor, Tensor]:
+        slots = list(slots)
         return (
-            torch.stack([self._inputs[i] for i in order]),
-            torch.tensor([self._outputs[i] for i in order]),
-            torch.tensor([self._rewards[i] for i in order], dtype=torch.float64),
+            torch.stack([self._inputs[i] for i in slots]),
+            torch.tensor([self._outputs[i] for i in slots]),
+            torch.tensor([self._rewards[i] for i in slots], dtype=torch.float64),
         )
 
     def state_dict(self) -> State:

@@ -18,6 +18,7 @@ from vitucb.envs.image_dataset import ImageDataset
 from vitucb.types import Agent, Decision, Observation
 
 MLP = {"hidden": 16, "steps": 4, "batch_size": 32, "lr": 3e-3}
+FEW = {"training": {"batch_size": 8}, "lora": {"rank": 1}, "policy": {"draws": 20}}
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "lin-ucb": ("lin-ucb", {}),
     "lin-ts": ("lin-ts", {"policy": {"draws": 20}}),
@@ -28,6 +29,9 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
         "neural-ucb",
         {"options": {"network": "cnn", "hidden": 8, "steps": 2, "batch_size": 16, "lr": 1e-2}},
     ),
+    "neural-linear": ("neural-linear", {"options": {"refresh_every": 10, "steps": 2}, **FEW}),
+    "neural-linear-frozen": ("neural-linear", {"options": {"train": "none"}, **FEW}),
+    "full-finetune": ("full-finetune", {"training": {"batch_size": 8}}),
     "prototype": ("prototype", {"options": {"rank": 1, "alpha": 5.0, "replay": 10, "lr": 1e-3}}),
     "prototype-diagonal": (
         "prototype",
