@@ -46,39 +46,31 @@ def load_policy(folder: str | Path, *, device: str = "cpu") -> PolicyFunction:
 def held_still(agent: Agent) -> PolicyFunction:
     """The present policy of `agent` as a function of the observation alone.
 
-    The agent should not be used otherwise afterwards: its covariance no longer takes observations.
+    An agent with a method `probabilities(obs)`, float64 (K,), is asked; it must change nothing. Any
+    other agent chooses, and gets its state back after every choice, which takes as long as its
+    state is large; the probabilities are those of its decision, or of its policy's choice.
 
     Raises:
         ValueError: On a call, if the agent does not tell the probabilities of its arms.
     """
-    return _HeldStill(agent)
+    ask: PolicyFunction | None = getattr(agent, "probabilities", None)
+    return ask if callable(ask) else _HeldStill(agent)
 
 
 class _HeldStill:
-    """Scores observations with an agent and undoes what scoring does to it.
-
-    Agents count a choice when they make it. Where that count is a feature covariance, its update is
-    switched off, since restoring a covariance of a long history takes longer than scoring; all
-    other agents are small, and get their state back after every call.
-    """
+    """Lets an agent choose, and undoes what choosing does to it."""
 
     def __init__(self, agent: Any) -> None:
-        from vitucb.covariance import FeatureCovariance
-
         self._agent = agent
-        covariances = [v for v in vars(agent).values() if isinstance(v, FeatureCovariance)]
-        for covariance in covariances:
-            vars(covariance)["update"] = lambda *args, **kwargs: None
-        self._state = None if covariances else copy.deepcopy(agent.state_dict())
+        self._state = copy.deepcopy(agent.state_dict())
         self._policy: _Watched | None = None
         if callable(getattr(agent, "_policy", None)):
-            self._policy = _Watched(self._agent._policy)
-            self._agent._policy = self._policy
+            self._policy = _Watched(agent._policy)
+            agent._policy = self._policy
 
     def __call__(self, obs: Observation) -> Array:
         decision = self._agent.select_action(obs)
-        if self._state is not None:
-            self._agent.load_state_dict(copy.deepcopy(self._state))
+        self._agent.load_state_dict(copy.deepcopy(self._state))
         told = getattr(decision, "probabilities", None)
         if told is None and self._policy is not None:
             told = getattr(self._policy.choice, "probabilities", None)
@@ -88,19 +80,15 @@ class _HeldStill:
 
 
 class _Watched:
-    """A policy that remembers its choice, and for which the round stands still."""
+    """A policy that remembers its choice."""
 
     def __init__(self, policy: Any) -> None:
         self._policy = policy
-        self._round: int | None = None
         self.choice: Any = None
         self.wants_covariance = getattr(policy, "wants_covariance", False)
 
-    def __call__(
-        self, mean: Array, width: Array, mask: Any, round: int, rng: Any, **joint: Any
-    ) -> Any:
-        self._round = round if self._round is None else self._round
-        self.choice = self._policy(mean, width, mask, self._round, rng, **joint)
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        self.choice = self._policy(*arguments, **keywords)
         return self.choice
 
 

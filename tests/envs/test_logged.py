@@ -6,7 +6,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-import vitucb.envs  # noqa: F401  # registers the ids
+import vitucb
+import vitucb.envs
 from vitucb.envs.log_files import LoggedRounds
 from vitucb.envs.logged import LoggedEnv, made_up_log
 
@@ -112,6 +113,15 @@ def test_a_masked_arm_is_refused() -> None:
     env.reset(seed=0)
     with pytest.raises(ValueError, match="action 1 is not on offer"):
         env.step(1)
+
+
+def test_an_agent_learns_from_accepted_rounds_only() -> None:
+    env = gymnasium.make("vitucb/Logged-v0", dataset=made_up_log(80), disable_env_checker=True)
+    agent = vitucb.make_agent("ucb1", env)
+    rounds = list(vitucb.run(env, agent, seed=0))
+    assert len(rounds) == 80
+    assert agent.state_dict()["pulls"].sum() == env.unwrapped.num_accepted  # type: ignore[attr-defined]
+    assert 0 < env.unwrapped.num_accepted < 60  # type: ignore[attr-defined]
 
 
 def test_it_renders_and_refuses_other_modes() -> None:
