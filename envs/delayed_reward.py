@@ -45,7 +45,8 @@ class DelayedReward(BanditWrapper):
             before the first.
 
     Raises:
-        ValueError: If an argument is out of range, or the environment delays its rewards already.
+        ValueError: If an argument is out of range, or the environment delays its rewards already or
+            has `arrivals` of its own.
     """
 
     def __init__(
@@ -65,6 +66,8 @@ class DelayedReward(BanditWrapper):
             )
         if not _is_number(tail) or not 1 < tail < math.inf:
             raise ValueError(f"tail {tail!r} leaves the delay without a mean; give a number > 1")
+        if hasattr(env.unwrapped, "arrivals"):
+            raise ValueError(f"DelayedReward: {env.unwrapped} says itself when rewards arrive")
         self.law, self.delay = law, require_integer("delay", delay, 0)
         self.loss_probability, self.tail = float(loss_probability), float(tail)
         self.arrivals: list[tuple[int, float]] = []

@@ -66,9 +66,17 @@ def _attribute(env: Any, name: str) -> Any:
     return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
 
 
+def _context() -> Env:
+    kwargs: dict[str, Any] = {"dataset": _dataset(), "match_reward": 0.9, "mismatch_reward": 0.2}
+    return gymnasium.make("vitucb/ImageContext-v0", **kwargs)
+
+
+@pytest.mark.parametrize("make", [_arms, _context], ids=["arms", "context"])
 @pytest.mark.parametrize("names", list(itertools.permutations(WRAPPERS)))
-def test_the_order_of_wrappers_changes_nothing(names: Sequence[str]) -> None:
-    first, other = _arms(), _arms()
+def test_the_order_of_wrappers_changes_nothing(
+    names: Sequence[str], make: Callable[[], Env]
+) -> None:
+    first, other = make(), make()
     for name in WRAPPERS:
         first = WRAPPERS[name](first)
     for name in names:
@@ -202,6 +210,13 @@ def test_heavy_tail_decays_with_its_index() -> None:
             test.pvalue > 1e-3
             or (1 + (x + 1) / 5) ** -1.5 <= (delays > x).mean() <= (1 + (x - 1) / 5) ** -1.5
         )
+
+
+def test_an_environment_with_arrivals_of_its_own_is_not_delayed() -> None:
+    env = _arms()
+    _unwrapped(env).arrivals = []
+    with pytest.raises(ValueError, match="says itself when rewards arrive"):
+        DelayedReward(env)
 
 
 def test_pending_rewards_are_forgotten_at_reset() -> None:
