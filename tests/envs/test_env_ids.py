@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import gymnasium
+import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
@@ -32,6 +33,17 @@ def test_check_env_finds_nothing_to_warn_about(env_id: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(env.unwrapped)
+
+
+@pytest.mark.parametrize("env_id", sorted(ENVS))
+def test_copies_of_an_environment_step_together(env_id: str) -> None:
+    envs = gymnasium.make_vec(env_id, num_envs=2)
+    obs, _ = envs.reset(seed=0)
+    assert obs["images"].shape[0] == obs["action_mask"].shape[0] == 2
+    assert not np.array_equal(obs["images"][0], obs["images"][1])  # each has its own stream
+    _, rewards, *_ = envs.step(obs["action_mask"].argmax(axis=1))
+    assert np.isfinite(rewards).all()
+    envs.close()
 
 
 def test_a_second_import_registers_nothing_twice() -> None:
