@@ -176,6 +176,7 @@ def first_line(error: Exception) -> str:
 
 def unreadable(name: str, error: Exception) -> ValueError:
     """The error for an image that cannot be decoded."""
+    name = " ".join(name.splitlines())  # a path may hold line breaks, an error is one line
     return ValueError(f"cannot read image {name}: {first_line(error)}; mend or remove it")
 
 
