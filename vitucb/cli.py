@@ -329,6 +329,51 @@ def _write_report(args: ReportArgs) -> None:
     print(page.resolve())
 
 
+@dataclass(frozen=True)
+class EvaluateArgs:
+    """Estimate from a log what a saved agent would have earned on it."""
+
+    log: tyro.conf.Positional[str]
+    """A .csv, .jsonl or .parquet log, or the folder of a run."""
+    policy: str
+    """Folder of the run whose agent is evaluated."""
+    confidence: float = 0.95
+    """Nominal coverage of the intervals."""
+    resamples: int = 2_000
+    """Bootstrap resamples."""
+    max_weight: float | None = None
+    """Limit of clipped-ips and switch-dr; sqrt(rounds) if not given."""
+    max_rounds: int | None = None
+    """Use the first so many rounds only."""
+    seed: int = 0
+    """Seed of folds and resamples."""
+    threads: int = 1
+    """Torch threads."""
+
+
+def _evaluate(words: list[str]) -> None:
+    """Estimate from a log what a saved agent would have earned on it."""
+    args = _parse(EvaluateArgs, words, "evaluate")
+    from vitucb.evaluate import evaluate, use_threads
+
+    use_threads(args.threads)
+    result = evaluate(
+        args.log,
+        args.policy,
+        num_resamples=args.resamples,
+        confidence=args.confidence,
+        max_weight=args.max_weight,
+        max_rounds=args.max_rounds,
+        seed=args.seed,
+    )
+    for warning in result.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print("\n".join(f"{name}: {_cell(value)}" for name, value in result.facts.items()))
+    if result.true_value is not None:
+        print(f"true value: {_cell(result.true_value)}")
+    print(f"\n{_table(result.rows())}")
+
+
 SUITES = ("scoring", "covariance", "optimizers")
 
 
@@ -391,6 +436,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "run": _run,
     "sweep": _sweep,
     "report": _report,
+    "evaluate": _evaluate,
     "list": _list,
     "bench": _bench,
 }
