@@ -121,6 +121,11 @@ def write_run(
     table = zip(*(column.tolist() for column in columns.values()), strict=True)
     lines = [HEADER, *(",".join(map(str, row)) for row in table)]
     (folder / "rounds.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    losses = (f"{t},train/loss,{1 / (1 + t / 20)}" for t in range(0, rounds, 10))
+    gain = (f"{t},covariance/log_det,{np.log1p(t)}" for t in range(0, rounds, 10))
+    metrics = [*losses, *gain] if name in ("vit-ucb", "lin-ucb") else []
+    text = "\n".join(["round,metric,value", *metrics]) + "\n"
+    (folder / "metrics.csv").write_text(text, encoding="utf-8")
     environment = {"python": "3.11.2", "packages": {"vitucb": "0.1.0"}, "cpu_count": 2}
     (folder / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
     if gallery:
@@ -140,11 +145,11 @@ def _write_summary(folder: Path, config: dict[str, Any], columns: dict[str, Floa
         "rounds": rounds,
         "cumulative_regret": float(columns["regret"].sum()),
         "mean_reward": float(columns["reward"].mean()),
-        "seconds_per_round": 0.031,
-        "wall_seconds": 0.031 * rounds,
-        "parameters": {},
+        "parameters": {"trainable_parameters": 1234},
         "version": "0.1.0",
     }
+    timing = {"seconds_per_round": 0.031, "wall_seconds": 0.031 * rounds, "peak_memory_mib": 512.0}
+    (folder / "timing.json").write_text(json.dumps(timing), encoding="utf-8")
     (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
 
 

@@ -17,7 +17,17 @@ from vitucb.report import Gallery, write_report
 from vitucb.report.gallery import gallery_figure
 
 WriteRun: TypeAlias = Callable[..., Path]
-FIGURES = ("regret", "differences", "learning", "growth", "calibration", "gallery-0", "gallery-1")
+FIGURES = (
+    "regret",
+    "differences",
+    "learning",
+    "growth",
+    "calibration",
+    "arms",
+    "diagnostics",
+    "gallery-0",
+    "gallery-1",
+)
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +116,46 @@ def test_tables_hold_every_agent_run_and_comparison(report: Path) -> None:
     last = {row["agent"]: row["regret"] for row in curves if row["round"] == "200"}
     for row in summary:
         assert float(last[row["agent"]]) == pytest.approx(float(row["final_regret"]))
+
+
+def test_costs_are_in_the_page_and_in_a_table(report: Path) -> None:
+    costs = {row["agent"]: row for row in rows(report / "tables" / "costs.csv")}
+    ours = costs["vit-ucb"]
+    assert float(ours["seconds_per_round"]) == pytest.approx(0.031)
+    assert float(ours["peak_memory_mib"]) == 512
+    assert float(ours["trainable_parameters"]) == 1234
+    assert ours["tracked_features"] == ""
+    text = words(report / "index.html")
+    assert "peak memory, MiB" in text
+    assert "1,234" in text
+
+
+def test_settings_of_every_agent_are_in_the_page(report: Path) -> None:
+    text = words(report / "index.html")
+    assert "Settings of lin-ucb" in text
+    assert "env.num_arms" in text
+
+
+def test_run_in_progress_makes_a_page(tmp_path: Path, write_run: WriteRun) -> None:
+    write_run(tmp_path / "exp", "vit-ucb", 0, rounds=25, num_rounds=100, finished=False)
+    text = words(write_report(tmp_path / "exp", tmp_path / "out"))
+    assert "after 25 rounds" in text
+    assert "Unfinished runs are included" in text
+
+
+def test_experiment_in_parts_is_read_as_one(tmp_path: Path, write_run: WriteRun) -> None:
+    for arms in (3, 10):
+        write_run(tmp_path / "exp" / f"num_arms={arms}", "vit-ucb", 0, rounds=25)
+    text = words(write_report(tmp_path, tmp_path / "out"))
+    assert "num_arms=3" in text
+    assert "num_arms=10" in text
+
+
+def test_damaged_metrics_are_named(tmp_path: Path, write_run: WriteRun) -> None:
+    run = write_run(tmp_path / "exp", "vit-ucb", 0, rounds=25)
+    (run / "metrics.csv").write_text("round,metric,value\n0,train/loss\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"metrics\.csv is damaged"):
+        write_report(run, tmp_path / "out")
 
 
 def test_the_same_runs_make_the_same_page(report: Path, experiment: Path) -> None:

@@ -37,23 +37,23 @@ def regret_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figure
     outside = [r for r in analysis.results if ceiling and bands[r.label].mean[-1] > ceiling]
     everything = {r.label: _value_label(r) for r in analysis.results}
     if not shown:
-        figure, (axes,) = _panels([everything.values()], [1], height=4.3)
+        figure, (axes,) = make_panels([everything.values()], [1], height=4.3)
         axes.set_ylim(0, _tallest(bands))
         _draw_seeds(axes, rounds, analysis.results, styles)
         _draw_bands(axes, rounds, analysis.results, bands, styles, everything)
-        _finish(axes, "Cumulative regret", rounds)
+        finish_axes(axes, "Cumulative regret", rounds)
         return figure
     close = {r.label: everything[r.label] for r in analysis.results if r not in outside}
     far = {r.label: everything[r.label] for r in outside}
-    figure, (axes, zoomed) = _panels([far.values(), close.values()], [0.8, 1], height=4.3)
+    figure, (axes, zoomed) = make_panels([far.values(), close.values()], [0.8, 1], height=4.3)
     axes.set_ylim(0, _tallest(bands))
     _draw_bands(axes, rounds, analysis.results, bands, styles, far)
-    _finish(axes, "Cumulative regret", rounds)
+    finish_axes(axes, "Cumulative regret", rounds)
     _mark_zoom(axes, ceiling or 0.0)
     zoomed.set_ylim(0, ceiling)
     _draw_seeds(zoomed, rounds, [r for r in analysis.results if r not in outside], styles)
     _draw_bands(zoomed, rounds, analysis.results, bands, styles, close)
-    _finish(zoomed, "The same, zoomed in", rounds)
+    finish_axes(zoomed, "The same, zoomed in", rounds)
     return figure
 
 
@@ -73,7 +73,7 @@ def growth_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figure
     texts = {r.label: _exponent_label(r) for r in analysis.results if r.regret.any()}
     if not texts or analysis.group.horizon < _MIN_GROWTH_ROUNDS:
         return None
-    figure, (axes,) = _panels([texts.values()], [1], height=4.0, width=0.62)
+    figure, (axes,) = make_panels([texts.values()], [1], height=4.0, width=0.62)
     axes.set_xscale("log")
     axes.set_yscale("log")
     curves = {
@@ -86,16 +86,16 @@ def growth_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figure
     for label, (curve, text) in curves.items():
         style = styles[label]
         visible = np.where(curve > 0, curve, np.nan)
-        _line(axes, rounds, visible, style)
+        draw_line(axes, rounds, visible, style)
         ends.append(LineEnd(float(curve[-1]), text, style))
-    _finish(axes, "Growth of regret, log-log", rounds, zero_based=False)
+    finish_axes(axes, "Growth of regret, log-log", rounds, zero_based=False)
     label_line_ends(axes, ends)
     return figure
 
 
 def calibration_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figure | None:
     """How much and how well agents explore; None if no agent has a bonus."""
-    explorers = [r for r in analysis.results if _has_bonus(r)]
+    explorers = [r for r in analysis.results if has_bonus(r)]
     if not explorers:
         return None
     window = smoothing_window(analysis.group.horizon)
@@ -134,7 +134,7 @@ def covered(result: AgentResult) -> FloatArray:
 
 def overall_coverage(result: AgentResult) -> float:
     """Share of rounds in which mean +- bonus of the chosen arm held its true mean."""
-    if not _has_bonus(result):
+    if not has_bonus(result):
         return float("nan")
     mean, bonus = result.column("mean"), result.column("bonus")
     return coverage(result.column("expected_reward"), mean - bonus, mean + bonus)
@@ -156,7 +156,8 @@ def _non_greedy(result: AgentResult) -> FloatArray:
     return np.where(np.isfinite(greedy), (action != greedy).astype(np.float64), np.nan)
 
 
-def _has_bonus(result: AgentResult) -> bool:
+def has_bonus(result: AgentResult) -> bool:
+    """Whether mean +- bonus is an interval for this agent."""
     if result.role in ("random", "oracle"):
         return False
     bonus = result.column("bonus")
@@ -205,16 +206,16 @@ def _trailing_figure(
     ]
     labels = [[r.label for r in results]]
     width = [*([[]] * (len(panels) - 1)), *labels] if len(panels) > 2 else labels * len(panels)
-    figure, all_axes = _panels(width, [1.0] * len(panels), height=3.5)
+    figure, all_axes = make_panels(width, [1.0] * len(panels), height=3.5)
     for axes, (title, _), lines, texts in zip(all_axes, panels, curves, width, strict=True):
         for label, curve in lines.items():
-            _line(axes, rounds, curve, styles[label])
+            draw_line(axes, rounds, curve, styles[label])
         axes.set_ylim(bottom=0)
         if title.startswith(("Share", "True")):
             axes.set_ylim(0, 1.02 if _peak(lines.values()) > 0.5 else None)
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
             axes.locator_params(axis="y", nbins=5)
-        _finish(axes, title, rounds)
+        finish_axes(axes, title, rounds)
         if texts:
             ends = [
                 LineEnd(float(lines[r.label][-1]), r.label, styles[r.label])
@@ -230,7 +231,7 @@ def _peak(curves: Iterable[FloatArray]) -> float:
     return max((float(curve.max()) for curve in known if len(curve)), default=0.0)
 
 
-def _panels(
+def make_panels(
     labels: Sequence[Sequence[str] | object],
     ratios: Sequence[float],
     *,
@@ -265,7 +266,7 @@ def _draw_bands(
     for result in reversed(results):
         band, style = bands[result.label], styles[result.label]
         axes.fill_between(rounds, band.low, band.high, color=style.colour, alpha=0.16, linewidth=0)
-        _line(axes, rounds, band.mean, style)
+        draw_line(axes, rounds, band.mean, style)
     ends = [
         LineEnd(float(bands[label].mean[-1]), text, styles[label]) for label, text in labels.items()
     ]
@@ -300,7 +301,8 @@ def _draw_guides(axes: Axes, rounds: NDArray[np.int64], curves: Sequence[FloatAr
     axes.minorticks_off()
 
 
-def _line(axes: Axes, rounds: NDArray[np.int64], curve: FloatArray, style: LineStyle) -> None:
+def draw_line(axes: Axes, rounds: NDArray[np.int64], curve: FloatArray, style: LineStyle) -> None:
+    """One curve in the style of its agent; references lie below the others."""
     order = 2 if style.is_reference else 3
     axes.plot(
         rounds, curve, color=style.colour, linestyle=style.dash, linewidth=style.width, zorder=order
@@ -322,7 +324,10 @@ def _mark_zoom(axes: Axes, ceiling: float) -> None:
     )
 
 
-def _finish(axes: Axes, title: str, rounds: NDArray[np.int64], *, zero_based: bool = True) -> None:
+def finish_axes(
+    axes: Axes, title: str, rounds: NDArray[np.int64], *, zero_based: bool = True
+) -> None:
+    """Title, label and ticks of the round axis, limits from 0 to the last round."""
     axes.set_title(title)
     axes.set_xlabel("round")
     if zero_based:

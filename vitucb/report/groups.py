@@ -18,6 +18,8 @@ ROLES: Mapping[str, Role] = {
     "oracle": "oracle",
     "ucb1": "context-free",
     "gaussian-ts": "context-free",
+    "beta-ts": "context-free",
+    "kl-ucb": "context-free",
     "best-fixed-arm": "context-free",
 }
 """Registered agents that never look at the images; every other agent is contextual."""

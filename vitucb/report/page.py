@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from vitucb.config import flatten
 from vitucb.report.analysis import Analysis
+from vitucb.report.costs import costs_html
 from vitucb.report.groups import config_differences
 from vitucb.report.runs import Run
 from vitucb.report.tables import SUMMARY_COLUMNS, summary_html
@@ -117,7 +119,10 @@ def section(
         _figure(figures, "learning", _learning_caption(analysis)),
         _figure(figures, "growth", _GROWTH_CAPTION, "narrow"),
         _calibration(figures),
+        _diagnostics(figures),
         _galleries(galleries),
+        costs_html(analysis),
+        _settings(analysis),
         "</section>",
     ]
     return "".join(parts)
@@ -209,6 +214,34 @@ def _calibration(figures: Mapping[str, str]) -> str:
     )
     picture = _figure(figures, "calibration", caption)
     return f"<h2>Exploration and calibration</h2>{picture}" if picture else ""
+
+
+def _diagnostics(figures: Mapping[str, str]) -> str:
+    arms = _figure(
+        figures,
+        "arms",
+        "Arms of the main agent by their place among the arms on offer, all seeds together. Where "
+        "the places are shuffled every round, equal shares are right.",
+    )
+    caption = "What the agents measured of themselves while they learned, mean over ten seeds."
+    learned = _figure(figures, "diagnostics", caption) + _figure(figures, "diagnostics-1", "")
+    return (f"<h2>Arms</h2>{arms}" if arms else "") + (
+        f"<h2>Learning diagnostics</h2>{learned}" if learned else ""
+    )
+
+
+def _settings(analysis: Analysis) -> str:
+    """The resolved settings of the first run of every agent, folded away."""
+    blocks = "".join(
+        f"<details><summary>Settings of {escape(result.label)}</summary><dl>"
+        + "".join(
+            f"<dt><code>{escape(key)}</code></dt><dd>{escape(str(value))}</dd>"
+            for key, value in flatten(result.runs[0].config).items()
+        )
+        + "</dl></details>"
+        for result in analysis.results
+    )
+    return f'<div class="about"><h2>Settings</h2>{blocks}</div>'
 
 
 def _galleries(galleries: Sequence[tuple[str, str]]) -> str:

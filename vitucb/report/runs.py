@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 FloatArray: TypeAlias = NDArray[np.float64]
 Json: TypeAlias = Mapping[str, Any]
 
+# libyaml's loader is as safe and several times faster, where PyYAML was built with it.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 COLUMNS = (
     "action",
     "reward",
@@ -44,7 +47,7 @@ class Run:
         is_finished: Whether `summary.json` is there.
         columns: `rounds.csv` by column, float64 (rounds,) each.
         config: Fully resolved config.
-        summary: `summary.json`, empty if unfinished.
+        summary: `summary.json` and `timing.json`, empty if unfinished.
         environment: `environment.json`, empty if missing.
     """
 
@@ -93,10 +96,11 @@ class Gallery:
 
 
 def load_runs(folder: str | Path) -> list[Run]:
-    """Read every run folder in `folder`: itself, its children or theirs.
+    """Read every run folder in `folder`: itself, or up to three levels down.
 
     Args:
-        folder: A run folder, an experiment (a folder of run folders) or a folder of experiments.
+        folder: A run folder, an experiment (a folder of run folders, or of parts that hold them)
+            or a folder of experiments.
 
     Returns:
         Finished and unfinished runs, sorted by experiment, agent and seed.
@@ -109,7 +113,9 @@ def load_runs(folder: str | Path) -> list[Run]:
         raise ValueError(
             f"{root} is not a folder; give the folder of an experiment, e.g. runs/demo"
         )
-    configs = [path for depth in ("", "*/", "*/*/") for path in root.glob(f"{depth}config.yaml")]
+    configs = [
+        path for depth in ("", "*/", "*/*/", "*/*/*/") for path in root.glob(f"{depth}config.yaml")
+    ]
     if not configs:
         raise ValueError(f"{root} holds no run folder (no config.yaml); run an experiment first")
     runs = [load_run(path.parent) for path in configs]
@@ -124,6 +130,8 @@ def load_run(folder: Path) -> Run:
     """
     config = _read_yaml(folder / "config.yaml")
     summary = _read_json(folder / "summary.json")
+    if summary:
+        summary = {**summary, **_read_json(folder / "timing.json")}
     agent, env = _section(config, "agent", folder), _section(config, "env", folder)
     name = str(agent.get("name") or "agent")
     columns = _read_rounds(folder / "rounds.csv")
@@ -147,6 +155,28 @@ def load_run(folder: Path) -> Run:
         summary=summary,
         environment=_read_json(folder / "environment.json"),
     )
+
+
+def load_metrics(run: Run) -> dict[str, tuple[FloatArray, FloatArray]]:
+    """What the agent measured of itself: name -> (rounds ascending, values), float64 (n,) each.
+
+    Raises:
+        ValueError: If `metrics.csv` is damaged.
+    """
+    path = run.folder / "metrics.csv"
+    if not path.is_file():
+        return {}
+    text = path.read_text(encoding="utf-8")
+    _, *rows = text[: text.rfind("\n") + 1].splitlines() or [""]
+    points: dict[str, list[tuple[float, float]]] = {}
+    try:
+        for row in rows:
+            index, name, value = row.split(",")
+            points.setdefault(name, []).append((float(index), float(value)))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}; record the run again") from error
+    tables = {name: np.array(pairs) for name, pairs in points.items()}
+    return {name: (table[:, 0], table[:, 1]) for name, table in tables.items()}
 
 
 def load_gallery(run: Run) -> Gallery | None:
@@ -179,7 +209,7 @@ def _section(config: Json, name: str, folder: Path) -> Json:
 
 def _read_yaml(path: Path) -> Json:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read: {reason}") from error

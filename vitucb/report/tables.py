@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from vitucb.report.analysis import AgentResult, Analysis, plotted_rounds
+from vitucb.report.costs import cost_rows
 from vitucb.report.curves import overall_coverage
 from vitucb.report.words import fixed, number
 from vitucb.statistics import Estimate
@@ -86,6 +87,7 @@ def write_tables(analysis: Analysis, folder: Path, prefix: str) -> list[Path]:
         "comparisons": _comparisons_csv(analysis),
         "runs": _runs_csv(analysis),
         "curves": _curves_csv(analysis),
+        "costs": cost_rows(analysis),
     }
     paths = []
     for name, (header, rows) in tables.items():

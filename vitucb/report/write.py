@@ -37,7 +37,8 @@ def write_report(
         out: Folder to write to; made if missing.
         main: Label of the agent that the others are compared with; by default vit-ucb if it
             played, else the first one.
-        include_unfinished: Count unfinished runs too, up to the common horizon, and say so.
+        include_unfinished: Count unfinished runs too, up to the common horizon, and say so; done
+            anyway where no run has finished.
 
     Returns:
         Path of the HTML file, which needs no other file.
@@ -46,7 +47,8 @@ def write_report(
         ValueError: If there is nothing to report, or a run folder is damaged.
     """
     runs = load_runs(runs_folder)
-    groups = group_runs(runs, include_unfinished=include_unfinished)
+    is_in_progress = not any(run.is_finished for run in runs)
+    groups = group_runs(runs, include_unfinished=include_unfinished or is_in_progress)
     wanted = [main if main in group.agents else None for group in groups]
     if main is not None and not any(wanted):
         analyse(groups[0], main=main)
@@ -76,7 +78,7 @@ def _figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
     # Imported here so that `vitucb report --help` does not wait for matplotlib.
     import matplotlib
 
-    from vitucb.report import curves, forest
+    from vitucb.report import arms, curves, diagnostics, forest
 
     styles = line_styles(analysis.results, analysis.main)
     with matplotlib.rc_context(dict(RC)):
@@ -92,6 +94,10 @@ def _figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
             figure = draw(analysis, styles)
             if figure is not None:
                 yield name, figure
+        pulls = arms.arms_figure(analysis)
+        if pulls is not None:
+            yield "arms", pulls
+        yield from diagnostics.diagnostics_figures(analysis, styles)
 
 
 def _galleries(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
