@@ -10,10 +10,12 @@ import pytest
 from PIL import Image
 
 import vitucb
+from vitucb.cli import main
 from vitucb.config import RunConfig, override
 from vitucb.envs.logged import LoggedEnv, made_up_log
 from vitucb.evaluate import Evaluation, evaluate, target_probabilities
 from vitucb.experiment import play
+from vitucb.ope import ESTIMATORS
 from vitucb.saved_policy import held_still, load_policy
 from vitucb.types import Observation
 
@@ -57,6 +59,25 @@ def test_an_agent_is_evaluated_on_the_log_of_another(runs: Callable[..., Path]) 
             assert estimate.effective_sample_size == pytest.approx(75, rel=0.4)
     assert evaluation.warnings == ()
     assert evaluation.rows()[1]["estimator"] == "ips"
+
+
+def test_the_command_prints_facts_and_estimates(
+    runs: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(runs("random", 30))
+    main(["evaluate", folder, "--policy", folder, "--resamples", "20"])
+    printed = capsys.readouterr().out
+    assert "rounds: 30\n" in printed
+    assert "true value: " in printed
+    assert [row.split("|")[1].strip() for row in printed.splitlines() if row.startswith("|")] == [
+        "estimator",
+        "-" * 13,
+        *ESTIMATORS,
+    ]
+    (Path(folder) / "checkpoint" / "state.json").unlink()
+    with pytest.raises(SystemExit):
+        main(["evaluate", folder, "--policy", folder])
+    assert "no checkpoint in it; let the run finish" in capsys.readouterr().err
 
 
 def test_the_logging_policy_has_the_mean_reward_of_its_log() -> None:

@@ -50,7 +50,7 @@ ALLOWED = {
     "ope": {"resampling"},
     "cross_fitting": set(),
     "logged_data": {"config", "cross_fitting", "envs", "experiment", "seeding"},
-    "saved_policy": {"types", "config", "checkpoint", "covariance", "experiment"},
+    "saved_policy": {"types", "config", "checkpoint", "experiment", "resume"},
     "significance": set(),
     "report": {"config", "statistics", "significance", "resampling", "report"},
 }

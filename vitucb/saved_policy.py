@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitucb.config import load_config
-from vitucb.types import Agent, Observation
+from vitucb.types import Agent, Observation, State
 
 Array: TypeAlias = NDArray[np.float64]
 PolicyFunction: TypeAlias = Callable[[Observation], Array]
@@ -32,15 +32,28 @@ def load_policy(folder: str | Path, *, device: str = "cpu") -> PolicyFunction:
     Raises:
         ValueError: If the folder lacks a file, or the agent cannot be built.
     """
-    from vitucb.checkpoint import load_state
     from vitucb.experiment import make_agent, make_env
 
     folder = Path(folder)
     config = load_config(folder / "config.yaml")
     env = make_env(config.env)
     agent = make_agent(config.agent.name, env, seed=config.seed, device=device, config=config.agent)
-    agent.load_state_dict(load_state(folder / "checkpoint"))
+    agent.load_state_dict(_saved_state(folder))
     return held_still(agent)
+
+
+def _saved_state(folder: Path) -> State:
+    """The agent's state at the end of the run, or at the last checkpoint of an unfinished one."""
+    from vitucb.checkpoint import load_state
+    from vitucb.resume import open_snapshots
+
+    if (folder / "checkpoint" / "state.json").is_file():
+        return load_state(folder / "checkpoint")
+    newest = open_snapshots(folder).load_newest(lambda state: None)
+    if newest is None:
+        raise ValueError(f"policy {folder}: no checkpoint in it; let the run finish")
+    state: State = newest["agent"]
+    return state
 
 
 def held_still(agent: Agent) -> PolicyFunction:
