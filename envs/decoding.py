@@ -31,11 +31,17 @@ FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The image in mode RGB: transparency over white, 16-bit gray scaled to 8 bit."""
+    """The image in mode RGB: transparency over white, 16-bit gray scaled to 8 bit.
+
+    Raises:
+        ValueError: If its pixels are floats: 0..1 and 0..255 are as common, and one would be black.
+    """
     from PIL import Image
 
     if image.mode == "RGB":
         return image
+    if image.mode == "F":
+        raise ValueError("its pixels are floats of unknown range; store it with 8 or 16 bits")
     if image.mode.startswith("I"):
         # Pillow would clip 16-bit values at 255, which turns most of the picture white.
         image = Image.fromarray((np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8))
@@ -44,6 +50,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, layered).convert("RGB")
     return image.convert("RGB")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image as its camera was held, by the EXIF tag Orientation."""
+    # Transposition by value of the tag, EXIF 2.32 section 4.6.4 A; 1 is upright.
+    transpositions = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+    orientation = image.getexif().get(0x0112)
+    if not isinstance(orientation, int) or orientation not in transpositions:
+        return image
+    from PIL import Image
+
+    return image.transpose(Image.Transpose(transpositions[orientation]))
 
 
 class LazyImages:
@@ -114,7 +132,7 @@ class LazyImages:
             with self._open_image(index) as image:
                 image.load()
                 self._log_conversion(index, image.mode)
-                return to_rgb(image)
+                return to_rgb(upright(image))
         # Broken files make decoders raise nearly anything: OSError, SyntaxError, struct.error,
         # KeyError...
         except Exception as error:

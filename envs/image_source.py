@@ -139,8 +139,8 @@ def _disk_cache(
         return None
     import PIL
 
-    # Another version of a decoder may give other pixels.
-    version = f"Pillow {PIL.__version__}".encode()
+    # Another decoder, or another rule in decoding.py (count it up), may give other pixels.
+    version = f"rule 1, Pillow {PIL.__version__}".encode()
     return functools.partial(DecodedCache, folder, source.name, source.fingerprint() + version)
 
 

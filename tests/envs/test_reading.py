@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vitucb.config import RunConfig, override
 from vitucb.envs import decoding, npz
@@ -188,6 +188,26 @@ def test_conversion_to_rgb_is_said_once(
         assert load_dataset(tmp_path).images[np.arange(4)].shape == (4, 4, 4, 3)
     assert caplog.text.count("are converted") == 1
     assert f"0.tiff is {kind}; it and others" in caplog.text
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_photographs_stand_upright(tmp_path: Path, orientation: int) -> None:
+    tagged = Image.fromarray(_noise(1)[0]).resize((6, 4))
+    exif = tagged.getexif()
+    exif[0x0112] = orientation
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        tagged.save(tmp_path / name / "0.png", exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(tmp_path / "a" / "0.png"))
+    assert np.array_equal(load_dataset(tmp_path).images[0], np.asarray(expected))
+
+
+def test_floats_of_unknown_range_are_refused(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / name / "0.tiff")
+    with pytest.raises(ValueError, match=r"a.0\.tiff: its pixels are floats of unknown range"):
+        load_dataset(tmp_path)
 
 
 def test_rgb_images_are_not_talked_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

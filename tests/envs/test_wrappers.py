@@ -20,6 +20,8 @@ from vitucb.envs.delayed_reward import draw_delay
 from vitucb.envs.drifting_rewards import cyclic_permutation, drift_share
 from vitucb.envs.image_dataset import ImageDataset
 from vitucb.experiment import make_env
+from vitucb.runner import run
+from vitucb.types import Decision, Observation, State
 
 Env: TypeAlias = gymnasium.Env[Any, Any]
 WRAPPERS: dict[str, Callable[[Env], Env]] = {
@@ -210,6 +212,45 @@ def test_heavy_tail_decays_with_its_index() -> None:
             test.pvalue > 1e-3
             or (1 + (x + 1) / 5) ** -1.5 <= (delays > x).mean() <= (1 + (x - 1) / 5) ** -1.5
         )
+
+
+class _Witness:
+    """Chooses at random and writes down which reward came for which decision."""
+
+    def __init__(self) -> None:
+        self.rng = np.random.default_rng(0)
+        self.rewards: dict[int, float] = {}
+        self.rounds = 0
+
+    def select_action(self, obs: Observation) -> Decision:
+        action = int(self.rng.choice(np.flatnonzero(obs["action_mask"])))
+        self.rounds += 1
+        zeros = np.zeros(len(obs["action_mask"]))
+        return Decision(action, 1.0, zeros, zeros, None, self.rounds - 1, zeros)
+
+    def update(self, obs: Observation, decision: Decision, reward: float) -> dict[str, float]:
+        assert decision.round not in self.rewards
+        self.rewards[decision.round] = reward
+        return {}
+
+    def state_dict(self) -> State:
+        return {}
+
+    def load_state_dict(self, state: State) -> None:
+        pass
+
+
+def test_the_runner_hands_every_reward_to_the_decision_that_earned_it() -> None:
+    env = _arms(horizon=300)
+    for name in WRAPPERS:
+        env = WRAPPERS[name](env)
+    agent = _Witness()
+    rounds = list(run(env, agent, seed=5))
+    drawn = {round.index: round.reward for round in rounds}
+    assert len(drawn) == 300
+    assert all(drawn[index] == reward for index, reward in agent.rewards.items())
+    assert 200 < len(agent.rewards) < 280  # a fifth is lost, the last few are pending
+    assert sum(round.regret for round in rounds) == pytest.approx(rounds[-1].cumulative_regret)
 
 
 def test_an_environment_with_arrivals_of_its_own_is_not_delayed() -> None:
