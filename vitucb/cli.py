@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
-import io
-import itertools
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 import tyro
 
+from vitucb.command_line import (
+    UsageError,
+    cell,
+    parse,
+    pop_option,
+    pop_values,
+    split_options,
+    table,
+)
 from vitucb.config import EnvConfig, RunConfig, load_config, override
-
-ArgsT = TypeVar("ArgsT")
-
-
-class _UsageError(Exception):
-    """A mistake on the command line, already worded for the user."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             raise unknown_name("command", words[0], list(COMMANDS))
         command(words[1:])
-    except (_UsageError, ValueError, TypeError) as error:
+    except (UsageError, ValueError, TypeError) as error:
         _fail(f"vitucb {words[0]}: {error}")
     except BrokenPipeError:
         # The reader of a pipe (`vitucb list | head`) left; silence the flush at exit too.
@@ -69,44 +69,16 @@ def _overview() -> str:
     )
 
 
-def _parse(
-    kind: type[ArgsT], words: Sequence[str], command: str, default: ArgsT | None = None
-) -> ArgsT:
-    """Parse with tyro; its boxed error becomes one line."""
-    boxed = io.StringIO()
-    start = tyro.MISSING_NONPROP if default is None else default
-    try:
-        with contextlib.redirect_stderr(boxed):
-            return tyro.cli(kind, args=list(words), prog=f"vitucb {command}", default=start)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise _UsageError(_condense(boxed.getvalue(), command)) from None
-
-
-def _condense(boxed: str, command: str) -> str:
-    """The message of tyro's error box and its first suggestion, on one line."""
-    rows = [line.strip("│ ") for line in boxed.strip().splitlines()]
-    # The title is drawn into the border, or stands above a rule where the stream is ASCII.
-    inside = rows[1:] if boxed.strip().startswith("╭") else rows[2:]
-    message = " ".join(itertools.takewhile(lambda text: text.strip("─-"), inside))
-    hint = ""
-    if "Perhaps you meant:" in inside[:-1]:
-        option = inside[inside.index("Perhaps you meant:") + 1].split()[0]
-        hint = f"; did you mean {option}?"
-    return f"{message or 'cannot read the arguments'}{hint}; see vitucb {command} --help"
-
-
 def _run(words: list[str]) -> None:
     """Play one agent in one environment and record it."""
-    words, config_file = _pop_option(words, "--config")
+    words, config_file = pop_option(words, "--config")
     explains = "--resume" in words
     words = [word for word in words if word != "--resume"]
     default = load_config(config_file) if config_file else RunConfig()
     if words in (["-h"], ["--help"]):
         print("--config FILE.yaml  settings to start from; options override them")
         print("--resume            say what the run folder holds before going on with it\n")
-    config = _parse(RunConfig, words, "run", default)
+    config = parse(RunConfig, words, "run", default)
     from vitucb.catalog import check_names
     from vitucb.recorder import is_finished, run_folder
     from vitucb.resume import check_same_config, explain
@@ -149,18 +121,6 @@ def _counts(parameters: dict[str, int]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in parameters.items())
 
 
-def _pop_option(words: list[str], option: str) -> tuple[list[str], str | None]:
-    """`words` without `option VALUE` (or `option=VALUE`), and the value."""
-    for i, word in enumerate(words):
-        if word.startswith(f"{option}="):
-            return words[:i] + words[i + 1 :], word.partition("=")[2]
-        if word == option:
-            if i + 1 == len(words):
-                raise _UsageError(f"{option} needs a file name")
-            return words[:i] + words[i + 2 :], words[i + 1]
-    return words, None
-
-
 @dataclass(frozen=True)
 class SweepArgs:
     """What to vary, and where to run it; the options of vitucb run set everything else."""
@@ -180,18 +140,18 @@ def _sweep(words: list[str]) -> None:
     if words in ([], ["-h"], ["--help"]):
         print("--grid KEY=A,B ...  values of a setting; several keys are combined")
         print("--list KEY=A,B ...  values of several settings that advance together\n")
-        _parse(SweepArgs, ["--help"], "sweep")
+        parse(SweepArgs, ["--help"], "sweep")
     from vitucb.catalog import check_names
     from vitucb.recorder import run_folder
     from vitucb.resume import check_same_config
     from vitucb.sweep import expand, parse_values, run_jobs
 
-    words, grid = _pop_values(words, "--grid")
-    words, together = _pop_values(words, "--list")
-    options, words = _split_options(words, SweepArgs)
-    args = _parse(SweepArgs, options, "sweep")
-    words, config_file = _pop_option(words, "--config")
-    base = _parse(RunConfig, words, "sweep", load_config(config_file) if config_file else None)
+    words, grid = pop_values(words, "--grid")
+    words, together = pop_values(words, "--list")
+    options, words = split_options(words, SweepArgs)
+    args = parse(SweepArgs, options, "sweep")
+    words, config_file = pop_option(words, "--config")
+    base = parse(RunConfig, words, "sweep", load_config(config_file) if config_file else None)
     jobs = expand(
         base,
         grid=dict(map(parse_values, grid)),
@@ -216,34 +176,45 @@ def _finish_sweep(base: RunConfig, errors: Mapping[str, str], count: int) -> Non
     print(Path(base.out) / base.experiment)
 
 
-def _pop_values(words: list[str], option: str) -> tuple[list[str], list[str]]:
-    """`words` without every `option A B`, and what followed it up to the next option."""
-    kept: list[str] = []
-    values: list[str] = []
-    target = kept
-    for word in words:
-        if word == option:
-            target = values
-        elif word.startswith(f"{option}="):
-            values.append(word.partition("=")[2])
-        else:
-            target = kept if word.startswith("--") else target
-            target.append(word)
-    return kept, values
+@dataclass(frozen=True)
+class TuneArgs:
+    """How much to search, and where to run it; the options of vitucb run set everything else."""
+
+    trials: int = 20
+    """Points to try; the first one are the settings as given."""
+    seeds: int = 3
+    """Runs per point, on seeds of their own."""
+    engine: str = "processes"
+    """See `vitucb list engines`."""
+    workers: int | None = None
+    """Runs at a time; what cores and memory allow if not given."""
 
 
-def _split_options(words: list[str], kind: type[object]) -> tuple[list[str], list[str]]:
-    """The words of the options of dataclass `kind`, and the other words."""
-    names = {f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(kind)}  # type: ignore[arg-type]  # a dataclass
-    names |= {f"--no-{name[2:]}" for name in names}
-    ours: list[str] = []
-    rest: list[str] = []
-    target = rest
-    for word in words:
-        if word.startswith("--"):
-            target = ours if word.partition("=")[0].replace("_", "-") in names else rest
-        target.append(word)
-    return ours, rest
+def _tune(words: list[str]) -> None:
+    """Search settings by their regret, on seeds and images that evaluations never see."""
+    if words in ([], ["-h"], ["--help"]):
+        print("--search KEY=LOW..HIGH[:log] KEY=A,B ...  settings to search\n")
+        parse(TuneArgs, ["--help"], "tune")
+    from vitucb.catalog import check_names
+    from vitucb.tune import parse_dimension, tune
+
+    words, space = pop_values(words, "--search")
+    options, words = split_options(words, TuneArgs)
+    args = parse(TuneArgs, options, "tune")
+    words, config_file = pop_option(words, "--config")
+    base = parse(RunConfig, words, "tune", load_config(config_file) if config_file else None)
+    check_names(base)
+    best, trials = tune(
+        base,
+        [parse_dimension(text) for text in space],
+        trials=args.trials,
+        seeds=args.seeds,
+        workers=args.workers,
+        engine=args.engine,
+    )
+    rows = [{"trial": t.number, **t.values, "regret": t.regret} for t in trials]
+    print(table(rows), file=sys.stderr)
+    print(best)
 
 
 @dataclass(frozen=True)
@@ -271,7 +242,7 @@ DEMO_AGENTS = ("vit-ucb", "lin-ucb", "greedy", "ucb1", "gaussian-ts", "random", 
 
 def _demo(words: list[str]) -> None:
     """Play the main job: vit-ucb and every baseline on handwritten digits, then a report."""
-    args = _parse(DemoArgs, words, "demo")
+    args = parse(DemoArgs, words, "demo")
     from vitucb.sweep import run_jobs
 
     base = RunConfig(
@@ -296,7 +267,7 @@ def _demo(words: list[str]) -> None:
     for folder, message in errors.items():
         print(f"{folder}: {message}", file=sys.stderr)
     if len(errors) == len(jobs):
-        raise _UsageError("no run came to its end; see the messages above")
+        raise UsageError("no run came to its end; see the messages above")
     _write_report(ReportArgs(str(Path(args.out) / base.experiment), args.report))
 
 
@@ -316,7 +287,7 @@ class ReportArgs:
 
 def _report(words: list[str]) -> None:
     """Write the regret report of an experiment as one HTML file."""
-    args = _parse(ReportArgs, words, "report")
+    args = parse(ReportArgs, words, "report")
     _write_report(args)
 
 
@@ -353,7 +324,7 @@ class EvaluateArgs:
 
 def _evaluate(words: list[str]) -> None:
     """Estimate from a log what a saved agent would have earned on it."""
-    args = _parse(EvaluateArgs, words, "evaluate")
+    args = parse(EvaluateArgs, words, "evaluate")
     from vitucb.evaluate import evaluate, use_threads
 
     use_threads(args.threads)
@@ -368,10 +339,10 @@ def _evaluate(words: list[str]) -> None:
     )
     for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    print("\n".join(f"{name}: {_cell(value)}" for name, value in result.facts.items()))
+    print("\n".join(f"{name}: {cell(value)}" for name, value in result.facts.items()))
     if result.true_value is not None:
-        print(f"true value: {_cell(result.true_value)}")
-    print(f"\n{_table(result.rows())}")
+        print(f"true value: {cell(result.true_value)}")
+    print(f"\n{table(result.rows())}")
 
 
 SUITES = ("scoring", "covariance", "optimizers")
@@ -387,30 +358,14 @@ class BenchArgs:
 
 def _bench(words: list[str]) -> None:
     """Measure scoring, covariance and optimizers side by side, on one thread."""
-    args = _parse(BenchArgs, words, "bench")
+    args = parse(BenchArgs, words, "bench")
     if args.suite not in (*SUITES, "all"):
         from vitucb.registry import unknown_name
 
         raise unknown_name("suite", args.suite, [*SUITES, "all"])
     for suite in SUITES if args.suite == "all" else (args.suite,):
         rows = importlib.import_module(f"vitucb.bench.{suite}").run_suite()
-        print(f"{suite}:\n{_table(rows)}\n")
-
-
-def _table(rows: Sequence[Mapping[str, object]]) -> str:
-    """Rows as a Markdown table, columns in order of first appearance."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [columns, *([_cell(row.get(c, "")) for c in columns] for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    lines = [
-        "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |"
-        for line in cells
-    ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
-
-
-def _cell(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+        print(f"{suite}:\n{table(rows)}\n")
 
 
 def _list(words: list[str]) -> None:
@@ -435,6 +390,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "demo": _demo,
     "run": _run,
     "sweep": _sweep,
+    "tune": _tune,
     "report": _report,
     "evaluate": _evaluate,
     "list": _list,

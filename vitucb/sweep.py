@@ -86,7 +86,7 @@ def _rows(together: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 def _configured(base: RunConfig, setting: Mapping[str, Any], varied: set[str]) -> RunConfig:
     config = base
     for key, value in setting.items():
-        config = override(config, _nested(key, value))
+        config = override(config, nested(key, value))
     ours = {k: v for k, v in setting.items() if k in varied}
     of_agent = {k: v for k, v in ours.items() if k.startswith("agent.")}
     if of_agent:
@@ -99,7 +99,8 @@ def _configured(base: RunConfig, setting: Mapping[str, Any], varied: set[str]) -
     return config
 
 
-def _nested(key: str, value: Any) -> dict[str, Any]:
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """A dotted key and its value as nested mappings, as `override` takes them."""
     for part in reversed(key.split(".")):
         value = {part: value}
     nested: dict[str, Any] = value

@@ -222,6 +222,16 @@ def test_a_gallery_of_many_large_arms_without_estimates_is_drawn() -> None:
     assert "7" in [label.get_text() for label in bars.get_xticklabels()]
 
 
+def test_image_that_all_arms_share_is_drawn_once() -> None:
+    rng = np.random.default_rng(0)
+    truth, one = rng.random((1, 5)), np.array([1])
+    images = rng.integers(0, 255, (1, 1, 16, 16, 3), dtype=np.uint8)
+    figure = gallery_figure(
+        Gallery(one, images, truth, truth, truth, one * 3, truth.argmax(axis=1), one * 1.0)
+    )
+    assert len(figure.axes[0].images) == 1
+
+
 def test_an_unknown_main_agent_is_refused(experiment: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="main 'nobody' has no runs here; choose from vit-ucb"):
         write_report(experiment, tmp_path, main="nobody")

@@ -37,14 +37,13 @@ def arms_figure(analysis: Analysis) -> Figure | None:
     arms = np.sort(arms[pulls[arms] > 0])
     if len(arms) < 2:
         return None
-    panels = [("Share of pulls by arm", _shares(actions, arms))]
+    panels = [("Share of the pulls so far, by arm", _shares(actions, arms))]
     if has_bonus(main):
         panels.append(("Bonus of the arm when pulled", _bonuses(main, actions, arms)))
     texts = [[f"arm {arm}" for arm in arms]] * len(panels)
     figure, all_axes = make_panels(texts, [1.0] * len(panels), height=3.5)
     rounds = plotted_rounds(analysis.group.horizon)
     for axes, (title, curves) in zip(all_axes, panels, strict=True):
-        axes.set_ylim(bottom=0)
         ends = []
         for index, (arm, curve) in enumerate(zip(arms.tolist(), curves, strict=True)):
             style = _style(index)
@@ -60,10 +59,9 @@ def arms_figure(analysis: Analysis) -> Figure | None:
 
 
 def _shares(actions: NDArray[np.int64], arms: NDArray[np.int64]) -> list[FloatArray]:
-    """Trailing share of the rounds in which each arm was pulled, (T,) each, mean over seeds."""
-    window = smoothing_window(actions.shape[1])
-    means = [(actions == arm).mean(axis=0, dtype=np.float64) for arm in arms]
-    return [trailing_mean(mean, window) for mean in means]
+    """Share of the pulls up to each round that went to each arm, (T,) each, all seeds together."""
+    rounds = np.arange(1, actions.shape[1] + 1)
+    return [(actions == arm).mean(axis=0).cumsum() / rounds for arm in arms]
 
 
 def _bonuses(

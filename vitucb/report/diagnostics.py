@@ -74,10 +74,8 @@ def _curves(result: AgentResult, horizon: int) -> dict[str, FloatArray]:
     collected: dict[str, list[FloatArray]] = {}
     for run in result.runs[:_MAX_RUNS]:
         for name, (rounds, values) in load_metrics(run).items():
-            # The last value recorded up to each plotted round.
-            index = np.searchsorted(rounds, at, side="right") - 1
-            held = np.where(index >= 0, values[np.maximum(index, 0)], np.nan)
-            collected.setdefault(name, []).append(held)
+            curve = np.interp(at, rounds, values, left=np.nan)
+            collected.setdefault(name, []).append(curve)
     return {name: _mean(np.stack(parts)) for name, parts in collected.items()}
 
 

@@ -28,7 +28,7 @@ def gallery_figure(gallery: Gallery) -> Figure:
     from matplotlib.figure import Figure
 
     rows = _spaced(len(gallery.round), _MAX_ROWS)
-    arms = min(gallery.images.shape[1], _MAX_ARMS)
+    arms = min(gallery.expected_rewards.shape[1], _MAX_ARMS)
     cell = min(1.0, (_WIDTH_INCHES - _LEFT_INCHES - 0.15) / arms)
     row_height = 0.9 * cell + _BAR_INCHES + 0.42
     height = row_height * len(rows) + 0.42
@@ -69,11 +69,16 @@ def _shown_arms(gallery: Gallery, row: int, arms: int) -> NDArray[np.int64]:
 def _draw_images(axes: Axes, gallery: Gallery, row: int, arms: NDArray[np.int64]) -> None:
     from matplotlib.patches import Rectangle
 
+    # One image that all arms share is drawn once, above the chosen one.
+    is_shared = gallery.images.shape[1] == 1
     for x, arm in enumerate(arms.tolist()):
-        image = _resized(gallery.images[row, arm])
-        axes.imshow(
-            image, extent=(x - 0.42, x + 0.42, 0, 0.84), interpolation="nearest", cmap="gray"
-        )
+        if not is_shared or arm == gallery.action[row]:
+            axes.imshow(
+                _resized(gallery.images[row, 0 if is_shared else arm]),
+                extent=(x - 0.42, x + 0.42, 0, 0.84),
+                interpolation="nearest",
+                cmap="gray",
+            )
         if arm == gallery.action[row]:
             frame = Rectangle((x - 0.45, -0.03), 0.9, 0.9, fill=False, linewidth=2.6)
             frame.set_edgecolor(colour("vermillion"))

@@ -1,0 +1,105 @@
+"""Reading the words of a command: tyro, options of our own, short errors, tables."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import tyro
+
+ArgsT = TypeVar("ArgsT")
+
+
+class UsageError(Exception):
+    """A mistake on the command line, already worded for the user."""
+
+
+def parse(
+    kind: type[ArgsT], words: Sequence[str], command: str, default: ArgsT | None = None
+) -> ArgsT:
+    """Parse with tyro; its boxed error becomes one line."""
+    boxed = io.StringIO()
+    start = tyro.MISSING_NONPROP if default is None else default
+    try:
+        with contextlib.redirect_stderr(boxed):
+            return tyro.cli(kind, args=list(words), prog=f"vitucb {command}", default=start)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UsageError(_condense(boxed.getvalue(), command)) from None
+
+
+def _condense(boxed: str, command: str) -> str:
+    """The message of tyro's error box and its first suggestion, on one line."""
+    rows = [line.strip("│ ") for line in boxed.strip().splitlines()]
+    # The title is drawn into the border, or stands above a rule where the stream is ASCII.
+    inside = rows[1:] if boxed.strip().startswith("╭") else rows[2:]
+    message = " ".join(itertools.takewhile(lambda text: text.strip("─-"), inside))
+    hint = ""
+    if "Perhaps you meant:" in inside[:-1]:
+        option = inside[inside.index("Perhaps you meant:") + 1].split()[0]
+        hint = f"; did you mean {option}?"
+    return f"{message or 'cannot read the arguments'}{hint}; see vitucb {command} --help"
+
+
+def pop_option(words: list[str], option: str) -> tuple[list[str], str | None]:
+    """`words` without `option VALUE` (or `option=VALUE`), and the value."""
+    for i, word in enumerate(words):
+        if word.startswith(f"{option}="):
+            return words[:i] + words[i + 1 :], word.partition("=")[2]
+        if word == option:
+            if i + 1 == len(words):
+                raise UsageError(f"{option} needs a file name")
+            return words[:i] + words[i + 2 :], words[i + 1]
+    return words, None
+
+
+def pop_values(words: list[str], option: str) -> tuple[list[str], list[str]]:
+    """`words` without every `option A B`, and what followed it up to the next option."""
+    kept: list[str] = []
+    values: list[str] = []
+    target = kept
+    for word in words:
+        if word == option:
+            target = values
+        elif word.startswith(f"{option}="):
+            values.append(word.partition("=")[2])
+        else:
+            target = kept if word.startswith("--") else target
+            target.append(word)
+    return kept, values
+
+
+def split_options(words: list[str], kind: type[object]) -> tuple[list[str], list[str]]:
+    """The words of the options of dataclass `kind`, and the other words."""
+    names = {f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(kind)}  # type: ignore[arg-type]  # a dataclass
+    names |= {f"--no-{name[2:]}" for name in names}
+    ours: list[str] = []
+    rest: list[str] = []
+    target = rest
+    for word in words:
+        if word.startswith("--"):
+            target = ours if word.partition("=")[0].replace("_", "-") in names else rest
+        target.append(word)
+    return ours, rest
+
+
+def table(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows as a Markdown table, columns in order of first appearance."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [columns, *([cell(row.get(c, "")) for c in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    lines = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |"
+        for line in cells
+    ]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+
+
+def cell(value: object) -> str:
+    """A value as a table shows it."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
