@@ -110,6 +110,11 @@ def test_too_little_overlap_is_said() -> None:
     assert any("mean weight is 0.278 where 1 is expected" in w for w in evaluation.warnings)
 
 
+def test_few_effective_rounds_are_said() -> None:
+    evaluation = evaluate(made_up_log(20), uniform, num_resamples=FEW)
+    assert any("effective sample size is 20 of 20 rounds" in w for w in evaluation.warnings)
+
+
 def test_a_policy_of_another_number_of_arms_is_refused() -> None:
     with pytest.raises(ValueError, match="2 arms where log digits has 4"):
         target_probabilities(made_up_log(5), lambda obs: np.array([0.5, 0.5]))

@@ -59,6 +59,16 @@ def test_a_run_becomes_a_log_that_knows_the_truth(run_folder: Path) -> None:
     assert log.observation(3)["images"].shape == (4, 8, 8, 3)
 
 
+def test_runs_with_late_rewards_and_masked_arms_are_logs_too(tmp_path: Path) -> None:
+    env = {"num_arms": 4, "delay": {"law": "fixed", "rounds": 3}, "arm_subset": {"min_arms": 2}}
+    settings = {"out": str(tmp_path), "agent": "random", "num_rounds": 20, "tensorboard": False}
+    folder = play(override(RunConfig(), {**settings, "env": env})).folder
+    log = read_run(folder)
+    assert log.propensities is not None
+    np.testing.assert_allclose(log.propensities, 1 / log.mask.sum(axis=1))
+    assert len(set(log.mask.sum(axis=1))) > 1
+
+
 def test_a_run_that_does_not_repeat_is_refused(run_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text((run_folder / "config.yaml").read_text())
     lines = (run_folder / "rounds.csv").read_text().splitlines()
@@ -87,6 +97,13 @@ def test_damaged_runs_are_refused(
         read_run(tmp_path)
     with pytest.raises(ValueError, match=r"config.yaml: No such file"):
         read_run(tmp_path / "nowhere")
+
+
+def test_a_replay_of_a_log_is_no_log(run_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("env: {id: vitucb/Logged-v0}")
+    (tmp_path / "rounds.csv").write_text((run_folder / "rounds.csv").read_text())
+    with pytest.raises(ValueError, match=r"a replay of a log.*give the log 'digits' itself"):
+        read_run(tmp_path)
 
 
 def test_a_sound_log_gives_no_warning() -> None:

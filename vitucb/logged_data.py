@@ -121,6 +121,11 @@ def _replayed(config: RunConfig, recorded: list[_Recorded], folder: Path) -> Ite
     from vitucb.seeding import stream_seed
 
     env = make_env(config.env, config.num_rounds)
+    if env.has_wrapper_attr("acceptance_rate"):
+        raise ValueError(
+            f"{folder}: a replay of a log, whose rejected rounds have no reward; give the log "
+            f"{config.env.dataset or 'digits'!r} itself"
+        )
     obs, _ = env.reset(seed=stream_seed(config.seed, "env"))
     for index, row in enumerate(recorded):
         expected = getattr(env.unwrapped, "expected_rewards", None)
