@@ -18,6 +18,7 @@ reward is on its way are computed anew as well.
 from __future__ import annotations
 
 import abc
+import copy
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -252,7 +253,7 @@ class LastLayerAgent(FeatureAgent):
         waiting = {str(t): [w.image, w.output, w.phi] for t, w in self._pending.items()}
         return super().state_dict() | {
             "model": {name: p.detach().clone() for name, p in self._trainable.items()},
-            "optimizer": self._optimizer.state_dict() if self._optimizer else None,
+            "optimizer": copy.deepcopy(self._optimizer.state_dict()) if self._optimizer else None,
             "history": self._history.state_dict(),
             "rewards": self._rewards.state_dict(),
             "scale": self._scale,
@@ -267,7 +268,7 @@ class LastLayerAgent(FeatureAgent):
             for name, parameter in self._trainable.items():
                 parameter.copy_(state["model"][name])
         if self._optimizer is not None:
-            self._optimizer.load_state_dict(state["optimizer"])
+            self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self._history.load_state_dict(state["history"])
         self._rewards.load_state_dict(state["rewards"])
         self._scale, self._next_rebuild = state["scale"], int(state["next_rebuild"])

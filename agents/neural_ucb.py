@@ -19,6 +19,7 @@ Where one image is the context of all arms the network has one output per arm.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable
@@ -146,7 +147,7 @@ class NeuralUCB(FeatureAgent):
         return super().state_dict() | {
             "network": {n: p.detach().clone() for n, p in self._network.named_parameters()},
             "initial": [p.clone() for p in self._initial],
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": copy.deepcopy(self._optimizer.state_dict()),
             "history": self._history.state_dict(),
             "scale": self._scale.state_dict(),
             "frozen": None if self._frozen is None else self._frozen.state_dict(),
@@ -159,7 +160,7 @@ class NeuralUCB(FeatureAgent):
         self._initial = [
             start.to(p) for start, p in zip(state["initial"], self._initial, strict=True)
         ]
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self._history.load_state_dict(state["history"])
         self._scale.load_state_dict(state["scale"])
         if self._frozen is not None:

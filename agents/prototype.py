@@ -14,6 +14,7 @@ gradient of the chosen arm is not computed a second time. None of these changes 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections import deque
@@ -166,7 +167,7 @@ class Prototype(FeatureAgent):
         """That of the base, trained parameters, optimizer and replay."""
         return super().state_dict() | {
             "model": {name: p.detach().clone() for name, p in self._trainable.items()},
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": copy.deepcopy(self._optimizer.state_dict()),
             "images": [image for image, _ in self._replay],
             "rewards": [reward for _, reward in self._replay],
         }
@@ -177,7 +178,7 @@ class Prototype(FeatureAgent):
         with torch.no_grad():
             for name, parameter in self._trainable.items():
                 parameter.copy_(state["model"][name])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         images = [np.asarray(image, np.uint8) for image in state["images"]]
         self._replay.clear()
         self._replay.extend(zip(images, state["rewards"], strict=True))

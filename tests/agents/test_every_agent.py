@@ -29,17 +29,20 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
         "neural-ucb",
         {"options": {"network": "cnn", "hidden": 8, "steps": 2, "batch_size": 16, "lr": 1e-2}},
     ),
-    "neural-linear": ("neural-linear", {"options": {"refresh_every": 10, "steps": 2}, **FEW}),
-    "neural-linear-frozen": ("neural-linear", {"options": {"train": "none"}, **FEW}),
-    "full-finetune": ("full-finetune", {"training": {"batch_size": 8}}),
-    "prototype": ("prototype", {"options": {"rank": 1, "alpha": 5.0, "replay": 10, "lr": 1e-3}}),
+    "neural-linear": (
+        "neural-linear",
+        {"options": {"refresh_every": 10, "steps": 2, "b0": 0.5}, **FEW},
+    ),
+    "neural-linear-frozen": ("neural-linear", {"options": {"train": "none", "b0": 0.5}, **FEW}),
+    "full-finetune": ("full-finetune", {"training": {"batch_size": 4}}),
+    "prototype": ("prototype", {"options": {"rank": 1, "alpha": 5.0, "replay": 5, "lr": 1e-3}}),
     "prototype-diagonal": (
         "prototype",
         {
             "options": {
                 "rank": 1,
                 "alpha": 5.0,
-                "replay": 10,
+                "replay": 5,
                 "lr": 1e-3,
                 "covariance": "diagonal",
                 "gradients": "batched",
@@ -49,6 +52,9 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 BLIND = {"ucb1", "kl-ucb", "gaussian-ts", "beta-ts", "random", "best-fixed-arm", "oracle"}
 EVERY = sorted(SETTINGS)
+# A variant whose state is that of another one is played for learning and masks only.
+STATEFUL = [key for key in EVERY if key not in ("neural-linear-frozen", "prototype-diagonal")]
+CONTEXTUAL = ["lin-ucb", "lin-ts", "neural-ucb", "neural-ucb-cnn", "neural-linear-frozen"]
 
 
 @cache
@@ -96,13 +102,13 @@ def test_every_agent_is_tested() -> None:
 
 @pytest.mark.parametrize("key", EVERY)
 def test_solves_the_two_arm_identity_problem(key: str) -> None:
-    rounds = 60
+    rounds = 40
     env = two_digits(rounds)
     *_, last = vitucb.run(env, make(key, env), seed=0)
     assert last.cumulative_regret < 0.5 * rounds * 0.45  # a random choice loses 0.45 a round
 
 
-@pytest.mark.parametrize("key", EVERY)
+@pytest.mark.parametrize("key", STATEFUL)
 def test_saved_and_restored_at_half_time_it_decides_as_if_never_stopped(
     key: str, tmp_path: Path
 ) -> None:
@@ -121,6 +127,19 @@ def test_saved_and_restored_at_half_time_it_decides_as_if_never_stopped(
         np.testing.assert_array_equal(decision.mean, r.decision.mean)
         np.testing.assert_array_equal(decision.width, r.decision.width)
         restored.update(r.observation, decision, r.reward)
+
+
+@pytest.mark.parametrize("key", STATEFUL)
+def test_state_kept_in_memory_restores_the_start(key: str) -> None:
+    env = two_digits(5)
+    agent = make(key, env)
+    start = agent.state_dict()
+    first = [r.decision for r in vitucb.run(env, agent, seed=0)]
+    agent.load_state_dict(start)
+    again = [r.decision for r in vitucb.run(env, agent, seed=0)]
+    for a, b in zip(first, again, strict=True):
+        assert (a.action, a.propensity) == (b.action, b.propensity)
+        np.testing.assert_array_equal(a.mean, b.mean)
 
 
 @pytest.mark.parametrize("key", EVERY)
@@ -146,10 +165,10 @@ def test_masks_numbers_of_arms_and_late_rewards_in_any_order(key: str) -> None:
     assert agent._covariance.count == count  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("key", EVERY)
+@pytest.mark.parametrize("key", STATEFUL)
 def test_same_seed_same_actions_and_two_seeds_differ(key: str) -> None:
     def decisions(seed: int) -> list[Decision]:
-        env = two_digits(8)
+        env = two_digits(5)
         return [r.decision for r in vitucb.run(env, make(key, env, seed), seed=0)]
 
     one, two = decisions(0), decisions(0)
@@ -162,11 +181,12 @@ def test_same_seed_same_actions_and_two_seeds_differ(key: str) -> None:
         assert any(differ)
 
 
-@pytest.mark.parametrize("key", ["lin-ucb", "lin-ts", "neural-ucb", "neural-ucb-cnn"])
+@pytest.mark.parametrize("key", CONTEXTUAL)
 def test_one_image_may_be_the_context_of_all_arms(key: str) -> None:
-    env = gym.make("vitucb/ImageContext-v0", dataset=zeros_and_ones(), max_episode_steps=60)
+    rounds = 40
+    env = gym.make("vitucb/ImageContext-v0", dataset=zeros_and_ones(), max_episode_steps=rounds)
     *_, last = vitucb.run(env, make(key, env), seed=0)
-    assert last.cumulative_regret < 0.5 * 60 * 0.5
+    assert last.cumulative_regret < 0.6 * rounds * 0.5  # a random choice loses 0.5 a round
 
 
 def test_agents_that_need_an_image_per_arm_say_so() -> None:
