@@ -2,9 +2,10 @@
 
 Every model is built with random weights, which is all that shapes and speed depend on. A round is
 one call of the gradient features with K = 5 images on one thread: scores and features of all arms,
-without covariance and training. Times are of the processor, not of the clock. Writes the tables of docs/backbones.md.
+without covariance and training. Times are of the processor, not of the clock. Writes the tables of
+docs/backbones.md.
 
-    python scripts/study_backbones.py            # about three minutes
+    python scripts/study_backbones.py            # a quarter of an hour of one core
     python scripts/study_backbones.py --only vit_tiny_patch16_224 eva02_tiny_patch14_224
 """
 

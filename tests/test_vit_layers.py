@@ -90,7 +90,7 @@ def test_calling_the_layer_computes_what_reading_its_weight_did(name: str) -> No
     [
         ("resnet18", "no list of blocks that all hold multi-head attention"),
         ("mixer_s16_224", "no list of blocks"),
-        ("hiera_tiny_224", "no list of blocks"),
+        ("hiera_tiny_224", "a hierarchical transformer"),
         ("xcit_nano_12_p16_224", "batch normalisation, which mixes the images of a batch"),
         ("swin_tiny_patch4_window7_224", "a hierarchical transformer, whose width changes"),
         ("coat_tiny", "several stacks of the same blocks: a multi-scale transformer"),

@@ -91,7 +91,8 @@ def _layers_of_stack(prefix: str, blocks: list[nn.Module], width: int) -> list[V
 
 
 def _is_attention(module: nn.Module) -> bool:
-    return isinstance(getattr(module, "num_heads", None), int) and any(
+    heads = getattr(module, "num_heads", None) or getattr(module, "heads", None)
+    return isinstance(heads, int) and any(
         isinstance(child, nn.Linear) for child in module.children()
     )
 
