@@ -15,7 +15,7 @@ from vitucb.backbone import Preprocess, create_backbone, preprocess_for
 from vitucb.config import AgentConfig
 from vitucb.covariance import FeatureCovariance
 from vitucb.noise import ResidualNoise
-from vitucb.policies import Array, Policy, choose
+from vitucb.policies import Array, Choice, Policy, choose
 from vitucb.types import Decision, Observation, State
 
 
@@ -55,17 +55,7 @@ class FeatureAgent(abc.ABC):
 
     def select_action(self, obs: Observation) -> Decision:
         """Score every arm, let the policy choose, and count the choice in the covariance."""
-        mean, phi = self._score(obs)
-        unit = self._width_unit()
-        width = unit * self._covariance.width(phi).cpu().numpy()
-
-        def covariance() -> Array:
-            joint: Array = unit**2 * self._covariance.cov(phi).cpu().numpy()
-            return joint
-
-        choice = choose(
-            self._policy, mean, width, obs["action_mask"], self._rounds, self._rng, covariance
-        )
+        mean, width, phi, choice = self._choose(obs)
         self._covariance.update(index=choice.action)
         self._rounds += 1
         return Decision(
@@ -77,6 +67,36 @@ class FeatureAgent(abc.ABC):
             round=self._rounds - 1,
             bonus=choice.bonus,
         )
+
+    def probabilities(self, obs: Observation) -> Array:
+        """Probability of choosing each arm now, float64 (K,); changes nothing.
+
+        Raises:
+            ValueError: If the policy does not tell them.
+        """
+        state = self._rng.bit_generator.state
+        choice = self._choose(obs)[-1]
+        self._rng.bit_generator.state = state
+        if choice.probabilities is None:
+            raise ValueError(
+                "the policy tells no probabilities; give its Choice `probabilities`, float64 (K,)"
+            )
+        return choice.probabilities
+
+    def _choose(self, obs: Observation) -> tuple[Array, Array, Tensor, Choice]:
+        """Means and widths (K,), features (K, p) and the choice; draws from the generator."""
+        mean, phi = self._score(obs)
+        unit = self._width_unit()
+        width = unit * self._covariance.width(phi).cpu().numpy()
+
+        def covariance() -> Array:
+            joint: Array = unit**2 * self._covariance.cov(phi).cpu().numpy()
+            return joint
+
+        choice = choose(
+            self._policy, mean, width, obs["action_mask"], self._rounds, self._rng, covariance
+        )
+        return mean, width, phi, choice
 
     def update(self, obs: Observation, decision: Decision, reward: float) -> dict[str, float]:
         """Learn from the reward of an earlier decision."""

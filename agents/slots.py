@@ -7,14 +7,22 @@ problem.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from numpy.typing import NDArray
 
 from vitucb.agents.options import refuse_options
 from vitucb.config import AgentConfig, PolicyConfig
-from vitucb.policies import Array, Mask, argmax_probabilities, make_policy
+from vitucb.policies import (
+    Array,
+    Mask,
+    argmax_probabilities,
+    gaussian_win_probabilities,
+    make_policy,
+)
 from vitucb.seeding import numpy_generator
 from vitucb.types import Decision, Observation, State
 
@@ -164,10 +172,21 @@ class GaussianThompson(SlotAgent):
 
     def select_action(self, obs: Observation) -> Decision:
         """Choose the largest posterior draw; untried slots first."""
-        means, allowed = self.slots.means, self._untried(obs["action_mask"])
-        width = self.slots.noise / np.sqrt(np.maximum(self.slots.chosen, 1))
+        means, width, allowed = self._posterior(obs)
         choice = self._thompson(means, width, allowed, self.rounds, self._rng)
         return self._decision(choice.action, choice.propensity, means, width, choice.bonus)
+
+    def probabilities(self, obs: Observation) -> Array:
+        """Probability of choosing each arm now, float64 (K,); changes nothing."""
+        means, width, mask = self._posterior(obs)
+        probabilities, allowed = np.zeros_like(means), mask.astype(bool)
+        probabilities[allowed] = gaussian_win_probabilities(means[allowed], width[allowed])
+        return probabilities
+
+    def _posterior(self, obs: Observation) -> tuple[Array, Array, Mask]:
+        """Means and deviations of the slots (K,), and which of them are drawn."""
+        width = self.slots.noise / np.sqrt(np.maximum(self.slots.chosen, 1))
+        return self.slots.means, width, self._untried(obs["action_mask"])
 
 
 class UnitRewardAgent(SlotAgent):
@@ -196,13 +215,28 @@ class BetaThompson(UnitRewardAgent):
 
     def select_action(self, obs: Observation) -> Decision:
         """Choose the largest posterior draw."""
-        mask, slots = obs["action_mask"], self.slots
-        a, b = 1 + slots.sums, 1 + slots.pulls - slots.sums
-        draws = self._rng.beta(a, b, size=(_PROPENSITY_DRAWS + 1, len(mask)))
-        wins = np.where(mask.astype(bool), draws, -np.inf).argmax(axis=1)
+        draws, wins = self._draw(obs, self._rng)
+        a, b = self._counts
         mean, width = a / (a + b), np.sqrt(a * b / (a + b + 1)) / (a + b)
         propensity = float(np.mean(wins == wins[0]))
         return self._decision(int(wins[0]), propensity, mean, width, draws[0] - mean)
+
+    def probabilities(self, obs: Observation) -> Array:
+        """Estimated probability of choosing each arm now, float64 (K,); changes nothing."""
+        _, wins = self._draw(obs, copy.deepcopy(self._rng))
+        shares: Array = np.bincount(wins, minlength=len(obs["action_mask"])) / len(wins)
+        return shares
+
+    @property
+    def _counts(self) -> tuple[Array, Array]:
+        """Parameters of the posteriors, (K,) each."""
+        return 1 + self.slots.sums, 1 + self.slots.pulls - self.slots.sums
+
+    def _draw(self, obs: Observation, rng: np.random.Generator) -> tuple[Array, NDArray[np.int64]]:
+        """Posterior draws (n, K), and the best allowed arm of each (n,)."""
+        mask = obs["action_mask"]
+        draws = rng.beta(*self._counts, size=(_PROPENSITY_DRAWS + 1, len(mask)))
+        return draws, np.where(mask.astype(bool), draws, -np.inf).argmax(axis=1)
 
 
 class KLUCB(UnitRewardAgent):
