@@ -6,6 +6,7 @@ prefers good arms. Prints, and writes into docs/off_policy_evaluation.md, the sh
 95 % interval holds the true value, the root mean squared error and the mean effective sample size.
 
     python scripts/study_ope.py --replications 400
+    python scripts/study_ope.py --digits 16       # the same for lin-ucb on logs of real digits
     python scripts/study_ope.py --against-obp     # in an environment that has obp
 """
 
@@ -144,6 +145,61 @@ def table(replications: int, sizes: list[int]) -> str:
     return "\n".join(lines)
 
 
+def digits_table(replications: int, rounds: int = 300) -> str:
+    """Coverage on made-up logs of handwritten digits, for a saved lin-ucb agent, as Markdown."""
+    import torch
+
+    import vitucb
+    from vitucb.config import EnvConfig
+    from vitucb.envs.logged import made_up_log
+    from vitucb.evaluate import evaluate
+    from vitucb.experiment import make_env
+    from vitucb.saved_policy import held_still
+
+    torch.set_num_threads(1)
+    env = make_env(EnvConfig(num_arms=4), 100)
+    agent = vitucb.make_agent("lin-ucb", env, seed=0)
+    for _ in vitucb.run(env, agent, seed=0):
+        pass
+    policy = held_still(agent)
+    logs = [
+        evaluate(made_up_log(rounds, seed=seed), policy, num_resamples=1_000, seed=seed)
+        for seed in range(replications)
+    ]
+    truth = np.array([log.true_value for log in logs])[:, None]
+    low, high, value = (
+        np.array([[getattr(e, f) for e in log.estimates] for log in logs])
+        for f in ("low", "high", "value")
+    )
+    covered = 100 * ((low <= truth) & (truth <= high)).mean(axis=0)
+    rmse = np.sqrt(np.square(value - truth).mean(axis=0))
+    width = (high - low).mean(axis=0)
+    lines = [
+        f"{replications} logs of {rounds} rounds; the log earned "
+        f"{np.mean([log.logged_value for log in logs]):.3f} a round, the agent would have earned "
+        f"{truth.mean():.3f}.",
+        "",
+        "| | " + " | ".join(ESTIMATORS) + " |",
+        "|---|" + "---|" * len(ESTIMATORS),
+    ]
+    for name, row, form in (
+        ("coverage (%)", covered, "{:.0f}"),
+        ("root mean squared error", rmse, "{:.3f}"),
+        ("mean width of the interval", width, "{:.3f}"),
+    ):
+        lines.append(f"| {name} | {' | '.join(form.format(cell) for cell in row)} |")
+    return "\n".join(lines)
+
+
+def write(section: str, text: str) -> None:
+    """Replace a marked section of the page."""
+    print(text)
+    begin, end = f"<!-- {section} begins -->", f"<!-- {section} ends -->"
+    head, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
+    tail = rest.partition(end)[2]
+    PAGE.write_text(f"{head}{begin}\n{text}\n{end}{tail}", encoding="utf-8")
+
+
 def compare_with_obp() -> None:
     """Largest difference from Open Bandit Pipeline's estimators on one log."""
     import obp.ope as obp  # type: ignore[import-not-found,unused-ignore]
@@ -181,17 +237,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--replications", type=int, default=400)
     parser.add_argument("--sizes", type=int, nargs="+", default=[200, 1_000, 5_000])
+    parser.add_argument("--digits", type=int, default=0, metavar="LOGS")
     parser.add_argument("--against-obp", action="store_true")
     arguments = parser.parse_args()
     if arguments.against_obp:
         compare_with_obp()
         return
-    text = table(arguments.replications, arguments.sizes)
-    begin, end = "<!-- study_ope begins -->", "<!-- study_ope ends -->"
-    page = PAGE.read_text(encoding="utf-8")
-    head, _, rest = page.partition(begin)
-    tail = rest.partition(end)[2]
-    PAGE.write_text(f"{head}{begin}\n{text}\n{end}{tail}", encoding="utf-8")
+    if arguments.digits:
+        write("study_ope digits", digits_table(arguments.digits))
+        return
+    write("study_ope", table(arguments.replications, arguments.sizes))
 
 
 if __name__ == "__main__":
