@@ -1,32 +1,40 @@
 """ViT-UCB: a LoRA ViT that learns online, with a bonus from the covariance of its LoRA gradients.
 
-One round: one batched forward and one batched backward give the mean reward and the gradient
-feature of every arm; the policy adds the confidence width; the chosen arm's feature enters the
-covariance at once; its image and reward enter the replay; a few optimizer steps follow. The
-adapters move, so the features in the covariance go stale: they are recomputed whenever the
-history has doubled.
+One round: one batched forward and one batched backward give the score and the gradient feature of
+every arm; the policy adds the confidence width; the chosen arm's feature enters the covariance at
+once; its image and reward enter the replay when the reward comes; a few optimizer steps follow. The
+adapters move, so the features in the covariance go stale: they are computed anew when the history
+has doubled or when they have moved.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitucb.adapters import LoRAPair, add_lora, lora_pairs
+from vitucb.adapters import add_lora, lora_pairs
+from vitucb.agents.feature_agent import chosen_image, is_image_context, num_label_actions
+from vitucb.agents.options import refuse_options
 from vitucb.backbone import Preprocess, create_backbone, preprocess_for
-from vitucb.config import AgentConfig
-from vitucb.covariance import FeatureCovariance, make_covariance
-from vitucb.gradient_features import LastLayerFeatures, LoRAGradientFeatures
-from vitucb.noise import ResidualNoise
+from vitucb.change_detection import ChangeDetector
+from vitucb.config import AgentConfig, PolicyConfig
+from vitucb.covariance import FeatureCovariance, make_covariance, oful_radius
+from vitucb.covariance.grouped import GroupedCovariance
+from vitucb.covariance.projected import ProjectedCovariance
+from vitucb.feature_history import FeatureHistory, RefreshSettings
+from vitucb.feature_maps import FeatureMap, FeatureScale, GradientMap, LastLayerMap
+from vitucb.links import LINKS
+from vitucb.logistic_head import LogisticHead
 from vitucb.optim import create_optimizer
-from vitucb.policies import Policy, make_policy
+from vitucb.policies import Array, Choice, Policy, choose, make_policy
 from vitucb.replay import Replay
 from vitucb.reward_model import RewardModel
 from vitucb.ridge_head import RidgeHead
@@ -35,142 +43,210 @@ from vitucb.trainer import OnlineTrainer
 from vitucb.types import Decision, Observation, State
 
 _logger = logging.getLogger(__name__)
-_FIRST_REBUILD = 16
-_REBUILD_BATCH = 64
 
-
-class FeatureMap(Protocol):
-    """Scores and features of a batch of images."""
-
-    @property
-    def dim(self) -> int:
-        """Number of features p."""
-        ...
-
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores (K,) and unscaled features (K, dim) of images (K, 3, H, W)."""
-        ...
+# These compare optimistic or sampled values, which any increasing link leaves in order; the others
+# compare expected rewards.
+_POLICIES_ON_THE_LINK_SCALE = ("ucb", "thompson", "greedy")
 
 
 class ViTUCB:
-    """Reward model, feature map, covariance, policy and trainer put together."""
+    """Reward model, feature history, policy and trainer put together.
+
+    Attributes:
+        trainer: Holds the reward model and the replay, and trains.
+        history: Features of past choices and their covariance.
+        parameters: Counts of adapted, trainable and tracked parameters.
+    """
 
     def __init__(
         self,
         trainer: OnlineTrainer,
-        features: FeatureMap,
-        covariance: FeatureCovariance,
+        history: FeatureHistory,
         policy: Policy,
+        config: PolicyConfig,
         rng: np.random.Generator,
-        *,
-        rebuild: bool = True,
+        detector: ChangeDetector | None = None,
     ) -> None:
         """Put the parts together.
 
         Args:
             trainer: Holds the reward model and the replay, and trains.
-            features: Scores and features of a batch of images under that model.
-            covariance: A over `features.dim` features.
+            history: Scores arms, and keeps the covariance of what was chosen.
             policy: Turns means and widths into an action.
+            config: Of the policy: which radius multiplies the width.
             rng: Generator of the policy.
-            rebuild: Recompute the features in the covariance whenever the history has doubled.
+            detector: Notices that rewards have drifted, and makes the agent start again.
         """
-        self.trainer, self.covariance = trainer, covariance
-        self._features, self._policy, self._rng = features, policy, rng
-        self._noise = ResidualNoise()
-        self._rounds = self._rewarded = 0
-        self._next_rebuild: float = _FIRST_REBUILD if rebuild else math.inf
-        self.parameters = _count_parameters(trainer.model, features.dim)
+        self.trainer, self.history = trainer, history
+        self._policy, self._config, self._rng = policy, config, rng
+        self._detector = detector
+        self._rounds = 0
+        self.parameters = _count_parameters(trainer.model, history.covariance.dim)
+
+    @property
+    def covariance(self) -> FeatureCovariance:
+        """A over the features of past choices."""
+        return self.history.covariance
 
     def select_action(self, obs: Observation) -> Decision:
         """Score all arms at once, choose, and count the choice in the covariance."""
-        score, phi = self._score(obs["images"])
-        phi = phi * _inverse_rms_norm(phi)
-        mean = self.trainer.predictions(score)
-        width = self._noise.std * self.covariance.width(phi).cpu().numpy()
-        choice = self._policy(mean, width, obs["action_mask"], self._rounds, self._rng)
-        self.covariance.update(index=choice.action)
+        return self.select_actions([obs])[0]
+
+    def select_actions(self, observations: Sequence[Observation]) -> list[Decision]:
+        """Choose for several contexts with one pass of the model.
+
+        Every choice counts in the covariance before the next one is made, so that a batch does not
+        explore the same thing again and again.
+        """
+        sizes = [len(obs["action_mask"]) for obs in observations]
+        images = [image for obs in observations for image in _arm_images(obs)]
+        actions = np.concatenate([_outputs(obs) for obs in observations])
+        self.trainer.model.eval()
+        scores, phi = self.history.score(images, actions)
+        decisions, start = [], 0
+        for obs, size in zip(observations, sizes, strict=True):
+            arms = slice(start, start + size)
+            scaled = self.history.scaled(images[arms], actions[arms], phi[arms])
+            decisions.append(self._decide(obs, scores[arms], scaled))
+            start += size
+        return decisions
+
+    def _decide(self, obs: Observation, scores: Tensor, phi: Tensor) -> Decision:
+        self.history.decay()
+        score = scores.double().cpu().numpy()
+        unit = self._width_unit()
+        width = unit * self.covariance.width(phi).cpu().numpy()
+        mean, width, choice = self._choose(score, width, phi, unit, obs["action_mask"])
+        action = choice.action
+        self.history.choose(
+            action,
+            float(self.trainer.link.weight(score)[action]),
+            self._rounds,
+            chosen_image(obs, action),
+            int(_outputs(obs)[action]),
+        )
         self._rounds += 1
         return Decision(
-            action=choice.action,
+            action=action,
             propensity=choice.propensity,
             mean=mean,
             width=width,
-            phi=phi[choice.action],
+            phi=phi[action],
             round=self._rounds - 1,
             bonus=choice.bonus,
         )
 
+    def _choose(
+        self, score: Array, width: Array, phi: Tensor, unit: float, mask: NDArray[np.int8]
+    ) -> tuple[Array, Array, Choice]:
+        """Means and widths in reward units (K,), and the choice."""
+        link = self.trainer.link
+        values = link.decision_scale(score)
+        mean = link.reward(values, width)
+        reward_width = (link.reward(values + width) - link.reward(values - width)) / 2
+        compares_values = self._config.name in _POLICIES_ON_THE_LINK_SCALE
+        given, given_width = (values, width) if compares_values else (mean, reward_width)
+
+        def joint() -> Array:
+            covariance: Array = unit**2 * self.covariance.cov(phi).cpu().numpy()
+            return covariance
+
+        choice = choose(self._policy, given, given_width, mask, self._rounds, self._rng, joint)
+        return mean, reward_width, choice
+
+    def _width_unit(self) -> float:
+        """Confidence width per sqrt(phi' A^-1 phi), on the scale of the link."""
+        noise = self.trainer.link.width_scale
+        if self._config.radius == "constant":
+            return 1.0
+        if self._config.radius == "oful":
+            return oful_radius(
+                self.covariance.log_det,
+                noise=noise,
+                ridge=self.covariance.ridge,
+                norm_bound=self._config.norm_bound,
+                delta=self._config.delta,
+            )
+        return noise
+
     def update(self, obs: Observation, decision: Decision, reward: float) -> dict[str, float]:
-        """Remember the chosen image and its reward, train, and refresh the covariance when due."""
-        self._noise.add(reward - float(decision.mean[decision.action]))
-        metrics = self.trainer.observe(obs["images"][decision.action], reward)
-        metrics["score/noise"] = self._noise.std
-        metrics["covariance/log_det"] = self.covariance.log_det
-        self._rewarded += 1
-        if self._rewarded >= self._next_rebuild:
-            metrics["covariance/stale_ratio"] = self._rebuild()
-            self._next_rebuild *= 2
+        """Remember the chosen image and its reward, train, and refresh the covariance when due.
+
+        Rewards may come at any time and in any order.
+        """
+        return self.update_batch([(obs, decision, reward)])
+
+    def update_batch(
+        self, feedback: Sequence[tuple[Observation, Decision, float]]
+    ) -> dict[str, float]:
+        """Learn from several rewards; returns the metrics of the last."""
+        metrics: dict[str, float] = {}
+        for obs, decision, reward in feedback:
+            metrics |= self._learn(obs, decision, reward)
         return metrics
 
-    def _score(self, images: NDArray[np.uint8] | list[NDArray[np.uint8]]) -> tuple[Tensor, Tensor]:
-        self.trainer.model.eval()
-        return self._features(self.trainer.inputs(images))
+    def _learn(self, obs: Observation, decision: Decision, reward: float) -> dict[str, float]:
+        action = decision.action
+        error = reward - float(decision.mean[action])
+        self.trainer.link.add_error(error)
+        output = int(_outputs(obs)[action])
+        metrics, slot = self.trainer.observe(chosen_image(obs, action), reward, output)
+        self.history.rewarded(decision.round, slot)
+        if self.trainer.fresh_rows is not None:
+            self.history.replace(*self.trainer.fresh_rows)
+            self.trainer.fresh_rows = None
+        if self._detector is not None:
+            metrics["drift/reset"] = float(self._detector.add(error))
+            if metrics["drift/reset"]:
+                self.trainer.forget_history()
+                self.history.forget(self._rounds)
+        metrics |= self.history.refresh(self._rounds)
+        return metrics | self._state_of_knowledge()
 
-    def _rebuild(self) -> float:
-        """Recompute the features of the history; how much the stale ones overstated the width."""
-        replay = self.trainer.replay
-        probe = self._history_features(slice(-_REBUILD_BATCH, None))
-        scale = _inverse_rms_norm(probe)
-        stale = self.covariance.width(probe * scale).mean()
-        starts = range(0, len(replay), _REBUILD_BATCH)
-        chunks = (self._history_features(slice(i, i + _REBUILD_BATCH)) * scale for i in starts)
-        # A replay past its capacity is a uniform sample: each item stands for several rounds.
-        self.covariance.rebuild(chunks, weight=replay.seen / len(replay))
-        fresh = self.covariance.width(probe * scale).mean()
-        return float(stale / fresh.clamp_min(1e-12))
-
-    def _history_features(self, slots: slice) -> Tensor:
-        return self._score(self.trainer.replay.items(slots)[0])[1]
+    def _state_of_knowledge(self) -> dict[str, float]:
+        log_det, ridge = self.covariance.log_det, self.covariance.ridge
+        gained = math.log1p(max(self.covariance.count, 1) / ridge)
+        return {
+            "score/noise": self.trainer.link.width_scale,
+            "covariance/log_det": log_det,
+            "covariance/effective_dimension": log_det / gained,
+        }
 
     def save_adapter(self, folder: Path) -> None:
         """Write the adapters so that `peft.PeftModel.from_pretrained` reads them."""
         self.trainer.model.backbone.save_pretrained(str(folder))  # type: ignore[operator]  # a PeftModel
 
     def state_dict(self) -> State:
-        """Trainer, covariance, noise, counters and generator."""
+        """Trainer, feature history, detector, counter and generator."""
         return {
             "trainer": self.trainer.state_dict(),
-            "covariance": self.covariance.state_dict(),
-            "noise": self._noise.state_dict(),
+            "history": self.history.state_dict(),
+            "detector": None if self._detector is None else self._detector.state_dict(),
             "rounds": self._rounds,
-            "rewarded": self._rewarded,
-            "next_rebuild": self._next_rebuild,
             "rng": self._rng.bit_generator.state,
         }
 
     def load_state_dict(self, state: State) -> None:
         """Restore what `state_dict` returned."""
         self.trainer.load_state_dict(state["trainer"])
-        self.covariance.load_state_dict(state["covariance"])
-        self._noise.load_state_dict(state["noise"])
-        self._rounds, self._rewarded = int(state["rounds"]), int(state["rewarded"])
-        self._next_rebuild = float(state["next_rebuild"])
+        self.history.load_state_dict(state["history"])
+        if self._detector is not None:
+            self._detector.load_state_dict(state["detector"])
+        self._rounds = int(state["rounds"])
         self._rng.bit_generator.state = state["rng"]
 
 
-def _inverse_rms_norm(phi: Tensor) -> float:
-    """1 / sqrt(mean |phi|^2) of today's arms, the factor that makes the ridge free of units.
+def _arm_images(obs: Observation) -> list[NDArray[np.uint8]]:
+    """An image for every arm; the context's again and again where arms share it."""
+    if is_image_context(obs):
+        return [obs["images"][0]] * len(obs["action_mask"])
+    return list(obs["images"])
 
-    Today's and not the first round's: LoRA gradients grow with the head, which starts near zero.
 
-    Raises:
-        ValueError: If a feature is not finite.
-    """
-    rms = float(phi.double().square().sum(dim=1).mean().sqrt())
-    if not math.isfinite(rms):
-        raise ValueError("the features of the arms are not finite; lower agent.optimizer.lr")
-    return 1 / rms if rms > 0 else 1.0
+def _outputs(obs: Observation) -> NDArray[np.int64]:
+    """Which output of the model scores each arm, (K,)."""
+    arms = len(obs["action_mask"])
+    return np.arange(arms) if is_image_context(obs) else np.zeros(arms, np.int64)
 
 
 def _count_parameters(model: RewardModel, tracked: int) -> dict[str, int]:
@@ -179,16 +255,12 @@ def _count_parameters(model: RewardModel, tracked: int) -> dict[str, int]:
     counts = {
         "adapted_layers": len(pairs),
         "adapted_tensors": 2 * len(pairs),
-        "adapter_parameters": _adapter_parameters(pairs),
+        "adapter_parameters": sum(pair.A.numel() + pair.B.numel() for pair in pairs),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "tracked_features": tracked,
     }
     _logger.info("vit-ucb: %s", counts)
     return counts
-
-
-def _adapter_parameters(pairs: list[LoRAPair]) -> int:
-    return sum(pair.A.numel() + pair.B.numel() for pair in pairs)
 
 
 def build(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -> ViTUCB:
@@ -197,6 +269,8 @@ def build(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -
     Raises:
         ValueError: If a name or a setting of `config` is not usable.
     """
+    refuse_options(config)
+    _check(config)
     backbone = create_backbone(config.backbone, weights=config.weights, img_size=config.img_size)
     preprocess = preprocess_for(backbone, device)
     num_features = int(backbone.num_features)  # type: ignore[arg-type]  # timm sets an int
@@ -208,26 +282,87 @@ def build(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -
         blocks=config.lora.blocks,
         seed=stream_seed(seed, "adapters"),
     )
-    model = RewardModel(adapted, num_features, seed=stream_seed(seed, "head")).to(device)
-    features = _feature_map(config, model)
-    return ViTUCB(
-        trainer=_trainer(config, model, preprocess, seed),
-        features=features,
-        covariance=make_covariance(
-            config.covariance.name,
-            features.dim,
-            ridge=config.covariance.ridge,
-            rank=config.covariance.rank,
-            seed=stream_seed(seed, "covariance"),
+    outputs = num_label_actions(env) or 1
+    model = RewardModel(
+        adapted, num_features, num_outputs=outputs, seed=stream_seed(seed, "head")
+    ).to(device)
+    features, covariance = _features(config, model, seed)
+    trainer = _trainer(config, model, preprocess, features, seed)
+    history = FeatureHistory(
+        features,
+        covariance,
+        FeatureScale(features.dims),
+        trainer.replay,
+        trainer.link,
+        trainer.inputs,
+        RefreshSettings(
+            config.training.rebuild, config.training.drift_threshold, config.training.discount
         ),
-        policy=make_policy(config.policy),
-        rng=numpy_generator(seed, "policy"),
-        rebuild=config.training.rebuild == "doubling",
+    )
+    return ViTUCB(
+        trainer,
+        history,
+        make_policy(config.policy),
+        config.policy,
+        numpy_generator(seed, "policy"),
+        ChangeDetector() if config.training.reset_on_drift else None,
     )
 
 
+def _check(config: AgentConfig) -> None:
+    if config.training.rebuild == "replay" and config.readout != "head":
+        raise ValueError(
+            "agent.training.rebuild replay takes rows from the pass that trains, which "
+            "differentiates the live score; set agent.readout to head"
+        )
+    if config.training.rebuild == "replay" and config.features != "lora-gradient":
+        raise ValueError(
+            f"agent.training.rebuild replay needs agent.features lora-gradient, "
+            f"not {config.features}"
+        )
+
+
+def _features(
+    config: AgentConfig, model: RewardModel, seed: int
+) -> tuple[FeatureMap, FeatureCovariance]:
+    """The feature map and the covariance it feeds, one group or two."""
+
+    def covariance(dim: int) -> FeatureCovariance:
+        return make_covariance(
+            config.covariance.name,
+            dim,
+            ridge=config.covariance.ridge,
+            rank=config.covariance.rank,
+            seed=stream_seed(seed, "covariance"),
+        )
+
+    last_layer = LastLayerMap(model)
+    if config.features == "last-layer":
+        return last_layer, covariance(last_layer.dims[0])
+    tracked = sum(pair.A.numel() + pair.B.numel() for pair in lora_pairs(model))
+    of_gradients = covariance(tracked)
+    features = GradientMap(
+        model,
+        fixed_readout=config.readout == "prior",
+        projection=(
+            of_gradients.projection if isinstance(of_gradients, ProjectedCovariance) else None
+        ),
+        with_last_layer=config.features == "both",
+    )
+    if features.gradients.dim != tracked:
+        raise RuntimeError(f"{features.gradients.dim} features of {tracked} adapter parameters")
+    if config.features == "lora-gradient":
+        return features, of_gradients
+    groups = {"adapters": of_gradients, "head": covariance(last_layer.dims[0])}
+    return features, GroupedCovariance(groups)
+
+
 def _trainer(
-    config: AgentConfig, model: RewardModel, preprocess: Preprocess, seed: int
+    config: AgentConfig,
+    model: RewardModel,
+    preprocess: Preprocess,
+    features: FeatureMap,
+    seed: int,
 ) -> OnlineTrainer:
     by_gradient = config.head == "gradient"
     optimizer = create_optimizer(
@@ -238,21 +373,17 @@ def _trainer(
         other_lr=config.optimizer.head_lr,
         **config.optimizer.options,
     )
+    solver = LogisticHead if config.link == "bernoulli" else RidgeHead
+    training = config.training
     return OnlineTrainer(
         model=model,
         preprocess=preprocess,
         optimizer=optimizer,
-        replay=Replay(config.training.replay_capacity, numpy_generator(seed, "replay")),
-        training=config.training,
-        ridge_head=None if by_gradient else RidgeHead(model.head, config.head_ridge),
+        replay=Replay(training.replay_capacity, numpy_generator(seed, "replay"), training.replay),
+        training=training,
+        link=LINKS[config.link](),
+        closed_form=None if by_gradient else solver(model.head, config.head_ridge),
+        gradients=(
+            features if training.rebuild == "replay" and isinstance(features, GradientMap) else None
+        ),
     )
-
-
-def _feature_map(config: AgentConfig, model: RewardModel) -> FeatureMap:
-    if config.features == "last-layer":
-        return LastLayerFeatures(model)
-    features = LoRAGradientFeatures(model)
-    expected = _adapter_parameters(lora_pairs(model))
-    if features.dim != expected:
-        raise RuntimeError(f"{features.dim} features tracked of {expected} adapter parameters")
-    return features

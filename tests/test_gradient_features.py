@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vitucb.adapters import LoRAPair, add_lora, lora_pairs
 from vitucb.covariance.countsketch import CountSketch
-from vitucb.gradient_features import LastLayerFeatures, LoRAGradientFeatures
+from vitucb.gradient_features import LoRAGradientFeatures
 from vitucb.reward_model import RewardModel
 
 
@@ -277,13 +277,3 @@ def test_wrong_score_shape_is_refused() -> None:
 
     with pytest.raises(ValueError, match="must give"):
         LoRAGradientFeatures(Column(), lora_pairs(model))(make_images(2))
-
-
-def test_last_layer_features_are_the_head_gradient() -> None:
-    model, images = make_model(), make_images(3)
-    features = LastLayerFeatures(model)
-    mean, phi = features(images)
-    grads = torch.autograd.grad(model(images)[1], [model.head.weight, model.head.bias])
-    torch.testing.assert_close(phi[1], torch.cat([g.flatten() for g in grads]))
-    torch.testing.assert_close(mean, model(images).detach())
-    assert phi.shape == (3, features.dim) == (3, 25)

@@ -16,9 +16,10 @@ def filled(capacity: int, items: int, seed: int = 0) -> Replay:
 
 
 def test_below_capacity_everything_is_kept_in_order() -> None:
-    images, rewards = filled(10, 7).items(slice(None))
-    np.testing.assert_array_equal(rewards, np.arange(7))
-    assert [int(image[0, 0, 0]) for image in images] == list(range(7))
+    batch = filled(10, 7).items(slice(None))
+    np.testing.assert_array_equal(batch.rewards, np.arange(7))
+    np.testing.assert_array_equal(batch.slots, np.arange(7))
+    assert [int(image[0, 0, 0]) for image in batch.images] == list(range(7))
 
 
 def test_sample_has_the_asked_size_no_repeats_and_the_newest() -> None:
@@ -44,16 +45,32 @@ def test_full_memory_says_which_slot_changed() -> None:
     for i in range(40):
         slot = replay.add(np.full((2, 2, 3), 7, np.uint8), 100.0 + i)
         if slot is not None:
-            assert replay.items(np.array([slot]))[1][0] == 100.0 + i
+            assert replay.items(np.array([slot])).rewards[0] == 100.0 + i
 
 
 def test_reservoir_is_uniform_over_the_history() -> None:
     kept = np.zeros(40)
     for seed in range(600):
-        _, rewards = filled(10, 40, seed).items(slice(None))
-        kept[rewards.astype(int)] += 1
+        batch = filled(10, 40, seed).items(slice(None))
+        kept[batch.rewards.astype(int)] += 1
     # Each item is kept with probability 1/4: mean 150, standard deviation 10.6.
     assert abs(kept - 150).max() < 4.5 * 10.6
+
+
+def test_window_keeps_the_newest() -> None:
+    replay = Replay(5, np.random.default_rng(0), "window")
+    for i in range(13):
+        replay.add(np.zeros((2, 2, 3), np.uint8), float(i), action=i % 3)
+    batch = replay.items(slice(None))
+    assert sorted(batch.rewards) == [8, 9, 10, 11, 12]
+    np.testing.assert_array_equal(batch.actions, batch.rewards % 3)
+
+
+def test_cleared_replay_is_empty() -> None:
+    replay = filled(5, 9)
+    replay.clear()
+    assert (len(replay), replay.seen) == (0, 0)
+    assert replay.add(np.zeros((2, 2, 3), np.uint8), 1.0) == 0
 
 
 def test_kept_image_is_a_copy() -> None:
@@ -61,7 +78,7 @@ def test_kept_image_is_a_copy() -> None:
     image = np.zeros((2, 2, 3), np.uint8)
     replay.add(image, 1.0)
     image[:] = 9
-    assert replay.items(slice(None))[0][0].max() == 0
+    assert replay.items(slice(None)).images[0].max() == 0
 
 
 def test_restored_replay_continues_identically() -> None:

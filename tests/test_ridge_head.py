@@ -17,10 +17,14 @@ def problem(n: int = 40, d: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
     return h, y
 
 
+def put(head: RidgeHead, slots: Tensor, h: Tensor, y: Tensor) -> None:
+    head.put(slots, h, y, torch.zeros(len(slots), dtype=torch.int64))
+
+
 def fitted(h: Tensor, y: Tensor, ridge: float, prior: nn.Linear) -> tuple[RidgeHead, nn.Linear]:
     head, target = RidgeHead(prior, ridge), nn.Linear(h.shape[1], 1).double()
-    head.set(torch.arange(len(h)), h)
-    head.fit(target, y)
+    put(head, torch.arange(len(h)), h, y)
+    head.fit(target, 0.0, 1.0)
     return head, target
 
 
@@ -69,8 +73,8 @@ def test_without_information_the_prior_stays() -> None:
 def test_refreshed_features_replace_the_old_ones() -> None:
     h, y = problem()
     head, target = fitted(torch.zeros_like(h), y, 0.1, zero_prior(6))
-    head.set(torch.arange(len(h)).flip(0), h.flip(0))
-    head.fit(target, y)
+    put(head, torch.arange(len(h)).flip(0), h.flip(0), y.flip(0))
+    head.fit(target, 0.0, 1.0)
     _, expected = fitted(h, y, 0.1, zero_prior(6))
     torch.testing.assert_close(target.weight, expected.weight)
 
@@ -81,9 +85,72 @@ def test_restored_head_continues_identically() -> None:
     restored, other = RidgeHead(nn.Linear(6, 1), 0.1), nn.Linear(6, 1).double()
     restored.load_state_dict(head.state_dict())
     for one, two in ((head, target), (restored, other)):
-        one.set(torch.arange(30, 40), h[30:])
-        one.fit(two, y)
+        put(one, torch.arange(30, 40), h[30:], y[30:])
+        one.fit(two, 0.0, 1.0)
     torch.testing.assert_close(target.weight, other.weight, rtol=0, atol=0)
+
+
+def test_targets_are_rewards_in_the_given_unit() -> None:
+    h, y = problem()
+    head, target = fitted(h, y, 0.1, zero_prior(6))
+    head.fit(target, 3.0, 2.0)
+    _, expected = fitted(h, (y - 3.0) / 2.0, 0.1, zero_prior(6))
+    torch.testing.assert_close(target.weight, expected.weight)
+    torch.testing.assert_close(target.bias, expected.bias)
+
+
+def test_replaced_observation_leaves_no_trace() -> None:
+    h, y = problem()
+    head, target = fitted(h, y, 0.1, zero_prior(6))
+    put(head, torch.tensor([4]), h[:1], y[:1])
+    head.fit(target, 0.0, 1.0)
+    kept = torch.arange(len(h)) != 4
+    h2, y2 = torch.cat([h[kept], h[:1]]), torch.cat([y[kept], y[:1]])
+    _, expected = fitted(h2, y2, 0.1, zero_prior(6))
+    torch.testing.assert_close(target.weight, expected.weight)
+
+
+def test_forgetting_weighs_observations_by_age() -> None:
+    h, y = problem(6, 3)
+    head, target = RidgeHead(zero_prior(3), 0.1), nn.Linear(3, 1).double()
+    for i in range(6):
+        head.forget(0.5)
+        put(head, torch.tensor([i]), h[i : i + 1], y[i : i + 1])
+    put(head, torch.arange(3), h[:3], y[:3])  # a refresh keeps the weight
+    head.fit(target, 0.0, 1.0)
+    w = 0.5 ** torch.arange(5, -1, -1).double()
+    centred = h - (w[:, None] * h).sum(0) / w.sum()
+    penalty = 0.1 * (w * h.square().sum(1)).sum() / w.sum() * torch.eye(3)
+    gram = (centred.T * w) @ centred + penalty
+    expected = torch.linalg.solve(gram, (centred.T * w) @ (y - (w * y).sum() / w.sum()))
+    torch.testing.assert_close(target.weight.detach()[0], expected)
+
+
+def test_outputs_learn_from_their_own_actions_only() -> None:
+    h, y = problem()
+    actions = torch.arange(len(h)) % 2
+    prior = nn.Linear(6, 3)
+    head, target = RidgeHead(prior, 0.1), nn.Linear(6, 3).double()
+    head.put(torch.arange(len(h)), h, y, actions)
+    head.fit(target, 0.0, 1.0)
+    for action in (0, 1):
+        single = nn.Linear(6, 1)
+        with torch.no_grad():
+            single.weight.copy_(prior.weight[action : action + 1])
+        _, expected = fitted(h[actions == action], y[actions == action], 0.1, single)
+        torch.testing.assert_close(target.weight[action], expected.weight[0])
+    torch.testing.assert_close(target.weight[2], prior.weight[2].double())
+    assert float(target.bias[2].detach()) == 0.0
+
+
+def test_cleared_head_starts_again() -> None:
+    h, y = problem()
+    head, target = fitted(h, y, 0.1, zero_prior(6))
+    head.clear()
+    put(head, torch.arange(5), h[:5], y[:5])
+    head.fit(target, 0.0, 1.0)
+    _, expected = fitted(h[:5], y[:5], 0.1, zero_prior(6))
+    torch.testing.assert_close(target.weight, expected.weight, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("ridge", [0.0, -1.0, float("nan")])

@@ -227,8 +227,8 @@ class AgentConfig:
     """Ridge of the closed-form head and of lin-ucb, per unit of mean squared feature norm."""
     features: Literal["lora-gradient", "last-layer", "both"] = "lora-gradient"
     """What the covariance is made of; both are two groups of length 1 each."""
-    readout: Literal["head", "prior"] = "head"
-    """Whose LoRA gradient: of the live score, or of a fixed random readout, the head's prior."""
+    readout: Literal["prior", "head"] = "prior"
+    """Whose LoRA gradient: of a fixed random readout (the head's prior), or of the live score."""
     link: Literal["gaussian", "bernoulli"] = "gaussian"
     """Law of the rewards given the score: squared loss, or logistic loss for rewards 0 and 1."""
     options: dict[str, Option] = field(default_factory=dict)

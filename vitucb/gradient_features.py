@@ -45,16 +45,6 @@ class BlockProjection(Protocol):
         ...
 
 
-class HeadedModel(Protocol):
-    """A model whose score is a linear head on its features."""
-
-    head: nn.Linear
-
-    def features(self, images: Tensor) -> Tensor:
-        """Last-layer features of `images` (b, 3, H, W): float (b, d)."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class _Layer:
     """An adapted layer, and where its gradients belong."""
@@ -334,32 +324,6 @@ class _Buffer:
         else:
             place.copy_(grads)
         self._written.add(offset)
-
-
-class LastLayerFeatures:
-    """phi_k = [h_k; 1], the input of the reward head, and the score of arm k, from one forward.
-
-    Attributes:
-        scale: Factor on every feature; 1 to begin with.
-    """
-
-    def __init__(self, model: HeadedModel) -> None:
-        """Use the features and the head of `model`."""
-        self.model = model
-        self.scale = 1.0
-
-    @property
-    def dim(self) -> int:
-        """Number of features: the width of the head's input, and one for its bias."""
-        return self.model.head.in_features + 1
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores (K,) and features (K, d + 1) of `images` (K, 3, H, W)."""
-        hidden = self.model.features(images)
-        mean: Tensor = self.model.head(hidden).squeeze(-1)
-        ones = hidden.new_ones(len(hidden), 1)
-        return mean, torch.cat([hidden, ones], dim=1) * self.scale
 
 
 def _find_layers(model: nn.Module, pairs: Sequence[LoRAPair]) -> list[_Layer]:

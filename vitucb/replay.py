@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,14 +12,37 @@ from numpy.typing import NDArray
 from vitucb.types import State
 
 
-class Replay:
-    """A bounded memory of (image, reward), a uniform sample of the history once full.
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Items of the replay.
 
-    Vitter, "Random sampling with a reservoir", 1985, algorithm R. The prototype kept the last 50
-    only, so its mean and its covariance described different estimators.
+    Attributes:
+        slots: Where they are held, int64 (b,).
+        images: Chosen images, uint8 (H, W, C) each.
+        rewards: float64 (b,).
+        actions: What was chosen, int64 (b,).
     """
 
-    def __init__(self, capacity: int, rng: np.random.Generator) -> None:
+    slots: NDArray[np.int64]
+    images: list[NDArray[np.uint8]]
+    rewards: NDArray[np.float64]
+    actions: NDArray[np.int64]
+
+
+class Replay:
+    """A bounded memory of (image, action, reward): once full, a sample of the history or its end.
+
+    `reservoir` keeps a uniform sample of the whole history (Vitter, "Random sampling with a
+    reservoir", 1985, algorithm R), `window` the newest items, for rewards that drift. The prototype
+    kept the last 50 only, so its mean and its covariance described different estimators.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        rng: np.random.Generator,
+        keep: Literal["reservoir", "window"] = "reservoir",
+    ) -> None:
         """Make an empty memory of `capacity` items; `rng` draws the reservoir and the batches.
 
         Raises:
@@ -26,29 +50,39 @@ class Replay:
         """
         if capacity < 1:
             raise ValueError(f"agent.training.replay_capacity {capacity} must be at least 1")
-        self.capacity = capacity
+        self.capacity, self.keep = capacity, keep
         self.seen = 0
         self._rng = rng
         self._images: list[NDArray[np.uint8]] = []
         self._rewards: list[float] = []
+        self._actions: list[int] = []
 
     def __len__(self) -> int:
         return len(self._images)
 
-    def add(self, image: NDArray[np.uint8], reward: float) -> int | None:
+    def add(self, image: NDArray[np.uint8], reward: float, action: int = 0) -> int | None:
         """Remember one image uint8 (H, W, C) and its reward; its slot, or None if not kept."""
         self.seen += 1
         slot = len(self)
         if slot < self.capacity:
             self._images.append(np.array(image))
             self._rewards.append(reward)
+            self._actions.append(action)
             return slot
-        slot = int(self._rng.integers(self.seen))
+        if self.keep == "window":
+            slot = (self.seen - 1) % self.capacity
+        else:
+            slot = int(self._rng.integers(self.seen))
         if slot >= self.capacity:
             return None
         self._images[slot] = np.array(image)
-        self._rewards[slot] = reward
+        self._rewards[slot], self._actions[slot] = reward, action
         return slot
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.seen = 0
+        self._images, self._rewards, self._actions = [], [], []
 
     def sample(self, size: int, always: Sequence[int] = ()) -> NDArray[np.int64]:
         """Slots of the items in `always` and of a uniform sample of the others, no repeats.
@@ -62,24 +96,22 @@ class Replay:
         slots: NDArray[np.int64] = np.concatenate([newest, others])[: max(size, len(newest))]
         return slots
 
-    @property
-    def rewards(self) -> NDArray[np.float64]:
-        """All rewards held, float64 (n,)."""
-        return np.array(self._rewards, np.float64)
-
-    def items(
-        self, indices: NDArray[np.int64] | slice
-    ) -> tuple[list[NDArray[np.uint8]], NDArray[np.float64]]:
-        """Images and rewards float64 at `indices`, in that order."""
-        chosen = np.arange(len(self))[indices]
-        rewards = np.array([self._rewards[i] for i in chosen], np.float64)
-        return [self._images[i] for i in chosen], rewards
+    def items(self, indices: NDArray[np.int64] | slice) -> Batch:
+        """What is held at `indices`, in that order."""
+        slots = np.arange(len(self))[indices]
+        return Batch(
+            slots=slots,
+            images=[self._images[i] for i in slots],
+            rewards=np.array([self._rewards[i] for i in slots], np.float64),
+            actions=np.array([self._actions[i] for i in slots], np.int64),
+        )
 
     def state_dict(self) -> State:
-        """Images as one stack where shapes agree, rewards, counters and the generator."""
+        """Images, rewards, actions, counters and the generator."""
         return {
             "images": {str(i): image for i, image in enumerate(self._images)},
             "rewards": np.array(self._rewards, np.float64),
+            "actions": np.array(self._actions, np.int64),
             "seen": self.seen,
             "rng": self._rng.bit_generator.state,
         }
@@ -89,5 +121,6 @@ class Replay:
         images: dict[str, Any] = state["images"]
         self._images = [np.asarray(images[str(i)], np.uint8) for i in range(len(images))]
         self._rewards = [float(r) for r in state["rewards"]]
+        self._actions = [int(a) for a in state["actions"]]
         self.seen = int(state["seen"])
         self._rng.bit_generator.state = state["rng"]

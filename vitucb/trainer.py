@@ -2,22 +2,68 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from vitucb.backbone import Preprocess
 from vitucb.config import TrainingConfig
-from vitucb.noise import RewardScale
-from vitucb.replay import Replay
+from vitucb.links import Link
+from vitucb.replay import Batch, Replay
 from vitucb.reward_model import RewardModel
-from vitucb.ridge_head import RidgeHead
 from vitucb.types import State
 
 
+class ClosedFormHead(Protocol):
+    """A head solved from the features of the history."""
+
+    def put(self, slots: Tensor, features: Tensor, rewards: Tensor, actions: Tensor) -> None:
+        """Put or refresh observations."""
+        ...
+
+    def fit(self, head: nn.Linear, mean: float, std: float) -> None:
+        """Solve and write into `head`; targets are (reward - mean) / std."""
+        ...
+
+    def leave_one_out_errors(self, slots: Tensor) -> Tensor:
+        """Prediction minus target, each without its own observation: float64 (b,)."""
+        ...
+
+    def forget(self, gamma: float) -> None:
+        """Multiply all weights by `gamma`."""
+        ...
+
+    def clear(self) -> None:
+        """Forget all observations."""
+        ...
+
+    def state_dict(self) -> State:
+        """Everything but the settings."""
+        ...
+
+    def load_state_dict(self, state: State) -> None:
+        """Restore what `state_dict` returned."""
+        ...
+
+
+class ScoreGradients(Protocol):
+    """Gradients of the live scores in the adapters."""
+
+    def with_hidden(self, images: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients (b, p), and the last layer (b, d) as a leaf that requires grad."""
+        ...
+
+    def add_gradient(self, phi: Tensor, coefficients: Tensor) -> None:
+        """Add sum_k c_k phi_k to the `.grad` of the adapters."""
+        ...
+
+
 class OnlineTrainer:
-    """Trains adapters and head of a reward model on standardised rewards, squared loss."""
+    """Trains adapters and head of a reward model with the loss of a reward link."""
 
     def __init__(
         self,
@@ -26,7 +72,9 @@ class OnlineTrainer:
         optimizer: torch.optim.Optimizer,
         replay: Replay,
         training: TrainingConfig,
-        ridge_head: RidgeHead | None = None,
+        link: Link,
+        closed_form: ClosedFormHead | None = None,
+        gradients: ScoreGradients | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -36,18 +84,17 @@ class OnlineTrainer:
             optimizer: Steps the trainable parameters of `model`.
             replay: Memory of chosen images and rewards.
             training: When and how much to train.
-            ridge_head: Solves the head in closed form; None trains it with the optimizer.
+            link: From rewards to targets and from scores to rewards.
+            closed_form: Solves the head; None trains it with the optimizer.
+            gradients: Gradients of the live scores: then the adapters are stepped from these, and
+                `fresh_rows` keeps those of the last batch.
         """
-        self.model, self.replay, self.optimizer = model, replay, optimizer
-        self._preprocess, self._training, self._head = preprocess, training, ridge_head
-        self._scale = RewardScale()
+        self.model, self.replay, self.optimizer, self.link = model, replay, optimizer, link
+        self._preprocess, self._training, self._head = preprocess, training, closed_form
+        self._gradients = gradients
+        self.fresh_rows: tuple[NDArray[np.int64], Tensor] | None = None
         self._rounds = 0
         self._new: list[int] = []
-
-    def predictions(self, score: Tensor) -> NDArray[np.float64]:
-        """Scores of the model (K,) in reward units, float64."""
-        units: NDArray[np.float64] = score.detach().double().cpu().numpy()
-        return self._scale.mean + self._scale.std * units
 
     def inputs(self, images: NDArray[np.uint8] | list[NDArray[np.uint8]]) -> Tensor:
         """Images, of one shape or of many, as the model's input (b, 3, H, W)."""
@@ -56,66 +103,92 @@ class OnlineTrainer:
             return batch
         return torch.stack([self._preprocess(image) for image in images])
 
-    def observe(self, image: NDArray[np.uint8], reward: float) -> dict[str, float]:
+    def observe(
+        self, image: NDArray[np.uint8], reward: float, action: int = 0
+    ) -> tuple[dict[str, float], int | None]:
         """Remember a chosen image uint8 (H, W, C) and its reward, and train when due.
 
+        Args:
+            image: What was chosen, or the context of the choice.
+            reward: What it earned.
+            action: Output of the model that predicts this reward; 0 where images are the arms.
+
         Returns:
-            `train/loss`, the mean squared error of the last batch in units of the reward variance,
-            if this round trained.
+            Metrics, `train/loss` of the last batch if this round trained (squared loss in units of
+            the reward variance); and the slot of the replay, None if it was not kept.
+
+        Raises:
+            ValueError: If the link cannot have produced `reward`.
         """
-        self._scale.add(reward)
-        slot = self.replay.add(image, reward)
+        self.link.add(reward)
+        if self._head is not None and self._training.discount < 1:
+            self._head.forget(self._training.discount)
+        slot = self.replay.add(image, reward, action)
         self._new += [] if slot is None else [slot]
         self._rounds += 1
         if self._rounds % self._training.update_every:
-            return {}
+            return {}, slot
         loss = 0.0
         for _ in range(self._training.gradient_steps):
             loss = self._step()
         self._new.clear()
-        return {"train/loss": loss}
+        return {"train/loss": loss}, slot
 
-    def _targets(self, rewards: NDArray[np.float64]) -> Tensor:
-        """Rewards in units of their running mean and standard deviation, float64."""
-        return torch.as_tensor((rewards - self._scale.mean) / self._scale.std)
+    def forget_history(self) -> None:
+        """Forget all rewards; adapters and head stay where they are."""
+        self.replay.clear()
+        self._new.clear()
+        if self._head is not None:
+            self._head.clear()
 
     def _step(self) -> float:
         """One optimizer step on the newest rewards and a sample of the history; the loss."""
         slots = self.replay.sample(self._training.batch_size, always=self._new)
-        images, rewards = self.replay.items(slots)
+        batch = self.replay.items(slots)
+        inputs = self.inputs(batch.images)
+        actions = torch.as_tensor(batch.actions, device=inputs.device)
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        features = self.model.features(self.inputs(images))
-        if self._head is None:
-            errors = self.model.head(features).squeeze(-1) - self._targets(rewards).to(features)
-            loss = errors.square().mean()
-            loss.backward()
+        phi = None
+        if self._gradients is None:
+            features = self.model.features(inputs)
         else:
-            loss = self._backward_leave_one_out(self._head, torch.as_tensor(slots), features)
+            phi, features = self._gradients.with_hidden(inputs, actions)
+        if self._head is None:
+            scores = self.model.head(features).gather(1, actions[:, None])[:, 0]
+            objective = loss = self.link.loss(scores, torch.as_tensor(batch.rewards).to(scores))
+        else:
+            scores, errors = self._leave_one_out(self._head, batch, features)
+            # The gradient of the loss at a fixed head, sum e_i df_i, with the fitted error e_i
+            # replaced by the leave-one-out error.
+            objective, loss = (2 * errors * scores).mean(), errors.square().mean()
+        if self._gradients is not None and phi is not None:
+            coefficients = torch.autograd.grad(objective, scores, retain_graph=True)[0]
+            self._gradients.add_gradient(phi, coefficients)
+            self.fresh_rows = (batch.slots, phi)
+        torch.autograd.backward(objective)
         self.optimizer.step()
         return float(loss.detach())
 
-    def _backward_leave_one_out(self, head: RidgeHead, slots: Tensor, features: Tensor) -> Tensor:
-        """Solve the head, then send leave-one-out errors into the adapters; their mean square.
-
-        The gradient is that of the squared loss at a fixed head, sum e_i df_i, with the fitted
-        error e_i replaced by the leave-one-out error.
-        """
-        head.set(slots, features)
-        head.fit(self.model.head, self._targets(self.replay.rewards))
-        errors = head.leave_one_out_errors(slots).to(features)
-        scores = self.model.head(features).squeeze(-1)
-        (2 * errors * scores).mean().backward()
-        return errors.square().mean()
+    def _leave_one_out(
+        self, head: ClosedFormHead, batch: Batch, features: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Solve the head; scores (b,) under it and leave-one-out errors (b,)."""
+        slots, actions = torch.as_tensor(batch.slots), torch.as_tensor(batch.actions)
+        head.put(slots, features, torch.as_tensor(batch.rewards), actions)
+        head.fit(self.model.head, self.link.mean, self.link.std)
+        weight, bias = self.model.head.weight.detach(), self.model.head.bias.detach()
+        scores = linear(features, weight, bias).gather(1, actions.to(features.device)[:, None])
+        return scores[:, 0], head.leave_one_out_errors(slots).to(features)
 
     def state_dict(self) -> State:
-        """Adapters, head, optimizer, replay, reward scale and counters."""
+        """Adapters, head, optimizer, replay, link and counters."""
         trainable = {n: p.detach() for n, p in self.model.named_parameters() if p.requires_grad}
         return {
             "model": {name: tensor.clone() for name, tensor in trainable.items()},
             "optimizer": self.optimizer.state_dict(),
             "replay": self.replay.state_dict(),
-            "scale": self._scale.state_dict(),
+            "link": self.link.state_dict(),
             "head": None if self._head is None else self._head.state_dict(),
             "rounds": self._rounds,
             "new": list(self._new),
@@ -129,7 +202,7 @@ class OnlineTrainer:
                 parameters[name].copy_(tensor)
         self.optimizer.load_state_dict(state["optimizer"])
         self.replay.load_state_dict(state["replay"])
-        self._scale.load_state_dict(state["scale"])
+        self.link.load_state_dict(state["link"])
         if self._head is not None:
             self._head.load_state_dict(state["head"])
         self._rounds, self._new = int(state["rounds"]), [int(slot) for slot in state["new"]]

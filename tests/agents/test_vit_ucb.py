@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -12,6 +13,7 @@ import torch
 import vitucb
 from vitucb.adapters import lora_pairs
 from vitucb.agents.vit_ucb import ViTUCB
+from vitucb.checkpoint import load_state, save_state
 from vitucb.types import Round
 
 SMALL = {"training": {"batch_size": 4}, "lora": {"rank": 2}}
@@ -103,18 +105,113 @@ def test_two_seeds_differ() -> None:
     assert not np.array_equal(one.decision.mean, two.decision.mean)
 
 
-@pytest.mark.parametrize("head", ["ridge", "gradient"])
-def test_restored_agent_continues_identically(head: str) -> None:
-    _, whole = played(rounds=20, head=head)
-    agent, _ = played(rounds=17, head=head)
-    restored = make(arms(), seed=5, head=head)
-    restored.load_state_dict(agent.state_dict())
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"head": "gradient"},
+    {"link": "bernoulli"},
+    {"link": "bernoulli", "head": "gradient", "policy": "thompson"},
+    {"readout": "head", "training": {"batch_size": 4, "rebuild": "replay"}},
+    {"features": "both", "policy": {"name": "thompson", "joint": True}},
+    {"features": "last-layer", "covariance": "dense", "policy": {"radius": "oful"}},
+    {"covariance": {"name": "low-rank", "rank": 16}, "policy": {"radius": "constant"}},
+    {
+        "training": {"batch_size": 4, "discount": 0.9, "replay": "window", "replay_capacity": 8},
+        "policy": "igw",
+    },
+    {"training": {"batch_size": 4, "reset_on_drift": True}},
+]
+
+
+@pytest.mark.parametrize("overrides", VARIANTS, ids=str)
+def test_restored_agent_continues_identically(overrides: dict[str, Any], tmp_path: Path) -> None:
+    _, whole = played(rounds=20, **overrides)
+    agent, _ = played(rounds=17, **overrides)
+    # A projection comes from the seed; nothing else does.
+    restored = make(arms(), seed=0 if "rank" in str(overrides) else 5, **overrides)
+    save_state(agent.state_dict(), tmp_path)
+    restored.load_state_dict(load_state(tmp_path))
     for r in whole[17:]:
         decision = restored.select_action(r.observation)
         assert decision.action == r.decision.action
         np.testing.assert_array_equal(decision.mean, r.decision.mean)
         np.testing.assert_array_equal(decision.width, r.decision.width)
         restored.update(r.observation, decision, r.reward)
+
+
+@pytest.mark.parametrize("overrides", VARIANTS, ids=str)
+def test_one_image_can_be_the_context_of_all_arms(overrides: dict[str, Any]) -> None:
+    env = gym.make("vitucb/ImageContext-v0", num_arms=3, max_episode_steps=18)
+    agent = make(env, **overrides)
+    rounds = list(vitucb.run(env, agent, seed=0))
+    assert agent.trainer.model.head.out_features == 3
+    assert all(r.decision.mean.shape == r.decision.width.shape == (3,) for r in rounds)
+    assert all(np.isfinite(r.decision.mean).all() for r in rounds)
+    actions = agent.trainer.replay.items(slice(None)).actions.tolist()
+    assert actions == [r.decision.action for r in rounds][-len(actions) :] or len(actions) == 8
+
+
+def test_batch_of_contexts_equals_one_by_one_without_training() -> None:
+    _, rounds = played(rounds=6)
+    observations = [r.observation for r in rounds]
+    together = make(arms()).select_actions(observations)
+    agent = make(arms())
+    single = [agent.select_action(obs) for obs in observations]
+    for one, two in zip(together, single, strict=True):
+        assert one.action == two.action
+        np.testing.assert_allclose(one.mean, two.mean, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(one.width, two.width, rtol=1e-4)
+
+
+def test_rewards_may_come_late_and_in_any_order() -> None:
+    agent, rounds = played(rounds=3)
+    decided = [(r.observation, agent.select_action(r.observation)) for r in rounds * 6]
+    late = [(obs, decision, float(i % 2)) for i, (obs, decision) in enumerate(decided)]
+    agent.update_batch(late[::-1])
+    assert agent.covariance.count == 21
+    assert len(agent.trainer.replay) == 21
+
+
+def test_free_refresh_steps_like_autograd() -> None:
+    options: dict[str, Any] = {"readout": "head", "head": "gradient"}
+    _, one = played(rounds=5, training={"batch_size": 4, "rebuild": "replay"}, **options)
+    _, two = played(rounds=5, training={"batch_size": 4, "rebuild": "none"}, **options)
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_allclose(a.decision.mean, b.decision.mean, rtol=1e-4, atol=1e-5)
+
+
+def staleness(rebuild: str) -> float:
+    """Relative error of the squared widths of past choices against all rows recomputed."""
+    training = {"batch_size": 40, "rebuild": rebuild}
+    agent, _ = played(rounds=14, readout="head", training=training)
+    replay = agent.trainer.replay.items(slice(None))
+    fresh = agent.history.scale(agent.history.score(replay.images, replay.actions)[1])
+    kept = agent.covariance.quad_form(fresh)
+    agent.covariance.rebuild(fresh)
+    exact = agent.covariance.quad_form(fresh)
+    return float((kept / exact - 1).abs().max())
+
+
+def test_free_refresh_leaves_fresh_rows() -> None:
+    # One adapter step and one head lie between the rows and the features of today.
+    assert staleness("replay") < min(0.25, 0.5 * staleness("none"))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"training": {"rebuild": "replay"}},
+        {"training": {"rebuild": "replay"}, "readout": "head", "features": "last-layer"},
+    ],
+)
+def test_free_refresh_needs_gradients_of_the_live_score(overrides: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"agent\.training\.rebuild replay"):
+        make(arms(), **overrides)
+
+
+def test_logistic_agent_refuses_other_rewards() -> None:
+    env = arms(reward="gaussian")
+    with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
+        list(vitucb.run(env, make(env, link="bernoulli"), seed=0))
 
 
 def test_masked_arms_are_never_chosen() -> None:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from vitucb.adapters import add_lora, lora_pairs
 from vitucb.backbone import create_backbone
 from vitucb.covariance import make_covariance
-from vitucb.gradient_features import LastLayerFeatures, LoRAGradientFeatures
+from vitucb.feature_maps import LastLayerMap
+from vitucb.gradient_features import LoRAGradientFeatures
 from vitucb.reward_model import RewardModel
 
 Row: TypeAlias = dict[str, str | float]
@@ -130,7 +131,7 @@ def model_rows(label: str) -> list[Row]:
     bare, images = make_bare(backbone, img_size), make_images(img_size)
     model, half = (make_model(backbone, img_size, blocks=b) for b in ("all", "half"))
     features, half_features = LoRAGradientFeatures(model), LoRAGradientFeatures(half)
-    last_layer = LastLayerFeatures(model)
+    last_layer, first = LastLayerMap(model), torch.zeros(ARMS, dtype=torch.int64)
     phi, half_phi = (torch.empty(ARMS, f.dim) for f in (features, half_features))
     covariance = make_covariance("low-rank", features.dim)
     features.scale = 1.0 / float(features(images)[1].norm(dim=1).mean())
@@ -152,7 +153,7 @@ def model_rows(label: str) -> list[Row]:
         {
             "bare forward": bare_forward,
             "forward with adapters": adapted_forward,
-            "features, last layer": lambda: last_layer(images),
+            "features, last layer": lambda: last_layer(images, first),
             "features, last half of the blocks": lambda: half_features(images, out=half_phi),
             "features, all blocks": lambda: features(images, out=phi),
             "features one arm at a time": lambda: features_one_by_one(model, images),
