@@ -15,6 +15,15 @@ PACKAGE = ROOT / "vitucb"
 FOUNDATION = {"types", "registry", "seeding", "config", "noise", "vit_layers", "adapters"}
 PARTS = {"covariance", "policies", "replay", "optim", "backbone", "assets"}
 MODEL = {"reward_model", "gradient_features"}
+ONLINE = {
+    "links",
+    "ridge_head",
+    "logistic_head",
+    "change_detection",
+    "feature_maps",
+    "feature_history",
+    "trainer",
+}
 # Layer -> the vitucb modules it may import, at any depth of nesting.
 ALLOWED = {
     "types": set(),
@@ -38,8 +47,13 @@ ALLOWED = {
     "reward_model": FOUNDATION | PARTS,
     "gradient_features": FOUNDATION | PARTS | MODEL,
     "ridge_head": {"types"},
-    "trainer": FOUNDATION | PARTS | MODEL | {"ridge_head"},
-    "agents": FOUNDATION | PARTS | MODEL | {"ridge_head", "trainer", "agents"},
+    "logistic_head": {"types"},
+    "change_detection": {"types"},
+    "links": FOUNDATION,
+    "feature_maps": FOUNDATION | MODEL,
+    "feature_history": FOUNDATION | PARTS | {"feature_maps", "links"},
+    "trainer": FOUNDATION | PARTS | MODEL | {"links"},
+    "agents": FOUNDATION | PARTS | MODEL | ONLINE | {"agents"},
     "envs": {"envs"},
     "runner": {"types", "seeding"},
     "checkpoint": {"types", "durable", "pieces"},
