@@ -61,6 +61,24 @@ def test_agent_restored_from_disk_continues_identically(tmp_path: Path) -> None:
         restored.update(r.observation, two, r.reward)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("keep_devices", [True, False])
+def test_tensors_return_to_their_device_where_asked(tmp_path: Path, keep_devices: bool) -> None:
+    save_state({"a": torch.ones(3, device="cuda"), "b": torch.ones(3)}, tmp_path)
+    loaded = load_state(tmp_path, keep_devices=keep_devices)
+    assert loaded["a"].is_cuda is keep_devices
+    assert not loaded["b"].is_cuda
+
+
+def test_device_is_noted_without_a_gpu_too(tmp_path: Path) -> None:
+    save_state({"a": torch.ones(3)}, tmp_path)
+    tree = (tmp_path / "state.json").read_text()
+    (tmp_path / "state.json").write_text(tree.replace('"0"}', '"0", "device": "meta"}'))
+    assert load_state(tmp_path, keep_devices=True)["a"].device.type == "meta"
+    assert load_state(tmp_path)["a"].device.type == "cpu"
+
+
 def test_code_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="only data can be saved"):
         save_state({"f": print}, tmp_path)

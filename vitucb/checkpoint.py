@@ -21,6 +21,7 @@ from vitucb.pieces import Pieces
 from vitucb.types import State
 
 _TENSOR, _ARRAY, _ITEMS, _PIECES = "__tensor__", "__array__", "__items__", "__pieces__"
+_DEVICE = "device"
 # Smaller arrays share one file: a file each would cost more than writing them again.
 _MIN_PIECES_BYTES = 8 * 1024
 
@@ -46,20 +47,21 @@ def save_state(state: State, folder: Path, pieces: Pieces | None = None) -> None
     write_durably(folder / "state.json", json.dumps(tree))
 
 
-def load_state(folder: Path, pieces: Pieces | None = None) -> State:
+def load_state(folder: Path, pieces: Pieces | None = None, *, keep_devices: bool = False) -> State:
     """Read what `save_state` wrote; lists come back as lists, tuples too.
 
     Args:
         folder: Where the state is.
         pieces: The store that was given to `save_state`.
+        keep_devices: Put tensors back on the devices they were on; on the CPU otherwise.
 
     Raises:
-        ValueError: If a file is missing or damaged.
+        ValueError: If a file is missing or damaged, or a device is not there.
     """
     try:
         tree = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         tensors = load_file(folder / "state.safetensors")
-        state: State = _fill(tree, tensors, pieces)
+        state: State = _fill(tree, tensors, pieces, keep_devices)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(f"checkpoint {folder} cannot be read: {error}") from error
     except Exception as error:  # safetensors raises its own type for a damaged header
@@ -70,14 +72,16 @@ def load_state(folder: Path, pieces: Pieces | None = None) -> State:
 def _strip(value: Any, tensors: dict[str, torch.Tensor], pieces: Pieces | None) -> Any:
     """`value` with its tensors moved into `tensors` or `pieces`, references in their place."""
     if isinstance(value, torch.Tensor | np.ndarray):
-        tensor = torch.as_tensor(value).detach().cpu()
+        tensor = torch.as_tensor(value).detach()
         kind = _ARRAY if isinstance(value, np.ndarray) else _TENSOR
+        device = {} if tensor.device.type == "cpu" else {_DEVICE: str(tensor.device)}
+        tensor = tensor.cpu()
         if pieces is not None and tensor.nbytes >= _MIN_PIECES_BYTES:
-            return {_PIECES: _cut(tensor, pieces) | {"kind": kind}}
+            return {_PIECES: _cut(tensor, pieces) | {"kind": kind}, **device}
         name = str(len(tensors))
         # A copy: safetensors refuses tensors that share memory.
         tensors[name] = tensor.clone().contiguous()
-        return {kind: name}
+        return {kind: name, **device}
     if isinstance(value, dict):
         # As pairs, because JSON would turn the integer keys of optimizers into strings.
         return {_ITEMS: [[key, _strip(item, tensors, pieces)] for key, item in value.items()]}
@@ -90,20 +94,25 @@ def _strip(value: Any, tensors: dict[str, torch.Tensor], pieces: Pieces | None) 
     raise TypeError(f"a state dict holds a {type(value).__name__}; only data can be saved")
 
 
-def _fill(tree: Any, tensors: dict[str, torch.Tensor], pieces: Pieces | None) -> Any:
+def _fill(
+    tree: Any, tensors: dict[str, torch.Tensor], pieces: Pieces | None, keep_devices: bool
+) -> Any:
     """Undo `_strip`."""
     if isinstance(tree, list):
-        return [_fill(item, tensors, pieces) for item in tree]
+        return [_fill(item, tensors, pieces, keep_devices) for item in tree]
     if not isinstance(tree, dict):
         return tree
+    if _ITEMS in tree:
+        pairs = tree[_ITEMS]
+        return {key: _fill(item, tensors, pieces, keep_devices) for key, item in pairs}
     if _PIECES in tree:
-        tensor = _join(tree[_PIECES], pieces)
-        return tensor.numpy() if tree[_PIECES]["kind"] == _ARRAY else tensor
-    if _TENSOR in tree:
-        return tensors[tree[_TENSOR]]
-    if _ARRAY in tree:
-        return tensors[tree[_ARRAY]].numpy()
-    return {key: _fill(item, tensors, pieces) for key, item in tree[_ITEMS]}
+        tensor, kind = _join(tree[_PIECES], pieces), tree[_PIECES]["kind"]
+    else:
+        kind = _TENSOR if _TENSOR in tree else _ARRAY
+        tensor = tensors[tree[kind]]
+    if kind == _ARRAY:
+        return tensor.numpy()
+    return tensor.to(tree.get(_DEVICE, "cpu")) if keep_devices else tensor
 
 
 def _cut(tensor: torch.Tensor, pieces: Pieces) -> dict[str, Any]:

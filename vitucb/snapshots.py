@@ -82,7 +82,7 @@ class Snapshots:
         for name, digest in _manifest(folder)["files"].items():
             if not (folder / name).is_file() or _sha256(folder / name) != digest:
                 raise ValueError(f"{name} is missing or damaged: its SHA-256 sum differs")
-        return load_state(folder, Pieces(self._pieces_folder))
+        return load_state(folder, Pieces(self._pieces_folder), keep_devices=True)
 
     def clear(self) -> None:
         """Delete all checkpoints."""

@@ -12,9 +12,9 @@ from vitucb.report.runs import Run
 from vitucb.report.words import number
 
 _COUNTS: Mapping[str, str] = {
-    "trainable_parameters": "trained parameters",
-    "adapter_parameters": "adapter parameters",
-    "tracked_features": "features in the covariance",
+    "trainable_parameters": "trained",
+    "adapter_parameters": "adapters",
+    "tracked_features": "features",
 }
 _HEADINGS = ("agent", "rounds / s", "ms / round", "wall clock, s", "peak memory, MiB")
 
@@ -43,7 +43,8 @@ def costs_html(analysis: Analysis) -> str:
         f"{head}</tr></thead><tbody>{body}</tbody></table></div>"
         '<p class="meta">Means over runs. Times are those of choosing and learning, without the '
         "environment; wall clock and memory are of the whole process, so agents that shared a "
-        "process share its peak.</p>"
+        "process share its peak. Trained: parameters that learn; adapters: those among them that "
+        "belong to LoRA; features: length of what enters the covariance.</p>"
     )
 
 

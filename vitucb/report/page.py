@@ -223,7 +223,9 @@ def _diagnostics(figures: Mapping[str, str]) -> str:
         "Arms of the main agent by their place among the arms on offer, all seeds together. Where "
         "the places are shuffled every round, equal shares are right.",
     )
-    caption = "What the agents measured of themselves while they learned, mean over ten seeds."
+    caption = (
+        "What the agents measured of themselves while they learned, mean over at most ten seeds."
+    )
     learned = _figure(figures, "diagnostics", caption) + _figure(figures, "diagnostics-1", "")
     return (f"<h2>Arms</h2>{arms}" if arms else "") + (
         f"<h2>Learning diagnostics</h2>{learned}" if learned else ""
