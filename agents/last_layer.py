@@ -300,7 +300,7 @@ class NeuralLinear(LastLayerAgent):
     def noise_posterior(self) -> tuple[float, float]:
         """Shape and scale of the inverse gamma posterior of the noise variance."""
         mu = self._covariance.solve(self._response)
-        unexplained = self._squares - float(self._response @ mu)
+        unexplained = self._squares - float(self._response @ mu.cpu())
         return self._a0 + self._count / 2, self._b0 + max(unexplained, 0.0) / 2
 
     def _width_unit(self) -> float:
@@ -309,7 +309,7 @@ class NeuralLinear(LastLayerAgent):
         return float(np.sqrt(scale / self._rng.gamma(shape)))
 
     def _mean(self, score: Tensor, phi: Tensor) -> Array:
-        mean: Array = (phi @ self._covariance.solve(self._response)).cpu().numpy()
+        mean: Array = (phi.cpu() @ self._covariance.solve(self._response).cpu()).numpy()
         return mean
 
     def _take_in(self, phi: Tensor, reward: float) -> None:
@@ -323,7 +323,7 @@ class NeuralLinear(LastLayerAgent):
         self._add(phi, rewards, weight)
 
     def _add(self, phi: Tensor, rewards: Tensor, weight: float) -> None:
-        self._response = self._response.to(phi) + weight * (rewards.to(phi) @ phi)
+        self._response += weight * (rewards @ phi.double().cpu())
         self._squares += weight * float(rewards @ rewards)
         self._count += weight * len(rewards)
 

@@ -117,7 +117,7 @@ class NeuralUCB(FeatureAgent):
     def _learn(self, obs: Observation, decision: Decision, reward: float) -> dict[str, float]:
         self._scale.add(reward)
         x = self._inputs(chosen_image(obs, decision.action)[None])[0]
-        self._history.add(x, decision.action if is_image_context(obs) else 0, reward)
+        self._history.add(x.cpu(), decision.action if is_image_context(obs) else 0, reward)
         if self._history.seen % self._every:
             return {}
         loss = 0.0
@@ -128,6 +128,7 @@ class NeuralUCB(FeatureAgent):
     def _step(self) -> float:
         """One step of Adam on a batch; its mean squared error, in units of the reward variance."""
         x, outputs, rewards = self._history.sample(self._options.batch_size)
+        x = x.to(next(self._network.parameters()))
         targets = ((rewards - self._scale.mean) / self._scale.std).to(x)
         scores = self._network(x).gather(1, outputs.to(x.device)[:, None])[:, 0]
         error = (scores - targets).square().mean()
