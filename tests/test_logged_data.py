@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import dataclasses
+import string
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from vitucb.config import RunConfig, override
 from vitucb.envs.log_files import LoggedRounds
@@ -86,6 +89,8 @@ def test_a_run_that_does_not_repeat_is_refused(run_folder: Path, tmp_path: Path)
         ("round,action,reward,propensity\n0,one,1,1\n", r"rounds.csv:2: action, reward or prop"),
         ("round,action\n0,1\n", r"rounds.csv:2: .*damaged: 'reward'"),
         ("round,action,reward,propensity\n", "no rounds in it"),
+        ("round,action,reward,propensity\n0,1,1,0\n", r"rounds.csv:2: propensity 0.0 is not in"),
+        ("round,action,reward,propensity\n0,9,1,1\n", "round 0 cannot be played again: action 9"),
     ],
 )
 def test_damaged_runs_are_refused(
@@ -97,6 +102,22 @@ def test_damaged_runs_are_refused(
         read_run(tmp_path)
     with pytest.raises(ValueError, match=r"config.yaml: No such file"):
         read_run(tmp_path / "nowhere")
+
+
+@given(st.text(alphabet=string.printable + "é\0", max_size=80), st.booleans())
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_fuzzed_rounds_are_read_or_refused_by_name(tmp_path: Path, text: str, header: bool) -> None:
+    (tmp_path / "config.yaml").write_text("env: {num_arms: 4}")
+    head = "action,reward,propensity\n" * header
+    (tmp_path / "rounds.csv").write_text(head + text, encoding="utf-8")
+    message = ""
+    try:
+        assert len(read_run(tmp_path)) > 0
+    except ValueError as error:
+        message = str(error)
+    assert not message or (str(tmp_path) in message and "\n" not in message)
 
 
 def test_a_replay_of_a_log_is_no_log(run_folder: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from vitucb.config import RunConfig, load_config
 from vitucb.cross_fitting import conditional_logit
+from vitucb.envs.decoding import first_line
 from vitucb.envs.log_files import FIELDS, LoggedRounds, read_log
 
 __all__ = [
@@ -103,16 +104,20 @@ def _recorded_rounds(path: Path) -> Iterator[_Recorded]:
         with path.open(encoding="utf-8", newline="") as file:
             for line, row in enumerate(csv.DictReader(file), start=2):
                 try:
-                    action, reward = int(row["action"]), float(row["reward"])
-                    yield _Recorded(action, reward, float(row["propensity"]))
+                    numbers = float(row["reward"]), float(row["propensity"])
+                    recorded = _Recorded(int(row["action"]), *numbers)
                 except (KeyError, TypeError, ValueError) as error:
+                    problem = f"action, reward or propensity is damaged: {first_line(error)}"
+                    raise ValueError(f"{path}:{line}: {problem}") from error
+                if not 0 < recorded.propensity <= 1:
                     raise ValueError(
-                        f"{path}:{line}: action, reward or propensity is damaged: {error}"
-                    ) from error
+                        f"{path}:{line}: propensity {recorded.propensity} is not in (0, 1]"
+                    )
+                yield recorded
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}; give a run folder") from error
     except (csv.Error, UnicodeError) as error:
-        raise ValueError(f"{path}: no CSV in UTF-8: {error}") from error
+        raise ValueError(f"{path}: no CSV in UTF-8: {first_line(error)}") from error
 
 
 def _replayed(config: RunConfig, recorded: list[_Recorded], folder: Path) -> Iterator[Any]:
@@ -130,7 +135,10 @@ def _replayed(config: RunConfig, recorded: list[_Recorded], folder: Path) -> Ite
     for index, row in enumerate(recorded):
         expected = getattr(env.unwrapped, "expected_rewards", None)
         yield obs, None if expected is None else np.array(expected, np.float64)
-        obs, reward, *_ = env.step(row.action)
+        try:
+            obs, reward, *_ = env.step(row.action)
+        except ValueError as error:
+            raise ValueError(f"{folder}: round {index} cannot be played again: {error}") from error
         if env.has_wrapper_attr("drawn_reward"):  # rewards that arrive later
             reward = env.get_wrapper_attr("drawn_reward")
         if not math.isclose(float(reward), row.reward, rel_tol=_REWARD_TOLERANCE, abs_tol=1e-12):
