@@ -189,7 +189,7 @@ class TrainingConfig:
     """Train every so many rounds."""
     gradient_steps: int = 1
     """Optimizer steps per training."""
-    batch_size: int = 32
+    batch_size: int = 16
     """Images per step: the newest and a uniform sample of the replay."""
     replay_capacity: int = 20_000
     """Chosen images kept."""

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitucb.covariance import FeatureCovariance
-from vitucb.feature_maps import FeatureMap, FeatureScale
+from vitucb.covariance.projected import ProjectedCovariance
+from vitucb.feature_maps import FeatureMap, FeatureScale, GradientMap
 from vitucb.links import Link
 from vitucb.replay import Replay
 from vitucb.types import State
@@ -167,7 +168,7 @@ class FeatureHistory:
             is_due = drift > self._settings.drift_threshold
         if is_due:
             self._next_rebuild = now + max(_FIRST_REBUILD, min(now, self._horizon))
-            metrics["covariance/stale_ratio"] = self._rebuild(now)
+            metrics |= self._rebuild(now)
             self._next_probe = now + self._probe_interval
         return metrics
 
@@ -196,8 +197,8 @@ class FeatureHistory:
         old = self._probe[: len(fresh)]
         return float((fresh - old).norm() / old.norm().clamp_min(1e-20))
 
-    def _rebuild(self, now: int) -> float:
-        """Compute all rows anew; how much the stale ones overstated the squared width."""
+    def _rebuild(self, now: int) -> dict[str, float]:
+        """Compute all rows anew; how far off the stale ones were, and what the new ones may be."""
         images, actions = zip(*self._offered, strict=True)
         self.scale.centre_on(self.score(list(images), np.array(actions, np.int64))[1])
         newest = self._replay.items(slice(-_PROBE, None))
@@ -210,7 +211,26 @@ class FeatureHistory:
             kept += [round for round, w in zip(rounds, weights.tolist(), strict=True) if w > 0]
         self._row_of_round = {round: row for row, round in enumerate(kept)}
         fresh = self.covariance.quad_form(query).mean()
-        return float(stale / fresh.clamp_min(1e-12))
+        return {
+            "covariance/stale_ratio": float(stale / fresh.clamp_min(1e-12)),
+            **self.covariance.certificate(query),
+            **self._sketch_ratio(),
+        }
+
+    def _sketch_ratio(self) -> dict[str, float]:
+        """Where features are projected: squared widths with, over without, on a few choices."""
+        if not (
+            isinstance(self.covariance, ProjectedCovariance)
+            and isinstance(self._features, GradientMap)
+        ):
+            return {}
+        newest = self._replay.items(slice(-2 * _PROBE, None))
+        inputs = self._inputs(newest.images)
+        actions = torch.as_tensor(newest.actions, device=inputs.device)
+        raw = self._features.unprojected(inputs, actions)
+        raw = raw / raw.norm(dim=1, keepdim=True).clamp_min(1e-20)
+        half = len(raw) // 2
+        return self.covariance.observed_ratio(raw[:half], raw[half:]) if half else {}
 
     def _rows(self, now: int) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
         """Scaled features, weights and rounds of all choices, in chunks; keeps the probe."""

@@ -56,7 +56,7 @@ class _Readout(nn.Module):
     def __init__(self, model: RewardModel, fixed: Tensor | None) -> None:
         super().__init__()
         self.model = model
-        self.fixed = fixed
+        self.fixed: Tensor | None = fixed
         self.actions = torch.zeros(0, dtype=torch.int64)
         self.scores = self.hidden = torch.zeros(0)
 

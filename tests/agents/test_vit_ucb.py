@@ -138,6 +138,14 @@ def test_restored_agent_continues_identically(overrides: dict[str, Any], tmp_pat
         restored.update(r.observation, decision, r.reward)
 
 
+def test_sketch_reports_its_error() -> None:
+    _, rounds = played(covariance={"name": "low-rank", "rank": 16})
+    found = rounds[15].metrics
+    assert found["covariance/stale_ratio"] > 0
+    assert found["covariance/certificate"] >= 0
+    assert 0.8 < found["covariance/sketch_ratio_low"] <= found["covariance/sketch_ratio_high"] < 1.2
+
+
 @pytest.mark.parametrize("overrides", VARIANTS, ids=str)
 def test_one_image_can_be_the_context_of_all_arms(overrides: dict[str, Any]) -> None:
     env = gym.make("vitucb/ImageContext-v0", num_arms=3, max_episode_steps=18)

@@ -174,13 +174,16 @@ class ProjectedCovariance(FeatureCovariance):
         report["covariance/effective_dimension"] = self.effective_dimension
         rows = self._as_rows(phi)
         if self._window and rows.shape[1] == self.dim:
-            ratio = self._observed_ratio(rows)
-            report["covariance/sketch_ratio_low"] = float(ratio.min())
-            report["covariance/sketch_ratio_high"] = float(ratio.max())
+            report |= self.observed_ratio(torch.stack(self._window), rows)
         return report
 
-    def _observed_ratio(self, rows: Tensor) -> Tensor:
-        window = torch.stack(self._window)
+    def observed_ratio(self, window: Tensor, rows: Tensor) -> dict[str, float]:
+        """Smallest and largest phi' A^-1 phi with projected over the same with raw features.
+
+        Args:
+            window: A few raw features (n, p) that are all A holds, so that both can be computed.
+            rows: Raw features (b, p) to ask for.
+        """
         raw = RowCovariance(self.dim, ridge=self.ridge)
         raw.update(window)
         projected = RowCovariance(self.sketch_dim, ridge=self.ridge)
@@ -188,7 +191,10 @@ class ProjectedCovariance(FeatureCovariance):
         exact = raw.quad_form(rows)
         good = exact > 0
         ratio = projected.quad_form(self.projection(rows))[good] / exact[good]
-        return ratio if len(ratio) else torch.ones(1)
+        return {
+            "covariance/sketch_ratio_low": float(ratio.min()) if len(ratio) else 1.0,
+            "covariance/sketch_ratio_high": float(ratio.max()) if len(ratio) else 1.0,
+        }
 
     def solve(self, v: Tensor) -> Tensor:
         """Not available: the projection cannot be undone.
