@@ -70,6 +70,7 @@ def test_damaged_piece_falls_back_to_the_state_before(
     assert state is not None
     assert state["rounds"] == 1
     assert f"piece {newest} is damaged" in caplog.text
+    assert snapshots.rounds == [1]
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "state.json", "state.safetensors"])

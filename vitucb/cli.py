@@ -112,7 +112,7 @@ def _play_with_progress(config: RunConfig) -> None:
         try:
             recorder = play(config, show)
         except StoppedError as stopped:
-            print(stopped, file=sys.stderr)
+            print(f"vitucb run: {stopped}", file=sys.stderr)
             raise SystemExit(0) from None
     print(_counts(recorder.parameters), file=sys.stderr)
 

@@ -210,8 +210,8 @@ def _play_on(
             timetable.run(save)
         if stop.is_set():
             raise StoppedError(
-                f"{recorder.folder}: stopped after {episode.index:,} of {config.num_rounds:,} "
-                "rounds, which are kept; the same command goes on from here"
+                f"stopped after {episode.index:,} of {config.num_rounds:,} rounds, which are kept; "
+                "the same command goes on from here"
             )
 
 

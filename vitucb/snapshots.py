@@ -58,6 +58,8 @@ class Snapshots:
     def load_newest(self, accept: Callable[[State], str | None]) -> State | None:
         """The newest whole checkpoint that `accept` has nothing against; None without one.
 
+        The others are deleted, with a warning that says why.
+
         Args:
             accept: Says why a state cannot be used, or None if it can.
         """
@@ -70,6 +72,8 @@ class Snapshots:
             if reason is None:
                 return state
             _logger.warning("checkpoint %s is passed over: %s", self._path(rounds), reason)
+            # Else it would count as one of the two that are kept.
+            shutil.rmtree(self._path(rounds))
         return None
 
     def load(self, rounds: int) -> State:
