@@ -10,6 +10,8 @@ option, and its default is the prototype's.
 Differs: the head sits on the last layer rather than on 1,000 frozen ImageNet logits; query, key
 and value are one fused layer; S is kept in float64, its update costs p^2 and not p^3, and the
 gradient of the chosen arm is not computed a second time. None of these changes a decision rule.
+But alpha and the learning rate are not free of units: they were tuned for logits of a ViT-Tiny and
+mean something else on the last layer of another backbone. Tune them before drawing conclusions.
 """
 
 from __future__ import annotations
