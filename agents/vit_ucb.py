@@ -9,6 +9,7 @@ has doubled or when they have moved.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from collections.abc import Sequence
@@ -111,12 +112,32 @@ class ViTUCB:
             start += size
         return decisions
 
+    def probabilities(self, obs: Observation) -> Array:
+        """Probability of choosing each arm now, float64 (K,); changes nothing.
+
+        Raises:
+            ValueError: If the policy does not tell them.
+        """
+        generator = self._rng.bit_generator.state
+        before = self.covariance.state_dict() if self.history.is_discounted else None
+        self.trainer.model.eval()
+        scores, phi = self.history.score(_arm_images(obs), _outputs(obs))
+        self.history.decay()
+        score, phi = scores.double().cpu().numpy(), self.history.preview(phi)
+        choice = self._choose(score, phi, obs["action_mask"])[-1]
+        if before is not None:
+            self.covariance.load_state_dict(before)
+        self._rng.bit_generator.state = generator
+        if choice.probabilities is None:
+            raise ValueError(
+                "the policy tells no probabilities; give its Choice `probabilities`, float64 (K,)"
+            )
+        return choice.probabilities
+
     def _decide(self, obs: Observation, scores: Tensor, phi: Tensor) -> Decision:
         self.history.decay()
         score = scores.double().cpu().numpy()
-        unit = self._width_unit()
-        width = unit * self.covariance.width(phi).cpu().numpy()
-        mean, width, choice = self._choose(score, width, phi, unit, obs["action_mask"])
+        mean, width, choice = self._choose(score, phi, obs["action_mask"])
         action = choice.action
         self.history.choose(
             action,
@@ -137,9 +158,11 @@ class ViTUCB:
         )
 
     def _choose(
-        self, score: Array, width: Array, phi: Tensor, unit: float, mask: NDArray[np.int8]
+        self, score: Array, phi: Tensor, mask: NDArray[np.int8]
     ) -> tuple[Array, Array, Choice]:
         """Means and widths in reward units (K,), and the choice."""
+        unit = self._width_unit()
+        width = unit * self.covariance.width(phi).cpu().numpy()
         link = self.trainer.link
         values = link.decision_scale(score)
         mean = link.reward(values, width)
@@ -274,14 +297,8 @@ def build(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -
     backbone = create_backbone(config.backbone, weights=config.weights, img_size=config.img_size)
     preprocess = preprocess_for(backbone, device)
     num_features = int(backbone.num_features)  # type: ignore[arg-type]  # timm sets an int
-    adapted = add_lora(
-        backbone,
-        rank=config.lora.rank,
-        alpha=config.lora.alpha,
-        targets=config.lora.targets,
-        blocks=config.lora.blocks,
-        seed=stream_seed(seed, "adapters"),
-    )
+    lora = dataclasses.asdict(config.lora)
+    adapted = add_lora(backbone, **lora, seed=stream_seed(seed, "adapters"))
     outputs = num_label_actions(env) or 1
     model = RewardModel(
         adapted, num_features, num_outputs=outputs, seed=stream_seed(seed, "head")
@@ -365,12 +382,15 @@ def _trainer(
     seed: int,
 ) -> OnlineTrainer:
     by_gradient = config.head == "gradient"
+    paired = {id(factor) for pair in lora_pairs(model) for factor in (pair.A, pair.B)}
+    # What adapters train besides their two factors, e.g. the magnitudes of DoRA.
+    others = [p for p in model.backbone.parameters() if p.requires_grad and id(p) not in paired]
     optimizer = create_optimizer(
         config.optimizer.name,
         model,
         lr=config.optimizer.lr,
-        other_params=model.head.parameters() if by_gradient else (),
-        other_lr=config.optimizer.head_lr,
+        other_params=[*others, *(model.head.parameters() if by_gradient else ())],
+        other_lr=config.optimizer.head_lr if by_gradient else config.optimizer.lr,
         **config.optimizer.options,
     )
     solver = LogisticHead if config.link == "bernoulli" else RidgeHead

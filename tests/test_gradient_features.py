@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import timm
@@ -277,3 +278,19 @@ def test_wrong_score_shape_is_refused() -> None:
 
     with pytest.raises(ValueError, match="must give"):
         LoRAGradientFeatures(Column(), lora_pairs(model))(make_images(2))
+
+
+def test_layers_that_are_never_called_have_gradient_zero() -> None:
+    model, images = make_model(), make_images(2)
+    whole = LoRAGradientFeatures(model)(images)[1]
+
+    class Shorter(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            inner: Any = model.backbone.get_submodule("base_model.model")
+            tokens: Tensor = inner.blocks[0](inner._pos_embed(inner.patch_embed(images)))
+            return tokens.sum(dim=(1, 2))
+
+    torch.empty(2, whole.shape[1], dtype=torch.float64).fill_(float("nan"))
+    phi = LoRAGradientFeatures(Shorter(), lora_pairs(model))(images)[1]
+    later = phi[:, whole.shape[1] // 3 :]
+    assert float(later.abs().max()) == 0.0

@@ -104,6 +104,14 @@ class FeatureHistory:
         self._row_of_round: dict[int, int] = {}
         self._offered: deque[tuple[NDArray[np.uint8], int]] = deque(maxlen=_OFFERED)
 
+    def preview(self, phi: Tensor) -> Tensor:
+        """What `scaled` would give, but nothing is remembered."""
+        if self.scale.is_centred:
+            return self.scale(phi)
+        scale = FeatureScale(self._features.dims)
+        scale.centre_on(phi)
+        return scale(phi)
+
     def scaled(self, images: Images, actions: NDArray[np.int64], phi: Tensor) -> Tensor:
         """Features (K, p) of the arms on offer, centred and of length 1."""
         self._offered.extend(zip((np.array(i) for i in images), actions.tolist(), strict=True))
@@ -116,9 +124,14 @@ class FeatureHistory:
         inputs = self._inputs(images)
         return self._features(inputs, torch.as_tensor(actions, device=inputs.device))
 
+    @property
+    def is_discounted(self) -> bool:
+        """Whether past choices lose weight."""
+        return self._settings.discount < 1
+
     def decay(self) -> None:
         """Let a round pass: every past choice counts `discount` times what it did."""
-        if self._settings.discount < 1:
+        if self.is_discounted:
             self.covariance.discount(self._settings.discount)
 
     def choose(

@@ -62,7 +62,7 @@ class _Readout(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         hidden = self.model.features(images)
-        scores = self.model.head(hidden).gather(1, self.actions[:, None])[:, 0]
+        scores: Tensor = self.model.head(hidden).gather(1, self.actions[:, None])[:, 0]
         self.scores, self.hidden = scores.detach(), hidden.detach()
         if self.fixed is None:
             return scores

@@ -184,7 +184,7 @@ class LoRAGradientFeatures:
         shape = (len(images), self.dim)
         with _grad_mode():
             if out is None:
-                out = torch.empty(shape, dtype=self.dtype, device=self._factors[0].device)
+                out = torch.zeros(shape, dtype=self.dtype, device=self._factors[0].device)
             if out.shape != shape:
                 raise ValueError(f"out has shape {tuple(out.shape)}; it must be {shape}")
             return self._run(images, _Buffer(out)), out

@@ -138,6 +138,39 @@ def test_restored_agent_continues_identically(overrides: dict[str, Any], tmp_pat
         restored.update(r.observation, decision, r.reward)
 
 
+@pytest.mark.parametrize("overrides", VARIANTS, ids=str)
+def test_probabilities_change_nothing_and_match_the_decision(overrides: dict[str, Any]) -> None:
+    agent, rounds = played(rounds=3, **overrides)
+    for r in rounds:
+        obs = r.observation
+        told = agent.probabilities(obs)
+        np.testing.assert_array_equal(told, agent.probabilities(obs))
+        decision = agent.select_action(obs)
+        assert told[decision.action] == pytest.approx(decision.propensity, abs=0.1)
+        assert told.sum() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    "lora",
+    [
+        {"init": "pissa"},
+        {"init": "olora"},
+        {"init": "orthogonal", "rank": 4},
+        {"use_rslora": True},
+        {"use_dora": True, "blocks": [-1], "targets": ["qkv"]},
+    ],
+    ids=str,
+)
+def test_variants_of_lora_train(lora: dict[str, Any]) -> None:
+    env = arms(rounds=2)
+    agent = make(env, lora={"rank": 2} | lora)
+    before = {n: p.clone() for n, p in agent.trainer.model.named_parameters() if p.requires_grad}
+    list(vitucb.run(env, agent, seed=0))
+    after = dict(agent.trainer.model.named_parameters())
+    moved = {name for name, old in before.items() if not torch.equal(old, after[name])}
+    assert {name for name in before if "lora_B" in name or "magnitude" in name} <= moved
+
+
 def test_sketch_reports_its_error() -> None:
     _, rounds = played(covariance={"name": "low-rank", "rank": 16})
     found = rounds[15].metrics
