@@ -38,11 +38,11 @@ AGENTS: dict[str, tuple[str, str]] = {
         "the same network with Thompson sampling, a draw per arm",
     ),
     "neural-linear": (
-        "vitucb.agents.last_layer:build_neural_linear",
+        "vitucb.agents.neural_linear:build",
         "Bayesian linear regression on the last layer of a trained ViT, Thompson sampling",
     ),
     "full-finetune": (
-        "vitucb.agents.last_layer:build_full_finetune",
+        "vitucb.agents.full_finetune:build",
         "every weight of the ViT trained online, UCB bonus from its last layer",
     ),
     "prototype": (

@@ -1,25 +1,14 @@
-"""Networks that are trained, with the covariance of their last layer: `neural-linear` and more.
+"""Networks that are trained online, with the covariance of their last layer.
 
-`full-finetune` trains every weight of the ViT and takes its own head for the mean.
-`neural-linear` (Riquelme, Tucker and Snoek, "Deep Bayesian bandits showdown", 2018 -
-https://arxiv.org/abs/1802.09127) takes Bayesian linear regression on the last layer instead, with
-the noise variance in the posterior: with A = ridge I + sum phi phi' and mu = A^-1 sum r phi,
-
-    sigma^2 ~ IG(a0 + n / 2, b0 + (sum r^2 - mu' A mu) / 2),    beta ~ N(mu, sigma^2 A^-1),
-
-and plays the best arm under one draw a round. Propensities are those given the drawn sigma^2, which
-no reward depends on, so importance weights with them stay unbiased.
-
-The last layer moves with training, so the rows in the covariance (and in sum r phi) are computed
-anew from the images: when the history has doubled, or every `refresh_every` rewards. Choices whose
-reward is on its way are computed anew as well.
+The last layer moves with training, so the rows in the covariance are computed anew from the images:
+when the history has doubled, or after every training. Choices whose reward is on its way are
+computed anew as well.
 """
 
 from __future__ import annotations
 
 import abc
 import copy
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -37,38 +26,19 @@ from vitucb.agents.feature_agent import (
     num_label_actions,
 )
 from vitucb.agents.networks import History
-from vitucb.agents.options import read_options, refuse_options, require_positive
 from vitucb.backbone import Preprocess, create_backbone, preprocess_for
 from vitucb.config import AgentConfig
 from vitucb.covariance import FeatureCovariance, make_covariance
 from vitucb.noise import RewardScale
-from vitucb.policies import Array, Policy, make_policy
+from vitucb.policies import Array, Policy
 from vitucb.reward_model import RewardModel
-from vitucb.seeding import numpy_generator, stream_seed, torch_generator
+from vitucb.seeding import stream_seed
 from vitucb.types import Decision, Observation, State
 
 _FIRST_REBUILD = 16
 _CHUNK = 64
 # Choices whose reward may never come stay in the covariance only as long as they are remembered.
 _MAX_PENDING = 1_000
-
-
-@dataclass(frozen=True)
-class NeuralLinearOptions:
-    """`agent.options` of neural-linear; the learning rates are those of `agent.optimizer`."""
-
-    train: Literal["adapters", "all", "none"] = "adapters"
-    """What is trained below the last layer: LoRA adapters, every weight, or nothing."""
-    refresh_every: int = 50
-    """Train and compute all features anew after so many rewards."""
-    steps: int = 50
-    """Optimizer steps per training."""
-    a0: float = 6.0
-    """Prior shape of the noise variance."""
-    b0: float = 6.0
-    """Prior scale of the noise variance, squared reward units."""
-    ridge: float = 0.25
-    """Prior precision of the parameters, in units of the noise variance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,70 +248,6 @@ class LastLayerAgent(FeatureAgent):
         }
 
 
-class FullFinetune(LastLayerAgent):
-    """Every weight of the ViT is trained; the mean is the network's, the width its last layer's."""
-
-    def _mean(self, score: Tensor, phi: Tensor) -> Array:
-        mean: Array = score.double().cpu().numpy()
-        return self._rewards.mean + self._rewards.std * mean
-
-
-class NeuralLinear(LastLayerAgent):
-    """Bayesian linear regression on the last layer, noise variance included."""
-
-    def __init__(self, *parts: Any, a0: float, b0: float, **named: Any) -> None:
-        """As `LastLayerAgent`, and the prior of the noise variance, IG(a0, b0)."""
-        super().__init__(*parts, **named)
-        self._a0, self._b0 = a0, b0
-        self._response = torch.zeros(self._covariance.dim, dtype=torch.float64)
-        self._squares = self._count = 0.0
-
-    @property
-    def noise_posterior(self) -> tuple[float, float]:
-        """Shape and scale of the inverse gamma posterior of the noise variance."""
-        mu = self._covariance.solve(self._response)
-        unexplained = self._squares - float(self._response @ mu.cpu())
-        return self._a0 + self._count / 2, self._b0 + max(unexplained, 0.0) / 2
-
-    def _width_unit(self) -> float:
-        """The noise deviation of this round's draw."""
-        shape, scale = self.noise_posterior
-        return float(np.sqrt(scale / self._rng.gamma(shape)))
-
-    def _mean(self, score: Tensor, phi: Tensor) -> Array:
-        mean: Array = (phi.cpu() @ self._covariance.solve(self._response).cpu()).numpy()
-        return mean
-
-    def _take_in(self, phi: Tensor, reward: float) -> None:
-        self._add(phi[None], torch.tensor([reward], dtype=torch.float64), 1.0)
-
-    def _begin_rebuild(self) -> None:
-        self._response = torch.zeros_like(self._response)
-        self._squares = self._count = 0.0
-
-    def _rebuilt(self, phi: Tensor, rewards: Tensor, weight: float) -> None:
-        self._add(phi, rewards, weight)
-
-    def _add(self, phi: Tensor, rewards: Tensor, weight: float) -> None:
-        self._response += weight * (rewards @ phi.double().cpu())
-        self._squares += weight * float(rewards @ rewards)
-        self._count += weight * len(rewards)
-
-    def state_dict(self) -> State:
-        """That of the base, and the sums of the regression."""
-        return super().state_dict() | {
-            "response": self._response.clone(),
-            "squares": self._squares,
-            "count": self._count,
-        }
-
-    def load_state_dict(self, state: State) -> None:
-        """Restore what `state_dict` returned."""
-        super().load_state_dict(state)
-        self._response = state["response"].clone()
-        self._squares, self._count = float(state["squares"]), float(state["count"])
-
-
 def _rms_norm(hidden: Tensor) -> float:
     return float(hidden.square().sum(dim=1).mean().sqrt().clamp_min(1e-12))
 
@@ -350,7 +256,7 @@ def _chunks(items: list[_Pending], size: int) -> Iterator[list[_Pending]]:
     return (items[i : i + size] for i in range(0, len(items), size))
 
 
-def _network(
+def build_network(
     config: AgentConfig,
     env: gym.Env[Any, Any],
     seed: int,
@@ -390,63 +296,7 @@ def _network(
     return model, preprocess, torch.optim.AdamW(groups, lr=config.optimizer.lr, weight_decay=0.0)
 
 
-def build_full_finetune(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -> Any:
-    """Factory of `full-finetune`: `agent.training` says how often, the policy is the configured.
-
-    Raises:
-        ValueError: If a setting is not usable.
-    """
-    refuse_options(config)
-    training = config.training
-    model, preprocess, optimizer = _network(config, env, seed, device, "all")
-    plan = TrainingPlan(
-        training.update_every,
-        training.gradient_steps,
-        training.batch_size,
-        "never" if training.rebuild == "none" else "doubling",
-    )
-    return FullFinetune(
-        model,
-        preprocess,
-        optimizer,
-        plan,
-        _covariance(model, config.covariance.ridge),
-        make_policy(config.policy),
-        History(training.replay_capacity, torch_generator(seed, "replay")),
-        numpy_generator(seed, "policy"),
-    )
-
-
-def build_neural_linear(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -> Any:
-    """Factory of `neural-linear`: joint Thompson sampling from the posterior.
-
-    Raises:
-        ValueError: If an option is not usable.
-    """
-    options = read_options(NeuralLinearOptions(), config)
-    require_positive(
-        refresh_every=options.refresh_every,
-        steps=options.steps,
-        a0=options.a0,
-        b0=options.b0,
-        ridge=options.ridge,
-    )
-    model, preprocess, optimizer = _network(config, env, seed, device, options.train)
-    training = config.training
-    return NeuralLinear(
-        model,
-        preprocess,
-        optimizer,
-        TrainingPlan(options.refresh_every, options.steps, training.batch_size, "training"),
-        _covariance(model, options.ridge),
-        make_policy(dataclasses.replace(config.policy, name="thompson", joint=True)),
-        History(training.replay_capacity, torch_generator(seed, "replay")),
-        numpy_generator(seed, "policy"),
-        a0=options.a0,
-        b0=options.b0,
-    )
-
-
-def _covariance(model: RewardModel, ridge: float) -> FeatureCovariance:
+def last_layer_covariance(model: RewardModel, ridge: float) -> FeatureCovariance:
+    """A over outputs x (d + 1) features, dense."""
     dim = model.head.out_features * (model.head.in_features + 1)
     return make_covariance("dense", dim, ridge=ridge)

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 import vitucb
-from vitucb.agents.last_layer import FullFinetune, LastLayerAgent, NeuralLinear
+from vitucb.agents.full_finetune import FullFinetune
+from vitucb.agents.last_layer import LastLayerAgent
+from vitucb.agents.neural_linear import NeuralLinear
 from vitucb.types import Round
 
 FEW = {"training": {"batch_size": 4}, "lora": {"rank": 1}}
