@@ -1,4 +1,4 @@
-"""`full-finetune`: every weight of the ViT is trained online; widths are those of its last layer."""
+"""`full-finetune`: every weight of the ViT is trained online; the last layer gives the width."""
 
 from __future__ import annotations
 
