@@ -2,9 +2,9 @@
 
     python scripts/prove_resume.py [--kills 20] [--rounds 120] [--only delay]
 
-Every trial starts a run in a child process, kills it at a moment drawn uniformly over its length
-(twice in every third trial), plays the same config again, and compares the result with an
-uninterrupted run.
+Every trial starts a run in a child process and kills it when it has reached a round drawn uniformly
+from all rounds, plus a random fraction of a round or of a checkpoint (twice in every third trial);
+then the same config is played again and the result is compared with an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -76,17 +76,16 @@ def prove(name: str, base: RunConfig, trials: int) -> bool:
     """Print one row of the table; whether every trial ended with the same bytes."""
     rng = np.random.default_rng(len(name))
     wanted = contents(play(base).folder)
-    started = time.monotonic()  # the libraries are loaded now, for the children too
-    wait(start(dataclasses.replace(base, experiment="timed")))
-    length = time.monotonic() - started
+    started = time.monotonic()  # once more, with everything loaded
+    play(dataclasses.replace(base, experiment="timed"))
+    per_round = (time.monotonic() - started) / base.num_rounds
     reached, equal, killed = [], 0, 0
     for trial in range(trials):
         config = dataclasses.replace(base, experiment=f"trial-{trial}")
         for _ in range(2 if trial % 3 == 2 else 1):
-            child = start(config)
-            time.sleep(rng.uniform(0.02, 1.0) * length)
-            os.kill(child, signal.SIGKILL)
-            killed += wait(child) == -signal.SIGKILL and not is_finished(run_folder(config))
+            target, delay = rng.integers(base.num_rounds + 1), rng.uniform(0, 3 * per_round)
+            kill_after(start(config), run_folder(config) / "rounds.csv", int(target), delay)
+            killed += not is_finished(run_folder(config))
             reached.append(lines(run_folder(config) / "rounds.csv"))
         play(config)
         equal += contents(run_folder(config)) == wanted
@@ -104,9 +103,15 @@ def start(config: RunConfig) -> int:
     os._exit(0)
 
 
-def wait(child: int) -> int:
-    """Exit code of the child, or minus the signal that ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def kill_after(child: int, table: Path, rounds: int, delay: float) -> None:
+    """Kill the child `delay` seconds after `rounds` rounds, unless it has ended by then."""
+    while lines(table) < rounds:
+        if os.waitpid(child, os.WNOHANG) != (0, 0):
+            return
+        time.sleep(0.002)
+    time.sleep(delay)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
