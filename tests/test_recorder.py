@@ -56,6 +56,13 @@ def test_rounds_add_up(tmp_path: Path) -> None:
     assert summary["mean_reward"] == pytest.approx(np.mean([float(r["reward"]) for r in table]))
 
 
+def test_metrics_hold_the_last_report_of_every_kind(tmp_path: Path) -> None:
+    folder = play(config(tmp_path, agent={"name": "lin-ucb"}, num_rounds=15)).folder
+    with (folder / "metrics.csv").open(newline="") as file:
+        noise = [int(r["round"]) for r in csv.DictReader(file) if r["metric"] == "score/noise"]
+    assert noise == [0, 10, 14]
+
+
 def test_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path: Path) -> None:
     files = [
         (play(config(tmp_path / name, seed=seed)).folder / "rounds.csv").read_bytes()

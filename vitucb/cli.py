@@ -369,7 +369,7 @@ def _bench(words: list[str]) -> None:
 
 
 def _list(words: list[str]) -> None:
-    """List envs, agents, optimizers, covariances, policies, backbones or datasets."""
+    """List envs, agents, optimizers, covariances, policies, backbones, datasets or engines."""
     from vitucb.catalog import CATALOG
     from vitucb.registry import unknown_name
 

@@ -151,16 +151,16 @@ class Recorder:
         # Kept until they are due: a rebuild, say, reports in few rounds.
         self._metrics |= {name: (round.index, float(v)) for name, v in round.metrics.items()}
         if round.index % self._config.record_every == 0:
-            self._write_metrics(round)
+            self._write_metrics(round.index, self._scalars(round))
         if self._events is not None and round.index % self._images_every == 0:
             self._events.add_arms(round)
 
-    def _write_metrics(self, round: Round) -> None:
+    def _write_metrics(self, round: int, scalars: Mapping[str, float]) -> None:
         for name, (index, value) in self._metrics.items():
             self._metrics_csv.writerow((index, name, value))
         if self._events is not None:
             latest = {name: value for name, (_, value) in self._metrics.items()}
-            self._events.add_scalars(self._scalars(round) | latest, round.index)
+            self._events.add_scalars({**scalars, **latest}, round)
         self._metrics.clear()
 
     def _scalars(self, round: Round) -> dict[str, float]:
@@ -217,6 +217,7 @@ class Recorder:
         if not self._rounds:
             raise ValueError("num_rounds: the run has no rounds; ask for at least one")
         self._save_gallery()
+        self._write_metrics(self._rounds - 1, {})
         timing = {
             "seconds_per_round": self._seconds / self._rounds,
             "wall_seconds": self._earlier_seconds + wall_seconds,
