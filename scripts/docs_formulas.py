@@ -1,8 +1,8 @@
-"""Let indented formulas of docstrings stand as blocks in the rendered reference.
+"""Let formulas and lists of docstrings stand as blocks in the rendered reference.
 
-In the source a formula follows its sentence directly; Markdown wants a blank line before a code
-block. And griffe knows `Examples:` as a section of doctests, where the style asks for `Example:`.
-A griffe extension, named in mkdocs.yml.
+In the source they follow their sentence directly; Markdown wants a blank line before them. And
+griffe knows `Examples:` as a section of doctests, where the style asks for `Example:`. A griffe
+extension, named in mkdocs.yml.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ from typing import Any
 import griffe
 
 # `Args:` and its like are sections, which griffe reads by itself; a list item may be continued.
-_KEEPS_ITS_BLOCK = re.compile(r"^\s*([-*] |\d+\. |\w+:$)")
+_ITEM = re.compile(r"[-*] |\d+\. ")
+_SECTION = re.compile(r"\w+:$")
 
 
-def set_off_formulas(text: str) -> str:
-    """`text` with a blank line before every line indented by 4 more than the one above."""
+def set_off_blocks(text: str) -> str:
+    """`text` with a blank line between a paragraph and the formula or list that follows it."""
     lines: list[str] = []
     for line in re.sub(r"(?m)^( *)Example:$", r"\1Examples:", text).splitlines():
         above = lines[-1] if lines else ""
-        steps_in = _indent(line) >= _indent(above) + 4
-        if above.strip() and steps_in and _indent(above) == 0 and not _KEEPS_ITS_BLOCK.match(above):
-            lines.append("")
+        is_paragraph = bool(above.strip()) and not above.startswith(" ")
+        if is_paragraph and not _ITEM.match(above) and not _SECTION.match(above):
+            is_formula = _indent(line) >= 4
+            if is_formula or _ITEM.match(line):
+                lines.append("")
         lines.append(line)
     return "\n".join(lines)
 
@@ -33,9 +36,9 @@ def _indent(line: str) -> int:
 
 
 class Formulas(griffe.Extension):
-    """Applies `set_off_formulas` to every docstring."""
+    """Applies `set_off_blocks` to every docstring."""
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
         """Called by griffe for every module, class, function and attribute."""
         if obj.docstring is not None:
-            obj.docstring.value = set_off_formulas(obj.docstring.value)
+            obj.docstring.value = set_off_blocks(obj.docstring.value)
