@@ -1,0 +1,96 @@
+"""The pages keep up with the code: commands parse, imports exist, no name is missing."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from vitucb.catalog import CATALOG
+from vitucb.cli import DemoArgs, EvaluateArgs, ReportArgs, SweepArgs, TuneArgs
+from vitucb.command_line import parse, pop_option, pop_values, split_options
+from vitucb.config import RunConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+COMMAND = re.compile(r"(?:python -m |python3 scripts/bootstrap.py )?vitucb ([a-z]+) (.*)")
+KINDS = {
+    "run": RunConfig,
+    "demo": DemoArgs,
+    "report": ReportArgs,
+    "evaluate": EvaluateArgs,
+    "sweep": RunConfig,
+    "tune": RunConfig,
+}
+OF_ITS_OWN = {"sweep": SweepArgs, "tune": TuneArgs}
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Language and text of every fenced block."""
+    text = page.read_text(encoding="utf-8")
+    return re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def check(command: str, words: list[str]) -> None:
+    """Parse as the command line does, without playing anything."""
+    kind = KINDS[command]
+    if kind is not RunConfig:
+        parse(kind, words, command)
+        return
+    words, _ = pop_option([word for word in words if word not in ("--resume", "...")], "--config")
+    for option in ("--grid", "--list", "--search"):
+        words, _ = pop_values(words, option)
+    if command in OF_ITS_OWN:
+        _, words = split_options(words, OF_ITS_OWN[command])
+    parse(RunConfig, words, command, RunConfig())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_commands_of_the_page_parse(page: Path) -> None:
+    for _, text in blocks(page):
+        for line in text.replace("\\\n", " ").splitlines():
+            if (found := COMMAND.match(line)) and found[1] in KINDS:
+                check(found[1], shlex.split(found[2], comments=True))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_imports_of_the_page_exist(page: Path) -> None:
+    for language, text in blocks(page):
+        if language != "python":
+            continue
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vitucb"):
+                module = importlib.import_module(node.module or "")
+                assert [a.name for a in node.names if not hasattr(module, a.name)] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "page"),
+    [
+        ("agents", "agents"),
+        ("policies", "policies"),
+        ("optimizers", "optimizers"),
+        ("covariances", "covariance"),
+        ("envs", "environments"),
+        ("engines", "experiments"),
+    ],
+)
+def test_page_names_everything_of_its_kind(kind: str, page: str) -> None:
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    assert [entry for entry in CATALOG[kind]() if f"`{entry}`" not in text] == []
+
+
+def test_reference_shows_modules_that_exist() -> None:
+    text = "".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
+    modules = re.findall(r"^::: ([\w.]+)$", text, flags=re.MULTILINE)
+    paths = [re.sub(r"^vitucb\.(envs|agents)", r"\1", m).replace(".", "/") for m in modules]
+    exist = [(ROOT / f"{p}.py").is_file() or (ROOT / p).is_dir() for p in paths]
+    assert [m for m, found in zip(modules, exist, strict=True) if not found] == []
