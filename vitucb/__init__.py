@@ -14,6 +14,7 @@ from vitucb.types import Agent, Decision, Observation, Round
 
 if TYPE_CHECKING:
     from vitucb.covariance import make_covariance
+    from vitucb.deployment import deploy, load_agent
     from vitucb.experiment import make_agent
     from vitucb.optim import create_optimizer
     from vitucb.runner import run
@@ -22,6 +23,8 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "make_agent": "vitucb.experiment",
+    "deploy": "vitucb.deployment",
+    "load_agent": "vitucb.deployment",
     "run": "vitucb.runner",
     "make_covariance": "vitucb.covariance",
     "create_optimizer": "vitucb.optim",
@@ -33,6 +36,8 @@ __all__ = [
     "Observation",
     "Round",
     "create_optimizer",
+    "deploy",
+    "load_agent",
     "make_agent",
     "make_covariance",
     "run",

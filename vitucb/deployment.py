@@ -1,0 +1,407 @@
+"""An agent outside of experiments: it decides and learns inside somebody else's loop.
+
+agent = vitucb.load_agent("my-agent")
+decision = agent.act(images)
+...
+agent.observe(decision.id, reward)    # at any time, in any order, from any thread
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import threading
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from numbers import Real
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vitucb.agents import AGENTS
+from vitucb.config import AgentConfig, RunConfig, load_config, override
+from vitucb.experiment import make_agent, make_env
+from vitucb.resume import open_snapshots
+from vitucb.saved_agent import MANIFEST, Blueprint, read_agent, save_agent
+from vitucb.types import Agent, Decision, Observation, State
+from vitucb.unanswered import Unanswered, Waiting
+
+_logger = logging.getLogger(__name__)
+
+MAX_UNANSWERED = 1_000
+"""Decisions that may wait for their reward; agents remember no more in their covariance either."""
+
+# These learn from the reward and the chosen image alone, and their features are large.
+_NEED_NO_PHI = ("vit-ucb", "full-finetune", "neural-ucb", "neural-ts", "prototype")
+# These know arms by their number.
+_ON_SLOTS = ("ucb1", "kl-ucb", "gaussian-ts", "beta-ts", "random")
+
+Outcome = Literal["learnt", "answered", "forgotten", "unknown", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedDecision(Decision):
+    """A decision with the id by which its reward is reported; `phi` is None.
+
+    Attributes:
+        id: Never given out twice, not even by two copies of one agent.
+    """
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a reward.
+
+    Attributes:
+        decision_id: Of the decision it was for.
+        outcome: `learnt`; else it changed nothing: the decision was `answered` before, was
+            `forgotten` because too many waited, is `unknown`, or the reward was `refused` and the
+            decision waits on.
+        reason: Why it was not learnt, a sentence; empty if it was.
+        metrics: What the agent reported of its update.
+    """
+
+    decision_id: str
+    outcome: Outcome
+    reason: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_learnt(self) -> bool:
+        """Whether the agent learnt from it."""
+        return self.outcome == "learnt"
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What happened since the agent was first deployed; decided = learnt + waiting + forgotten.
+
+    Attributes:
+        decided: Decisions made.
+        learnt: Rewards learnt.
+        waiting: Decisions without a reward so far.
+        forgotten: Decisions dropped because more than `max_unanswered` waited.
+        not_learnt: Rewards that came twice, too late, for unknown ids, or were refused.
+    """
+
+    decided: int
+    learnt: int
+    waiting: int
+    forgotten: int
+    not_learnt: int
+
+
+class DeployedAgent:
+    """An agent that decides and learns on demand; every method may be called from any thread.
+
+    One lock: calls take turns. Decisions wait for their reward in a bounded table; past its cap
+    the oldest is forgotten, counted, and its reward acknowledged as such.
+
+    Attributes:
+        agent: The agent itself; not to be used beside the methods here.
+        blueprint: What it was built from.
+    """
+
+    def __init__(
+        self, agent: Agent, blueprint: Blueprint, *, max_unanswered: int = MAX_UNANSWERED
+    ) -> None:
+        """Deploy `agent`, built from `blueprint`.
+
+        Raises:
+            ValueError: If `max_unanswered` is less than 1.
+        """
+        self.agent, self.blueprint = agent, blueprint
+        self._table = Unanswered(max_unanswered)
+        self._learnt = self._not_learnt = 0
+        self._lock = threading.Lock()
+        name = blueprint.config.name
+        # Of agents that are not ours nobody knows what they look at when a reward comes.
+        self._keeps_whole, self._keeps_phi = name not in AGENTS, name not in _NEED_NO_PHI
+        self._has_fixed_arms = blueprint.shares_image or name in _ON_SLOTS
+
+    def act(self, images: ArrayLike, action_mask: ArrayLike | None = None) -> NumberedDecision:
+        """Choose an arm.
+
+        Args:
+            images: uint8 (K, H, W, C), an image per arm; (H, W, C) or (1, H, W, C) where one image
+                is the context of all arms.
+            action_mask: 1 or True where the arm may be chosen, (K,); everywhere by default.
+
+        Raises:
+            TypeError: If the images are not uint8.
+            ValueError: If a shape does not fit, or no arm may be chosen.
+        """
+        obs = self._observation(images, action_mask)
+        with self._lock:
+            return self._keep(obs, self.agent.select_action(obs))
+
+    def act_batch(
+        self, images: Sequence[ArrayLike], action_masks: Sequence[ArrayLike | None] | None = None
+    ) -> list[NumberedDecision]:
+        """Choose an arm in each of several contexts, as `act` does, none of them after a reward.
+
+        Agents that can score all contexts in one pass do.
+        """
+        masks = [None] * len(images) if action_masks is None else action_masks
+        contexts = [self._observation(i, m) for i, m in zip(images, masks, strict=True)]
+        select = getattr(self.agent, "select_actions", None)
+        with self._lock:
+            if select is not None and contexts:
+                decisions = select(contexts)
+            else:
+                decisions = [self.agent.select_action(obs) for obs in contexts]
+            return [self._keep(obs, d) for obs, d in zip(contexts, decisions, strict=True)]
+
+    def observe(self, decision_id: str, reward: float) -> Receipt:
+        """Learn from the reward of a decision, and say what became of it.
+
+        Raises:
+            TypeError: If the reward is no number.
+        """
+        return self.observe_batch([(decision_id, reward)])[0]
+
+    def observe_batch(self, answers: Iterable[tuple[str, float]]) -> list[Receipt]:
+        """Learn from the rewards of several decisions, in this order; a receipt for each.
+
+        Raises:
+            TypeError: If a reward is no number; nothing is learnt then.
+        """
+        answers = [(name, _number(reward)) for name, reward in answers]
+        with self._lock:
+            receipts = [self._learn(name, reward) for name, reward in answers]
+            learnt = sum(receipt.is_learnt for receipt in receipts)
+            self._learnt += learnt
+            self._not_learnt += len(receipts) - learnt
+        return receipts
+
+    @property
+    def counts(self) -> Counts:
+        """How many decisions were made, answered, forgotten and so on."""
+        with self._lock:
+            return Counts(
+                self._table.decided,
+                self._learnt,
+                len(self._table),
+                self._table.forgotten,
+                self._not_learnt,
+            )
+
+    @property
+    def num_held(self) -> int:
+        """Decisions that wait and ids remembered: at most twice `max_unanswered`."""
+        with self._lock:
+            return self._table.num_held
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the agent and the decisions that wait; `load_agent` goes on from here.
+
+        Raises:
+            ValueError: If the folder holds anything but a saved agent.
+        """
+        with self._lock:
+            more = {
+                "table": self._table.state_dict(),
+                "learnt": self._learnt,
+                "not_learnt": self._not_learnt,
+            }
+            return save_agent(self.agent, self.blueprint, folder, more)
+
+    def _restore(self, state: State) -> None:
+        """Take up what was saved."""
+        self.agent.load_state_dict(state["agent"])
+        if "table" in state:
+            self._table.load_state_dict(state["table"])
+            self._learnt, self._not_learnt = int(state["learnt"]), int(state["not_learnt"])
+
+    def _keep(self, obs: Observation, decision: Decision) -> NumberedDecision:
+        waiting = Waiting.of(obs, decision, whole=self._keeps_whole, with_phi=self._keeps_phi)
+        forgotten = self._table.forgotten
+        name = self._table.add(waiting)
+        if self._table.forgotten > forgotten == 0:
+            _logger.warning(
+                "more than max_unanswered %d decisions wait for their reward: from now on the "
+                "oldest is forgotten, see counts.forgotten",
+                self._table.capacity,
+            )
+        values = {f.name: getattr(decision, f.name) for f in dataclasses.fields(Decision)}
+        # Else whoever keeps decisions would keep megabytes of features with each.
+        return NumberedDecision(**(values | {"phi": None}), id=name)
+
+    def _learn(self, name: str, reward: float) -> Receipt:
+        waiting = self._table.find(name)
+        if waiting is None:
+            return Receipt(name, *self._why_closed(name))
+        if not math.isfinite(reward):
+            return Receipt(name, "refused", f"reward {reward} is not finite; give a finite number")
+        try:
+            metrics = self.agent.update(waiting.observation, waiting.decision, reward)
+        except ValueError as error:  # agents check a reward before they learn from it
+            return Receipt(name, "refused", str(error))
+        self._table.answer(name)
+        return Receipt(name, "learnt", metrics=metrics)
+
+    def _why_closed(self, name: str) -> tuple[Outcome, str]:
+        end = self._table.end_of(name)
+        if end == "answered":
+            return end, f"decision {name} was answered before; each reward counts once"
+        cap = self._table.capacity
+        if end == "forgotten":
+            return end, f"decision {name} was forgotten: more than max_unanswered {cap} waited"
+        return "unknown", (
+            f"no decision {name!r} waits here: it is of another agent, or was closed more than "
+            f"{cap} decisions ago"
+        )
+
+    def _observation(self, images: ArrayLike, action_mask: ArrayLike | None) -> Observation:
+        pixels, shares = np.asarray(images), self.blueprint.shares_image
+        if shares and pixels.ndim == 3:
+            pixels = pixels[None]
+        _check_images(pixels, shares)
+        arms = self.blueprint.num_arms if self._has_fixed_arms else len(pixels)
+        if not shares and len(pixels) != arms:
+            raise ValueError(f"{len(pixels)} images for an agent of {arms} arms; give {arms}")
+        mask = np.ones(arms) if action_mask is None else np.asarray(action_mask)
+        if mask.shape != (arms,) or not np.isin(mask, (0, 1)).all() or not mask.any():
+            raise ValueError(
+                f"action_mask {mask.tolist()} must have {arms} values 0 or 1, one per arm, and "
+                "allow at least one"
+            )
+        return {"images": pixels, "action_mask": mask.astype(np.int8)}
+
+
+def load_agent(
+    folder: str | Path, *, device: str = "cpu", max_unanswered: int | None = None
+) -> DeployedAgent:
+    """An agent that goes on exactly where it was saved.
+
+    Bit for bit, with the versions, the number of torch threads and the device it was saved with.
+    Nothing in the folder is executed; but names in its `config.yaml` may be import paths of
+    installed modules, as on the command line.
+
+    Args:
+        folder: What was given to `save`; or a run folder, finished or not.
+        device: Torch device.
+        max_unanswered: Most decisions that wait for their reward; as before by default.
+
+    Raises:
+        ValueError: If the folder is neither, was written in another format, or a file is missing
+            or damaged; says which.
+    """
+    folder = Path(folder).resolve()
+    if (folder / MANIFEST).is_file():
+        blueprint, state = read_agent(folder)
+    elif (folder / "config.yaml").is_file() and (folder / "checkpoint").is_dir():
+        blueprint, state = _read_run(folder)
+    else:
+        raise ValueError(
+            f"{folder} holds neither a saved agent ({MANIFEST}) nor a run (config.yaml and "
+            "checkpoint/); name the folder given to save, or a run folder"
+        )
+    if max_unanswered is None:
+        max_unanswered = int(state["table"]["capacity"]) if "table" in state else MAX_UNANSWERED
+    deployed = _build(blueprint, device, max_unanswered)
+    try:
+        deployed._restore(state)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{folder}: the state does not fit config.yaml: {error!r}") from error
+    return deployed
+
+
+def deploy(
+    name: str = "vit-ucb",
+    *,
+    num_arms: int,
+    shares_image: bool = False,
+    image_shape: tuple[int, int, int] = (32, 32, 3),
+    seed: int = 0,
+    device: str = "cpu",
+    max_unanswered: int = MAX_UNANSWERED,
+    config: AgentConfig | None = None,
+    **overrides: Any,
+) -> DeployedAgent:
+    """A new agent that has learnt nothing yet, without an environment.
+
+    Args:
+        name: A name of `vitucb list agents`, or an import path `module:factory`.
+        num_arms: Number of arms K; with an image per arm other numbers may be offered, too, save
+            to agents that know arms by their number.
+        shares_image: Whether one image is the context of all arms.
+        image_shape: Height, width, channels, for agents that ask; others may be shown, too.
+        seed: Seed of the adapters, the replay, the policy and so on.
+        device: Torch device.
+        max_unanswered: Most decisions that wait for their reward.
+        config: Settings to start from; the defaults if None.
+        **overrides: Fields of `AgentConfig`, as in `make_agent`.
+
+    Raises:
+        ValueError: If a name or a setting is not usable.
+    """
+    settings = override(config or AgentConfig(), {"name": name, **overrides}, "agent.")
+    blueprint = Blueprint(settings, seed, num_arms, shares_image, tuple(image_shape))
+    return _build(blueprint, device, max_unanswered)
+
+
+def _build(blueprint: Blueprint, device: str, max_unanswered: int) -> DeployedAgent:
+    config = blueprint.config
+    agent = make_agent(
+        config.name, blueprint.stand_in(), seed=blueprint.seed, device=device, config=config
+    )
+    return DeployedAgent(agent, blueprint, max_unanswered=max_unanswered)
+
+
+def _read_run(folder: Path) -> tuple[Blueprint, State]:
+    """Blueprint and state of the agent of a run, at its end or at its newest whole checkpoint."""
+    from vitucb.checkpoint import load_state
+
+    config = load_config(folder / "config.yaml")
+    if (folder / "checkpoint" / "state.json").is_file():
+        agent = load_state(folder / "checkpoint")
+        return _blueprint(config, _gallery(folder)), {"agent": agent}
+    snapshots, reason = open_snapshots(folder), "there is none"
+    for rounds in reversed(snapshots.rounds):
+        try:
+            state = snapshots.load(rounds)
+        except ValueError as error:
+            reason = str(error)
+            continue
+        pictures = state["recorder"]["gallery"]
+        shown = (pictures[0]["images"], len(pictures[0]["mean"])) if pictures else None
+        return _blueprint(config, shown), {"agent": state["agent"]}
+    raise ValueError(f"run {folder} has no whole checkpoint: {reason}; let it finish")
+
+
+def _gallery(folder: Path) -> tuple[NDArray[np.uint8], int] | None:
+    """Images of one round of a finished run, and its number of arms, if they were kept."""
+    try:
+        with np.load(folder / "gallery.npz") as file:
+            return file["images"][0], file["mean"].shape[1]
+    except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile):
+        return None
+
+
+def _blueprint(config: RunConfig, shown: tuple[NDArray[np.uint8], int] | None) -> Blueprint:
+    """What a run's agent was built from: as its pictures tell, else its environment."""
+    if shown is None:
+        return Blueprint.of(config.agent, make_env(config.env, config.num_rounds), config.seed)
+    images, arms = shown
+    return Blueprint(config.agent, config.seed, arms, len(images) == 1 < arms, images.shape[1:])
+
+
+def _check_images(pixels: NDArray[Any], shares_image: bool) -> None:
+    if pixels.dtype != np.uint8:
+        raise TypeError(f"images are {pixels.dtype}; give uint8 values from 0 to 255")
+    if pixels.ndim != 4 or not pixels.size or (shares_image and len(pixels) != 1):
+        wanted = "(H, W, C), the context of all arms" if shares_image else "(K, H, W, C)"
+        raise ValueError(f"images have shape {pixels.shape}; give {wanted}")
+
+
+def _number(reward: object) -> float:
+    if not isinstance(reward, Real):
+        raise TypeError(f"reward {reward!r} is no number; give a float")
+    return float(reward)
