@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.docs_formulas import set_off_blocks
 from vitucb.catalog import CATALOG
 from vitucb.cli import DemoArgs, EvaluateArgs, ReportArgs, SweepArgs, TuneArgs
 from vitucb.command_line import parse, pop_option, pop_values, split_options
@@ -94,3 +95,9 @@ def test_reference_shows_modules_that_exist() -> None:
     paths = [re.sub(r"^vitucb\.(envs|agents)", r"\1", m).replace(".", "/") for m in modules]
     exist = [(ROOT / f"{p}.py").is_file() or (ROOT / p).is_dir() for p in paths]
     assert [m for m, found in zip(modules, exist, strict=True) if not found] == []
+
+
+def test_formulas_and_lists_of_docstrings_become_blocks() -> None:
+    text = "With y = W x,\n    dy = W dx\nand\n- one\n- two\n\nArgs:\n    x: Input.\n"
+    expected = "With y = W x,\n\n    dy = W dx\nand\n\n- one\n- two\n\nArgs:\n    x: Input."
+    assert set_off_blocks(text) == expected
