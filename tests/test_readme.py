@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import pytest
@@ -68,6 +69,13 @@ def test_python_example_plays(capsys: pytest.CaptureFixture[str]) -> None:
     (text,) = [text for text in PYTHON if "vitucb.run(" in text]
     exec(text.replace("max_episode_steps=200", "max_episode_steps=3"), {})
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["0", "1", "2"]
+
+
+def test_example_in_a_loop_of_ones_own_plays(folder: Path) -> None:
+    (text,) = [text for text in PYTHON if "vitucb.deploy(" in text]
+    names: dict[str, Any] = {}
+    exec(text, names)
+    assert names["agent"].counts.learnt == 1
 
 
 def test_config_example_is_a_config() -> None:
