@@ -42,6 +42,7 @@ class LinearAgent(FeatureAgent):
         covariance: FeatureCovariance,
         policy: Policy,
         rng: np.random.Generator,
+        discount: float = 1.0,
     ) -> None:
         """Put the parts together.
 
@@ -50,8 +51,10 @@ class LinearAgent(FeatureAgent):
             covariance: A over d + 1 features, or K (d + 1) where arms share an image.
             policy: Turns means and widths into an action.
             rng: Generator of the policy.
+            discount: Weight of an observation after one more round, for rewards that drift.
         """
         super().__init__(covariance, policy, rng)
+        self._discount = discount
         self._frozen = frozen
         self._response = torch.zeros(covariance.dim, dtype=torch.float64)
 
@@ -63,13 +66,22 @@ class LinearAgent(FeatureAgent):
             phi = torch.kron(torch.eye(len(obs["action_mask"]), dtype=h.dtype), phi)
         return phi
 
+    def select_action(self, obs: Observation) -> Decision:
+        """Let a round pass for the discount, then score every arm and choose."""
+        if self._discount < 1:
+            self._covariance.discount(self._discount)
+            self._response *= self._discount
+        return super().select_action(obs)
+
     def _score(self, obs: Observation) -> tuple[Array, Tensor]:
         phi = self._features(obs)
         mean: Array = (phi @ self._covariance.solve(self._response)).numpy()
         return mean, phi
 
     def _learn(self, obs: Observation, decision: Decision, reward: float) -> dict[str, float]:
-        self._response += reward * decision.phi
+        # A late reward counts as much as it would by now, had it come at once.
+        weight = self._discount ** (self._rounds - 1 - decision.round)
+        self._response += weight * reward * decision.phi
         return {}
 
     def state_dict(self) -> State:
@@ -87,15 +99,27 @@ class LinearAgent(FeatureAgent):
 
 
 def build_lin_ucb(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -> Any:
-    """Factory of `lin-ucb`: dense covariance in float64, the configured policy."""
+    """Factory of `lin-ucb`: dense covariance in float64, the configured policy.
+
+    With `training.discount` below 1 it is D-LinUCB (Russac et al. 2019).
+
+    Raises:
+        ValueError: If a setting is not usable.
+    """
     refuse_options(config)
+    discount = config.training.discount
+    if not 0 < discount <= 1:
+        raise ValueError(f"agent.training.discount {discount} must be in (0, 1]")
     frozen = build_frozen_features(config, device)
     dim = (frozen.dim + 1) * (num_label_actions(env) or 1)
     return LinearAgent(
         frozen,
-        make_covariance("dense", dim, ridge=config.head_ridge, seed=seed),
+        make_covariance(
+            "dense" if discount == 1 else "discounted", dim, ridge=config.head_ridge, seed=seed
+        ),
         make_policy(config.policy),
         numpy_generator(seed, "policy"),
+        discount,
     )
 
 

@@ -8,6 +8,7 @@ COVARIANCES = {
     "low-rank": "vitucb.covariance.projected:low_rank",
     "frequent-directions": "vitucb.covariance.frequent_directions:FrequentDirections",
     "countsketch": "vitucb.covariance.projected:countsketch",
+    "discounted": "vitucb.covariance.discounted:DiscountedCovariance",
     "diagonal": "vitucb.covariance.diagonal:DiagonalCovariance",
 }
 """Name -> import path of what is called as `(dim, *, ridge, rank, seed, dtype, **options)`."""
@@ -18,6 +19,7 @@ DESCRIPTIONS = {
     "low-rank": "CountSketch, then frequent directions: memory and time independent of the horizon",
     "frequent-directions": "a sketch of the largest directions with a certain, two-sided error",
     "countsketch": "a random projection with its bias removed, exact in the projected space",
+    "discounted": "as dense, with the second matrix that discounted observations need (D-LinUCB)",
     "diagonal": "baseline: only the diagonal of A; bonuses are many times too wide",
 }
 """Name -> one line for `vitucb list covariances`."""
