@@ -25,6 +25,15 @@ INITS = ("default", "gaussian", "orthogonal", "olora", "pissa")
 """Starts of the adapters that need no data; also pissa_niter_N, PiSSA by N subspace iterations."""
 
 
+_REFUSED = {
+    "eva": "takes its start from activations on data, and there are none before the first round",
+    "lora_ga": "takes its start from gradients on data, and there are none before the first round",
+    "corda": "takes its start from activations on data, and there are none before the first round",
+    "loftq": "is a start for quantised weights, and the backbone's are not",
+    "adalora": "has layers of SVD triplets in place of lora_A and lora_B",
+}
+
+
 @dataclass(frozen=True)
 class LoRAPair:
     """One adapted linear layer: W = base + scaling * B @ A.
@@ -152,6 +161,8 @@ def add_lora(
 
     if rank < 1:
         raise ValueError(f"lora.rank {rank} must be at least 1")
+    if reason := _REFUSED.get(init.lower().replace("-", "_")):
+        raise ValueError(f"lora.init {init!r} {reason}; use one of {', '.join(INITS)}")
     if init not in INITS and not re.fullmatch(r"pissa_niter_[1-9]\d*", init):
         raise ValueError(f"lora.init {init!r} is not one of {', '.join(INITS)} or pissa_niter_N")
     if init == "orthogonal" and rank % 2:
