@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import vitucb
-from vitucb import assets, deployment
+from vitucb import assets, deployment, saved_run
 from vitucb.agents.vit_ucb import ViTUCB
 from vitucb.backbone import create_backbone
 from vitucb.config import RunConfig, override
@@ -124,7 +124,7 @@ def test_finished_run_loads_without_its_environment(
     shown: list[Round] = []
     folder = play(run_config(tmp_path, "lin-ucb"), shown.append).folder
     expected = load_policy(folder)(shown[-1].observation)
-    monkeypatch.setattr(deployment, "make_env", no_env)
+    monkeypatch.setattr(saved_run, "make_env", no_env)
     agent = load_agent(folder)
     decision = agent.act(shown[-1].observation["images"])
     assert expected[decision.action] == decision.propensity
@@ -147,7 +147,7 @@ def test_unfinished_run_loads_from_its_newest_whole_checkpoint(
 
     with pytest.raises(KeyboardInterrupt):
         play(config, interrupt)
-    monkeypatch.setattr(deployment, "make_env", no_env)
+    monkeypatch.setattr(saved_run, "make_env", no_env)
     (folder,) = (tmp_path / "default").iterdir()
     agent = load_agent(folder)
     assert agent.blueprint.shares_image

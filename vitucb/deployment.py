@@ -12,7 +12,6 @@ import dataclasses
 import logging
 import math
 import threading
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
@@ -23,10 +22,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vitucb.agents import AGENTS
-from vitucb.config import AgentConfig, RunConfig, load_config, override
-from vitucb.experiment import make_agent, make_env
-from vitucb.resume import open_snapshots
+from vitucb.config import AgentConfig, override
+from vitucb.experiment import make_agent
 from vitucb.saved_agent import MANIFEST, Blueprint, read_agent, save_agent
+from vitucb.saved_run import read_run
 from vitucb.types import Agent, Decision, Observation, State
 from vitucb.unanswered import Unanswered, Waiting
 
@@ -297,7 +296,7 @@ def load_agent(
     if (folder / MANIFEST).is_file():
         blueprint, state = read_agent(folder)
     elif (folder / "config.yaml").is_file() and (folder / "checkpoint").is_dir():
-        blueprint, state = _read_run(folder)
+        blueprint, state = read_run(folder)
     else:
         raise ValueError(
             f"{folder} holds neither a saved agent ({MANIFEST}) nor a run (config.yaml and "
@@ -353,44 +352,6 @@ def _build(blueprint: Blueprint, device: str, max_unanswered: int) -> DeployedAg
         config.name, blueprint.stand_in(), seed=blueprint.seed, device=device, config=config
     )
     return DeployedAgent(agent, blueprint, max_unanswered=max_unanswered)
-
-
-def _read_run(folder: Path) -> tuple[Blueprint, State]:
-    """Blueprint and state of the agent of a run, at its end or at its newest whole checkpoint."""
-    from vitucb.checkpoint import load_state
-
-    config = load_config(folder / "config.yaml")
-    if (folder / "checkpoint" / "state.json").is_file():
-        agent = load_state(folder / "checkpoint")
-        return _blueprint(config, _gallery(folder)), {"agent": agent}
-    snapshots, reason = open_snapshots(folder), "there is none"
-    for rounds in reversed(snapshots.rounds):
-        try:
-            state = snapshots.load(rounds)
-        except ValueError as error:
-            reason = str(error)
-            continue
-        pictures = state["recorder"]["gallery"]
-        shown = (pictures[0]["images"], len(pictures[0]["mean"])) if pictures else None
-        return _blueprint(config, shown), {"agent": state["agent"]}
-    raise ValueError(f"run {folder} has no whole checkpoint: {reason}; let it finish")
-
-
-def _gallery(folder: Path) -> tuple[NDArray[np.uint8], int] | None:
-    """Images of one round of a finished run, and its number of arms, if they were kept."""
-    try:
-        with np.load(folder / "gallery.npz") as file:
-            return file["images"][0], file["mean"].shape[1]
-    except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile):
-        return None
-
-
-def _blueprint(config: RunConfig, shown: tuple[NDArray[np.uint8], int] | None) -> Blueprint:
-    """What a run's agent was built from: as its pictures tell, else its environment."""
-    if shown is None:
-        return Blueprint.of(config.agent, make_env(config.env, config.num_rounds), config.seed)
-    images, arms = shown
-    return Blueprint(config.agent, config.seed, arms, len(images) == 1 < arms, images.shape[1:])
 
 
 def _check_images(pixels: NDArray[Any], shares_image: bool) -> None:

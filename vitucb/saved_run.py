@@ -1,0 +1,59 @@
+"""The agent of a run, as its run folder holds it."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitucb.config import RunConfig, load_config
+from vitucb.experiment import make_env
+from vitucb.resume import open_snapshots
+from vitucb.saved_agent import Blueprint
+from vitucb.types import State
+
+
+def read_run(folder: Path) -> tuple[Blueprint, State]:
+    """Blueprint and state of the agent of a run, at its end or at its newest whole checkpoint.
+
+    Deletes nothing. The environment is made only where no pictures tell the number of arms.
+
+    Raises:
+        ValueError: If there is no whole checkpoint, or a file cannot be read.
+    """
+    from vitucb.checkpoint import load_state
+
+    config = load_config(folder / "config.yaml")
+    if (folder / "checkpoint" / "state.json").is_file():
+        agent = load_state(folder / "checkpoint")
+        return _blueprint(config, _gallery(folder)), {"agent": agent}
+    snapshots, reason = open_snapshots(folder), "there is none"
+    for rounds in reversed(snapshots.rounds):
+        try:
+            state = snapshots.load(rounds)
+        except ValueError as error:
+            reason = str(error)
+            continue
+        pictures = state["recorder"]["gallery"]
+        shown = (pictures[0]["images"], len(pictures[0]["mean"])) if pictures else None
+        return _blueprint(config, shown), {"agent": state["agent"]}
+    raise ValueError(f"run {folder} has no whole checkpoint: {reason}; let it finish")
+
+
+def _gallery(folder: Path) -> tuple[NDArray[np.uint8], int] | None:
+    """Images of one round of a finished run, and its number of arms, if they were kept."""
+    try:
+        with np.load(folder / "gallery.npz") as file:
+            return file["images"][0], file["mean"].shape[1]
+    except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile):
+        return None
+
+
+def _blueprint(config: RunConfig, shown: tuple[NDArray[np.uint8], int] | None) -> Blueprint:
+    """What a run's agent was built from: as its pictures tell, else its environment."""
+    if shown is None:
+        return Blueprint.of(config.agent, make_env(config.env, config.num_rounds), config.seed)
+    images, arms = shown
+    return Blueprint(config.agent, config.seed, arms, len(images) == 1 < arms, images.shape[1:])
