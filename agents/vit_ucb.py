@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from vitucb.config import AgentConfig, PolicyConfig
 from vitucb.covariance import FeatureCovariance, make_covariance, oful_radius
 from vitucb.covariance.grouped import GroupedCovariance
 from vitucb.covariance.projected import ProjectedCovariance
-from vitucb.feature_history import FeatureHistory, RefreshSettings
+from vitucb.feature_history import Chosen, FeatureHistory, RefreshSettings
 from vitucb.feature_maps import FeatureMap, FeatureScale, GradientMap, LastLayerMap
 from vitucb.links import LINKS
 from vitucb.logistic_head import LogisticHead
@@ -58,6 +58,10 @@ class ViTUCB(Savable):
         trainer: Holds the reward model and the replay, and trains.
         history: Features of past choices and their covariance.
         parameters: Counts of adapted, trainable and tracked parameters.
+        detector: Notices that rewards have drifted, if asked to.
+        rounds: Choices made so far.
+        rng: Generator of the policy.
+        on_choice: Told of every choice, if set.
     """
 
     def __init__(
@@ -80,9 +84,9 @@ class ViTUCB(Savable):
             detector: Notices that rewards have drifted, and makes the agent start again.
         """
         self.trainer, self.history = trainer, history
-        self._policy, self._config, self._rng = policy, config, rng
-        self._detector = detector
-        self._rounds = 0
+        self._policy, self._config, self.rng = policy, config, rng
+        self.detector, self.rounds = detector, 0
+        self.on_choice: Callable[[Chosen], None] | None = None
         self.parameters = _count_parameters(trainer.model, history.covariance.dim)
 
     @property
@@ -119,7 +123,7 @@ class ViTUCB(Savable):
         Raises:
             ValueError: If the policy does not tell them.
         """
-        generator = self._rng.bit_generator.state
+        generator = self.rng.bit_generator.state
         before = self.covariance.state_dict() if self.history.is_discounted else None
         self.trainer.model.eval()
         scores, phi = self.history.score(_arm_images(obs), _outputs(obs))
@@ -128,7 +132,7 @@ class ViTUCB(Savable):
         choice = self._choose(score, phi, obs["action_mask"])[-1]
         if before is not None:
             self.covariance.load_state_dict(before)
-        self._rng.bit_generator.state = generator
+        self.rng.bit_generator.state = generator
         if choice.probabilities is None:
             raise ValueError(
                 "the policy tells no probabilities; give its Choice `probabilities`, float64 (K,)"
@@ -139,22 +143,20 @@ class ViTUCB(Savable):
         self.history.decay()
         score = scores.double().cpu().numpy()
         mean, width, choice = self._choose(score, phi, obs["action_mask"])
-        action = choice.action
-        self.history.choose(
-            action,
-            float(self.trainer.link.weight(score)[action]),
-            self._rounds,
-            chosen_image(obs, action),
-            int(_outputs(obs)[action]),
-        )
-        self._rounds += 1
+        action, output = choice.action, int(_outputs(obs)[choice.action])
+        weight = float(self.trainer.link.weight(score)[action])
+        image = chosen_image(obs, action)
+        self.history.choose(action, weight, self.rounds, image, output)
+        if self.on_choice is not None:
+            self.on_choice(Chosen(self.rounds, phi[action], weight, image, output))
+        self.rounds += 1
         return Decision(
             action=action,
             propensity=choice.propensity,
             mean=mean,
             width=width,
             phi=phi[action],
-            round=self._rounds - 1,
+            round=self.rounds - 1,
             bonus=choice.bonus,
         )
 
@@ -175,7 +177,7 @@ class ViTUCB(Savable):
             covariance: Array = unit**2 * self.covariance.cov(phi).cpu().numpy()
             return covariance
 
-        choice = choose(self._policy, given, given_width, mask, self._rounds, self._rng, joint)
+        choice = choose(self._policy, given, given_width, mask, self.rounds, self.rng, joint)
         return mean, reward_width, choice
 
     def _width_unit(self) -> float:
@@ -219,15 +221,16 @@ class ViTUCB(Savable):
         if self.trainer.fresh_rows is not None:
             self.history.replace(*self.trainer.fresh_rows)
             self.trainer.fresh_rows = None
-        if self._detector is not None:
-            metrics["drift/reset"] = float(self._detector.add(error))
+        if self.detector is not None:
+            metrics["drift/reset"] = float(self.detector.add(error))
             if metrics["drift/reset"]:
                 self.trainer.forget_history()
-                self.history.forget(self._rounds)
-        metrics |= self.history.refresh(self._rounds)
-        return metrics | self._state_of_knowledge()
+                self.history.forget(self.rounds)
+        metrics |= self.history.refresh(self.rounds)
+        return metrics | self.state_of_knowledge()
 
-    def _state_of_knowledge(self) -> dict[str, float]:
+    def state_of_knowledge(self) -> dict[str, float]:
+        """Noise and covariance, as metrics."""
         log_det, ridge = self.covariance.log_det, self.covariance.ridge
         gained = math.log1p(max(self.covariance.count, 1) / ridge)
         return {
@@ -245,19 +248,19 @@ class ViTUCB(Savable):
         return {
             "trainer": self.trainer.state_dict(),
             "history": self.history.state_dict(),
-            "detector": None if self._detector is None else self._detector.state_dict(),
-            "rounds": self._rounds,
-            "rng": self._rng.bit_generator.state,
+            "detector": None if self.detector is None else self.detector.state_dict(),
+            "rounds": self.rounds,
+            "rng": self.rng.bit_generator.state,
         }
 
     def load_state_dict(self, state: State) -> None:
         """Restore what `state_dict` returned."""
         self.trainer.load_state_dict(state["trainer"])
         self.history.load_state_dict(state["history"])
-        if self._detector is not None:
-            self._detector.load_state_dict(state["detector"])
-        self._rounds = int(state["rounds"])
-        self._rng.bit_generator.state = state["rng"]
+        if self.detector is not None:
+            self.detector.load_state_dict(state["detector"])
+        self.rounds = int(state["rounds"])
+        self.rng.bit_generator.state = state["rng"]
 
 
 def _arm_images(obs: Observation) -> list[NDArray[np.uint8]]:

@@ -80,15 +80,18 @@ def _run(words: list[str]) -> None:
         print("--resume            say what the run folder holds before going on with it\n")
     config = parse(RunConfig, words, "run", default)
     from vitucb.catalog import check_names
+    from vitucb.ranks import all_ranks, at_this_rank
     from vitucb.recorder import is_finished, run_folder
     from vitucb.resume import check_same_config, explain
 
     check_names(config)
+    config = at_this_rank(config)
     folder = run_folder(config)
     check_same_config(config)
     if explains:
         print(explain(config), file=sys.stderr)
-    if is_finished(folder) and not config.overwrite:
+    is_over = all(is_finished(run_folder(rank)) for rank in all_ranks(config))
+    if is_over and not config.overwrite:
         print(f"{folder} is finished; --overwrite plays it again", file=sys.stderr)
         print(folder)
         return
@@ -100,10 +103,12 @@ def _play_with_progress(config: RunConfig) -> None:
     from tqdm import tqdm
 
     from vitucb.experiment import play
+    from vitucb.ranks import RankLostError
     from vitucb.resume import StoppedError
     from vitucb.types import Round
 
-    with tqdm(total=config.num_rounds, unit="round", disable=None) as bar:
+    is_hidden = True if config.parallel.rank else None  # None: where stderr is no terminal
+    with tqdm(total=config.num_rounds, unit="round", disable=is_hidden) as bar:
 
         def show(round: Round) -> None:
             bar.set_postfix_str(f"regret {round.cumulative_regret:.1f}", refresh=False)
@@ -114,6 +119,8 @@ def _play_with_progress(config: RunConfig) -> None:
         except StoppedError as stopped:
             print(f"vitucb run: {stopped}", file=sys.stderr)
             raise SystemExit(0) from None
+        except RankLostError as lost:
+            _fail(f"vitucb run: {lost}", 1)
     print(_counts(recorder.parameters), file=sys.stderr)
 
 

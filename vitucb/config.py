@@ -241,6 +241,29 @@ class AgentConfig:
 
 
 @dataclass(frozen=True)
+class ParallelConfig:
+    """Several processes that train one agent; see `vitucb.distributed`."""
+
+    sync_every: int = 1
+    """Rounds that every process plays between two syncs."""
+    timeout_s: float = 60.0
+    """Seconds after which a process that does not answer counts as lost."""
+    ranks: int = 1
+    """Number of processes; torchrun sets it."""
+    rank: int = 0
+    """Number of this process; torchrun sets it."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        for name, least in (("sync_every", 1), ("ranks", 1), ("rank", 0)):
+            value = getattr(self, name)
+            if value < least:
+                raise ValueError(f"parallel.{name} {value} must be at least {least}")
+        if not self.timeout_s > 0:
+            raise ValueError(f"parallel.timeout_s {self.timeout_s} must be above 0")
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One run: one agent, one environment, one seed, one folder of results."""
 
@@ -268,6 +291,7 @@ class RunConfig:
     """Rounds between checkpoints; as often as 5 % of the time allows if not given."""
     overwrite: bool = False
     """Start anew although the run folder is finished or could be resumed."""
+    parallel: ParallelConfig = ParallelConfig()
 
     def __post_init__(self) -> None:
         """Refuse intervals below one round."""
@@ -307,7 +331,14 @@ def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
 
 
 # Settings that may change between the parts of a run: its rounds stay the same.
-_HARMLESS = ("out", "overwrite", "tensorboard", "checkpoint_every", "images_every")
+_HARMLESS = (
+    "out",
+    "overwrite",
+    "tensorboard",
+    "checkpoint_every",
+    "images_every",
+    "parallel.timeout_s",
+)
 
 
 def override(config: ConfigT, values: Mapping[str, Any], where: str = "") -> ConfigT:

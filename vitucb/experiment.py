@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
@@ -19,6 +21,7 @@ from vitucb.envs import (
     RandomArmSubset,
     load_dataset,
 )
+from vitucb.ranks import at_this_rank, rank_seed
 from vitucb.recorder import Recorder, run_folder
 from vitucb.registry import lookup, unknown_name
 from vitucb.resume import (
@@ -32,6 +35,9 @@ from vitucb.resume import (
 from vitucb.run_lock import locked
 from vitucb.runner import Episode
 from vitucb.types import Agent, Round
+
+if TYPE_CHECKING:
+    from vitucb.distributed import Ranks
 
 
 def make_env(config: EnvConfig, num_rounds: int | None = None) -> gym.Env[Any, Any]:
@@ -144,6 +150,8 @@ def make_agent(
 def play(config: RunConfig, on_round: Callable[[Round], None] | None = None) -> Recorder:
     """Play one run and write its folder; go on where an unfinished run there was left.
 
+    A process that torchrun started plays its rank's part; see `vitucb.distributed`.
+
     Args:
         config: The run.
         on_round: Called after every recorded round, e.g. by a progress bar.
@@ -152,19 +160,43 @@ def play(config: RunConfig, on_round: Callable[[Round], None] | None = None) -> 
         ValueError: If the config cannot be run, another process plays this run, the folder holds
             a run with other settings, or a reward is not finite; what was recorded stays.
         StoppedError: If SIGTERM arrived: a checkpoint was written.
+        vitucb.distributed.RankLostError: If another rank has ended or does not answer.
     """
     started = time.perf_counter()
+    config = at_this_rank(config)
     _set_torch(config)
+    with contextlib.ExitStack() as stack:
+        ranks = None
+        if config.parallel.ranks > 1:
+            from vitucb.distributed import joined
+
+            ranks = stack.enter_context(joined(config.parallel))
+        return _play(config, on_round, started, ranks)
+
+
+def _play(
+    config: RunConfig,
+    on_round: Callable[[Round], None] | None,
+    started: float,
+    ranks: Ranks | None,
+) -> Recorder:
     env = make_env(config.env, config.num_rounds)
     agent = make_agent(
         config.agent.name, env, seed=config.seed, device=config.device, config=config.agent
     )
     with stop_flag() as stop, locked(run_folder(config)):
+        if ranks is not None:
+            from vitucb.distributed import DataParallelAgent, keep_common_checkpoints
+
+            agent = DataParallelAgent(agent, ranks, config)
+            keep_common_checkpoints(config, ranks)
         episode, recorder = _begin(config, env, agent)
         with recorder:
             _play_on(config, episode, recorder, agent, on_round, stop, started)
             _save_checkpoint(agent, recorder.folder / "checkpoint")
             recorder.finish(time.perf_counter() - started)
+        if ranks is not None:
+            ranks.wait()  # As long as one rank has not finished, all can go on from checkpoints.
         open_snapshots(recorder.folder).clear()
     return recorder
 
@@ -172,7 +204,7 @@ def play(config: RunConfig, on_round: Callable[[Round], None] | None = None) -> 
 def _begin(config: RunConfig, env: gym.Env[Any, Any], agent: Agent) -> tuple[Episode, Recorder]:
     """A new episode, or the one that was left, and the recorder of its rounds."""
     state = earlier_state(config)
-    episode = Episode(env, agent, seed=config.seed)
+    episode = Episode(env, agent, seed=rank_seed(config.seed, config.parallel))
     parameters = getattr(agent, "parameters", {})
     if state is None:
         return episode, Recorder(config, parameters)
@@ -201,14 +233,27 @@ def _play_on(
         }
         snapshots.save(episode.index, state)
 
+    end_round = getattr(agent, "end_round_together", None)
     while not episode.is_over:
         round = episode.play_round()
+        agreed = None
+        if end_round is not None:
+            is_due, begun = timetable.is_due(episode.index), time.perf_counter()
+            metrics, *agreed = end_round(
+                episode.index, is_last=episode.is_over, save=is_due, stop=stop.is_set()
+            )
+            round = dataclasses.replace(
+                round,
+                metrics={**round.metrics, **metrics},
+                seconds=round.seconds + time.perf_counter() - begun,
+            )
         recorder.write(round)
         if on_round is not None:
             on_round(round)
-        if stop.is_set() or timetable.is_due(episode.index):
+        saves, stops = agreed or (timetable.is_due(episode.index), stop.is_set())
+        if saves or stops:
             timetable.run(save)
-        if stop.is_set():
+        if stops:
             raise StoppedError(
                 f"stopped after {episode.index:,} of {config.num_rounds:,} rounds, which are kept; "
                 "the same command goes on from here"

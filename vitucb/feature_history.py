@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,11 +65,32 @@ class RefreshSettings:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A choice, as a history elsewhere needs it to count it too.
+
+    Attributes:
+        round: When it was made.
+        phi: Its scaled features (p,).
+        weight: Of the observation.
+        image: What was chosen, uint8 (H, W, C), or the context of the choice.
+        action: Output of the model that scores it.
+    """
+
+    round: int
+    phi: Tensor
+    weight: float
+    image: NDArray[np.uint8]
+    action: int
+
+
 class FeatureHistory:
     """Scores arms, and keeps the covariance of what was chosen.
 
     Attributes:
         covariance: A over the scaled features.
+        mean_of_all: Where several histories must stay equal: the mean (1, p) of the features (n, p)
+            that each of them gives; the features are centred on it.
     """
 
     def __init__(
@@ -94,6 +115,7 @@ class FeatureHistory:
             settings: When rows are computed anew.
         """
         self.covariance, self.scale = covariance, scale
+        self.mean_of_all: Callable[[Tensor], Tensor] | None = None
         self._features, self._replay, self._link, self._inputs = features, replay, link, inputs
         self._settings = settings
         self._next_rebuild = _FIRST_REBUILD
@@ -103,6 +125,8 @@ class FeatureHistory:
         self._round_of_slot: list[int] = []
         self._row_of_round: dict[int, int] = {}
         self._offered: deque[tuple[NDArray[np.uint8], int]] = deque(maxlen=_OFFERED)
+        self._mark: tuple[State, dict[int, tuple[NDArray[np.uint8], int]], dict[int, int]] | None
+        self._mark = None
 
     def preview(self, phi: Tensor) -> Tensor:
         """What `scaled` would give, but nothing is remembered."""
@@ -116,8 +140,11 @@ class FeatureHistory:
         """Features (K, p) of the arms on offer, centred and of length 1."""
         self._offered.extend(zip((np.array(i) for i in images), actions.tolist(), strict=True))
         if not self.scale.is_centred:
-            self.scale.centre_on(phi)
+            self._centre_on(phi)
         return self.scale(phi)
+
+    def _centre_on(self, phi: Tensor) -> None:
+        self.scale.centre_on(phi if self.mean_of_all is None else self.mean_of_all(phi))
 
     def score(self, images: Images, actions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Scores (n,) and unscaled features (n, p) of images and the outputs that score them."""
@@ -140,11 +167,43 @@ class FeatureHistory:
         """Count arm `index` of the batch last scored by the covariance as chosen in `round`."""
         self.covariance.update(index=index, weight=weight)
         self._row_of_round[round] = self.covariance.count - 1
+        self._await_reward(round, image, action)
+
+    def _await_reward(self, round: int, image: NDArray[np.uint8], action: int) -> None:
         self._pending[round] = (np.array(image), action)
         if len(self._pending) > MAX_PENDING:
             forgotten = next(iter(self._pending))
             del self._pending[forgotten]
             self._row_of_round.pop(forgotten, None)
+
+    def mark(self) -> None:
+        """Remember which choices count now, for `merge`; copies the covariance."""
+        self._mark = (self.covariance.state_dict(), dict(self._pending), dict(self._row_of_round))
+
+    def merge(self, choices: Sequence[Chosen]) -> None:
+        """Count `choices`, the oldest first, instead of those made since the mark.
+
+        Raises:
+            RuntimeError: If there is no mark.
+        """
+        if self._mark is None:
+            raise RuntimeError("merge needs a mark to go back to; call mark first")
+        covariance, self._pending, self._row_of_round = self._mark
+        self.covariance.load_state_dict(covariance)
+        self._mark = None
+        if not choices:
+            return
+        # As if a round passed before each: all of it at once, since discounts multiply.
+        decay = self._settings.discount ** np.arange(len(choices))[::-1]
+        if self.is_discounted:
+            self.covariance.discount(self._settings.discount ** len(choices))
+        first = self.covariance.count
+        weights = np.array([choice.weight for choice in choices]) * decay
+        self.covariance.update(torch.stack([c.phi for c in choices]), torch.as_tensor(weights))
+        for i, choice in enumerate(choices):
+            if self.covariance.count == first + len(choices):  # else some were not finite
+                self._row_of_round[choice.round] = first + i
+            self._await_reward(choice.round, choice.image, choice.action)
 
     def rewarded(self, round: int, slot: int | None) -> None:
         """The reward of the choice of `round` has come, and is in `slot` of the replay."""
@@ -213,7 +272,7 @@ class FeatureHistory:
     def _rebuild(self, now: int) -> dict[str, float]:
         """Compute all rows anew; how far off the stale ones were, and what the new ones may be."""
         images, actions = zip(*self._offered, strict=True)
-        self.scale.centre_on(self.score(list(images), np.array(actions, np.int64))[1])
+        self._centre_on(self.score(list(images), np.array(actions, np.int64))[1])
         newest = self._replay.items(slice(-_PROBE, None))
         query = self.scale(self.score(newest.images, newest.actions)[1])
         stale = self.covariance.quad_form(query).mean()

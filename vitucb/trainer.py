@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -62,6 +63,27 @@ class ScoreGradients(Protocol):
         ...
 
 
+class Peers(Protocol):
+    """Trainers elsewhere with the same history, who share the work of a batch."""
+
+    @property
+    def size(self) -> int:
+        """Number of trainers, with this one."""
+        ...
+
+    def share(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The part of a batch that is this trainer's; the parts in order are the batch."""
+        ...
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Rows (b, d) of the whole batch from those (n, d) of every part."""
+        ...
+
+    def add_up(self, parameters: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
+        """Replace every `.grad` by its sum over the trainers; returns the sum of the losses."""
+        ...
+
+
 class OnlineTrainer:
     """Trains adapters and head of a reward model with the loss of a reward link."""
 
@@ -93,6 +115,7 @@ class OnlineTrainer:
         self._preprocess, self._training, self._head = preprocess, training, closed_form
         self._gradients = gradients
         self.fresh_rows: tuple[NDArray[np.int64], Tensor] | None = None
+        self.peers: Peers | None = None
         self._rounds = 0
         self._new: list[int] = []
 
@@ -120,19 +143,28 @@ class OnlineTrainer:
         Raises:
             ValueError: If the link cannot have produced `reward`.
         """
+        slot = self.remember(image, reward, action)
+        if self._rounds % self._training.update_every:
+            return {}, slot
+        return {"train/loss": self.train()}, slot
+
+    def remember(self, image: NDArray[np.uint8], reward: float, action: int = 0) -> int | None:
+        """`observe` without the training: the slot of the replay, None if it was not kept."""
         self.link.add(reward)
         if self._head is not None and self._training.discount < 1:
             self._head.forget(self._training.discount)
         slot = self.replay.add(image, reward, action)
         self._new += [] if slot is None else [slot]
         self._rounds += 1
-        if self._rounds % self._training.update_every:
-            return {}, slot
+        return slot
+
+    def train(self) -> float:
+        """Take the optimizer steps of one training; the loss of the last batch."""
         loss = 0.0
         for _ in range(self._training.gradient_steps):
             loss = self._step()
         self._new.clear()
-        return {"train/loss": loss}, slot
+        return loss
 
     def forget_history(self) -> None:
         """Forget all rewards; adapters and head stay where they are."""
@@ -143,10 +175,13 @@ class OnlineTrainer:
 
     def _step(self) -> float:
         """One optimizer step on the newest rewards and a sample of the history; the loss."""
-        slots = self.replay.sample(self._training.batch_size, always=self._new)
-        batch = self.replay.items(slots)
-        inputs = self.inputs(batch.images)
-        actions = torch.as_tensor(batch.actions, device=inputs.device)
+        peers, size = self.peers, self._training.batch_size
+        slots = self.replay.sample(size * (peers.size if peers else 1), always=self._new)
+        batch = own = self.replay.items(slots)
+        if peers is not None:
+            own = self.replay.items(peers.share(slots))
+        inputs = self.inputs(own.images)
+        actions = torch.as_tensor(own.actions, device=inputs.device)
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         phi = None
@@ -156,26 +191,33 @@ class OnlineTrainer:
             phi, features = self._gradients.with_hidden(inputs, actions)
         if self._head is None:
             scores = self.model.head(features).gather(1, actions[:, None])[:, 0]
-            objective = loss = self.link.loss(scores, torch.as_tensor(batch.rewards).to(scores))
+            objective = loss = self.link.loss(scores, torch.as_tensor(own.rewards).to(scores))
         else:
-            scores, errors = self._leave_one_out(self._head, batch, features)
+            scores, errors = self._leave_one_out(self._head, batch, own, features)
             # The gradient of the loss at a fixed head, sum e_i df_i, with the fitted error e_i
             # replaced by the leave-one-out error.
             objective, loss = (2 * errors * scores).mean(), errors.square().mean()
+        if peers is not None:  # Parts may differ in size: each counts by its share of the batch.
+            share = len(own.slots) / len(batch.slots)
+            objective, loss = objective * share, loss * share
         if self._gradients is not None and phi is not None:
             coefficients = torch.autograd.grad(objective, scores, retain_graph=True)[0]
             self._gradients.add_gradient(phi, coefficients)
-            self.fresh_rows = (batch.slots, phi)
+            self.fresh_rows = (batch.slots, phi if peers is None else peers.gather(phi))
         torch.autograd.backward(objective)
+        if peers is not None:
+            loss = peers.add_up([p for p in self.model.parameters() if p.requires_grad], loss)
         self.optimizer.step()
         return float(loss.detach())
 
     def _leave_one_out(
-        self, head: ClosedFormHead, batch: Batch, features: Tensor
+        self, head: ClosedFormHead, batch: Batch, own: Batch, features: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Solve the head; scores (b,) under it and leave-one-out errors (b,)."""
-        slots, actions = torch.as_tensor(batch.slots), torch.as_tensor(batch.actions)
-        head.put(slots, features, torch.as_tensor(batch.rewards), actions)
+        """Solve the head; scores under it and leave-one-out errors of the own part, (b,) each."""
+        hidden = features if self.peers is None else self.peers.gather(features.detach())
+        rewards, everyone = torch.as_tensor(batch.rewards), torch.as_tensor(batch.actions)
+        head.put(torch.as_tensor(batch.slots), hidden, rewards, everyone)
+        slots, actions = torch.as_tensor(own.slots), torch.as_tensor(own.actions)
         head.fit(self.model.head, self.link.mean, self.link.std)
         weight, bias = self.model.head.weight.detach(), self.model.head.bias.detach()
         scores = linear(features, weight, bias).gather(1, actions.to(features.device)[:, None])
