@@ -16,10 +16,11 @@ from vitucb.config import AgentConfig
 from vitucb.covariance import FeatureCovariance
 from vitucb.noise import ResidualNoise
 from vitucb.policies import Array, Choice, Policy, choose
+from vitucb.saved_agent import Savable
 from vitucb.types import Decision, Observation, State
 
 
-class FeatureAgent(abc.ABC):
+class FeatureAgent(Savable, abc.ABC):
     """A bandit with features phi, their covariance A, and a policy.
 
     The choice enters A when it is made; its reward may come at any time and in any order, with

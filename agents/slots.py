@@ -23,6 +23,7 @@ from vitucb.policies import (
     gaussian_win_probabilities,
     make_policy,
 )
+from vitucb.saved_agent import Savable
 from vitucb.seeding import numpy_generator
 from vitucb.types import Decision, Observation, State
 
@@ -70,7 +71,7 @@ class SlotStatistics:
         return float(np.sqrt(max(within, 0.0) / freedom))
 
 
-class SlotAgent:
+class SlotAgent(Savable):
     """What UCB1 and Gaussian Thompson sampling share: statistics per slot and a generator."""
 
     parameters: dict[str, int] = {}  # noqa: RUF012  # read only

@@ -39,7 +39,7 @@ from vitucb.policies import Array, Choice, Policy, choose, make_policy
 from vitucb.replay import Replay
 from vitucb.reward_model import RewardModel
 from vitucb.ridge_head import RidgeHead
-from vitucb.saved_agent import Blueprint, Savable
+from vitucb.saved_agent import Savable
 from vitucb.seeding import numpy_generator, stream_seed
 from vitucb.trainer import OnlineTrainer
 from vitucb.types import Decision, Observation, State
@@ -320,7 +320,7 @@ def build(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -
             config.training.rebuild, config.training.drift_threshold, config.training.discount
         ),
     )
-    agent = ViTUCB(
+    return ViTUCB(
         trainer,
         history,
         make_policy(config.policy),
@@ -328,8 +328,6 @@ def build(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -
         numpy_generator(seed, "policy"),
         ChangeDetector() if config.training.reset_on_drift else None,
     )
-    agent.blueprint = Blueprint.of(config, env, seed)
-    return agent
 
 
 def _check(config: AgentConfig) -> None:

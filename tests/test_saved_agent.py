@@ -254,3 +254,16 @@ def test_state_of_other_settings_is_refused(saved: Path, tmp_path: Path) -> None
     DeployedAgent(agent.agent, wrong).save(tmp_path / "agent")
     with pytest.raises(ValueError, match=r"the state does not fit config\.yaml: KeyError"):
         load_agent(tmp_path / "agent")
+
+
+@pytest.mark.parametrize("name", ["lin-ucb", "ucb1", "gaussian-ts"])
+def test_agents_of_make_agent_can_be_saved(name: str, tmp_path: Path) -> None:
+    env = gym.make("vitucb/ImageArms-v0", num_arms=3, max_episode_steps=6)
+    agent: Any = vitucb.make_agent(name, env, seed=0)
+    rounds = list(vitucb.run(env, agent, seed=0))
+    loaded = vitucb.load_agent(agent.save(tmp_path / "agent"))
+    obs = rounds[0].observation
+    decision = loaded.act(obs["images"], obs["action_mask"])
+    expected = agent.select_action(obs)
+    assert decision.action == expected.action
+    np.testing.assert_array_equal(decision.mean, expected.mean)

@@ -34,6 +34,7 @@ from vitucb.resume import (
 )
 from vitucb.run_lock import locked
 from vitucb.runner import Episode
+from vitucb.saved_agent import Blueprint, Savable
 from vitucb.types import Agent, Round
 
 if TYPE_CHECKING:
@@ -144,7 +145,10 @@ def make_agent(
     factories = {key: path for key, (path, _) in AGENTS.items()}
     factory: Callable[[AgentConfig, gym.Env[Any, Any], int, str], Agent]
     factory = lookup("agent", config.name, factories)
-    return factory(config, env, seed, device)
+    agent = factory(config, env, seed, device)
+    if isinstance(agent, Savable):
+        agent.blueprint = Blueprint.of(config, env, seed)
+    return agent
 
 
 def play(config: RunConfig, on_round: Callable[[Round], None] | None = None) -> Recorder:
