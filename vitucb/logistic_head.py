@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from vitucb.head_history import HeadHistory
 from vitucb.types import State
 
 _MAX_LEVERAGE = 0.95
@@ -22,7 +23,7 @@ _TOLERANCE = 1e-6
 _GROWTH = 1.05
 
 
-class LogisticHead:
+class LogisticHead(HeadHistory):
     """Logistic regression around a prior head; one per output, on the rewards of its action.
 
     Minimises sum_i w_i CE(y_i, w' h_i + b) + (ridge m |w - w_0|^2 + b^2) / 8 with m the mean of
@@ -30,57 +31,21 @@ class LogisticHead:
     """
 
     def __init__(self, prior: nn.Linear, ridge: float) -> None:
-        """Start from a prior.
-
-        Args:
-            prior: Head (d -> outputs) whose weight is w_0; read once.
-            ridge: Regularisation per unit of mean squared feature norm, > 0.
-
-        Raises:
-            ValueError: If `ridge` is not positive.
-        """
-        if not ridge > 0:
-            raise ValueError(f"agent.head_ridge {ridge} must be above 0")
-        self.ridge = ridge
-        outputs, d = prior.weight.shape
-        zeros = torch.zeros(outputs, 1)
-        self._prior = torch.cat([prior.weight.detach().cpu(), zeros], dim=1).double()
-        self._fitted = self._prior.clone()
-        self._rows = torch.zeros(0, d + 1, dtype=torch.float64)
-        self._rewards, self._weights = torch.zeros(2, 0, dtype=torch.float64)
-        self._actions = torch.zeros(0, dtype=torch.int64)
-        self._factors = torch.eye(d + 1).double().repeat(outputs, 1, 1)
-        self._hessian_counts = [0.0] * outputs
-
-    def put(self, slots: Tensor, features: Tensor, rewards: Tensor, actions: Tensor) -> None:
-        """As `RidgeHead.put`; rewards in [0, 1]."""
-        more = int(slots.max()) + 1 - len(self._weights)
-        if more > 0:
-            self._rows = torch.cat([self._rows, self._rows.new_zeros(more, self._rows.shape[1])])
-            self._rewards = torch.cat([self._rewards, self._rewards.new_zeros(more)])
-            self._weights = torch.cat([self._weights, self._weights.new_zeros(more)])
-            self._actions = torch.cat([self._actions, self._actions.new_zeros(more)])
-        rewards = rewards.double().cpu()
-        is_new = (self._weights[slots] == 0) | (self._rewards[slots] != rewards)
-        is_new |= self._actions[slots] != actions
-        self._weights[slots] = torch.where(is_new, 1.0, self._weights[slots])
-        hidden = features.detach().double().cpu()
-        self._rows[slots] = torch.cat([hidden, hidden.new_ones(len(hidden), 1)], dim=1)
-        self._rewards[slots], self._actions[slots] = rewards, actions
-
-    def forget(self, gamma: float) -> None:
-        """Multiply the weight of every observation by `gamma`."""
-        self._weights *= gamma
+        """As `HeadHistory`; the weight of `prior` is w_0, and rewards lie in [0, 1]."""
+        super().__init__(prior, ridge)
+        # Weight and intercept of every output.
+        self._fitted = torch.cat([self._prior, self._prior.new_zeros(self.outputs, 1)], dim=1)
+        self._factors = torch.eye(self.dim + 1).double().repeat(self.outputs, 1, 1)
+        self._hessian_counts = [0.0] * self.outputs
 
     def clear(self) -> None:
         """Forget every observation; the last fit stays in the head until the next one."""
-        self._rows, self._actions = self._rows[:0], self._actions[:0]
-        self._rewards, self._weights = self._rewards[:0], self._weights[:0]
-        self._hessian_counts = [0.0] * len(self._prior)
+        super().clear()
+        self._hessian_counts = [0.0] * self.outputs
 
     def fit(self, head: nn.Linear, mean: float, std: float) -> None:
         """Solve for the best head and write it into `head`; `mean` and `std` are 0 and 1."""
-        for action in range(len(self._prior)):
+        for action in range(self.outputs):
             self._fit_output(action)
         with torch.no_grad():
             head.weight.copy_(self._fitted[:, :-1])
@@ -88,13 +53,14 @@ class LogisticHead:
 
     def _fit_output(self, action: int) -> None:
         of = self._actions == action
-        x, y, weights = self._rows[of], self._rewards[of], self._weights[of]
+        x, y, weights = self._rows(of), self._rewards[of], self._weights[of]
         if not len(x):
             return
-        penalty = torch.full_like(self._prior[action], self.ridge * _EVEN)
+        prior = torch.cat([self._prior[action], self._prior.new_zeros(1)])
+        penalty = torch.full_like(prior, self.ridge * _EVEN)
         penalty *= x[:, :-1].square().sum(1).mean().clamp_min(1e-12)
         penalty[-1] = _EVEN
-        theta, prior = self._fitted[action].clone(), self._prior[action]
+        theta = self._fitted[action].clone()
         is_fresh = len(x) > _GROWTH * self._hessian_counts[action]
         for _ in range(_NEWTON_STEPS):
             p = torch.sigmoid(x @ theta)
@@ -115,7 +81,7 @@ class LogisticHead:
 
     def leave_one_out_errors(self, slots: Tensor) -> Tensor:
         """P(reward = 1) minus reward at `slots` (b,), each left out to first order: float64."""
-        actions, x = self._actions[slots], self._rows[slots]
+        actions, x = self._actions[slots], self._rows(slots)
         p = torch.sigmoid((x * self._fitted[actions]).sum(1))
         leverage = torch.empty_like(p)
         for action in set(actions.tolist()):
@@ -126,14 +92,14 @@ class LogisticHead:
         left_out: Tensor = (p - self._rewards[slots]) / (1 - leverage)
         return left_out
 
+    def _rows(self, which: Tensor) -> Tensor:
+        """[h; 1] of observations, by slot or mask."""
+        hidden = self._features[which]
+        return torch.cat([hidden, hidden.new_ones(len(hidden), 1)], dim=1)
+
     def state_dict(self) -> State:
         """History, prior, solution and Hessian factors."""
-        return {
-            "rows": self._rows.clone(),
-            "rewards": self._rewards.clone(),
-            "weights": self._weights.clone(),
-            "actions": self._actions.clone(),
-            "prior": self._prior.clone(),
+        return super().state_dict() | {
             "fitted": self._fitted.clone(),
             "factors": self._factors.clone(),
             "hessian_counts": list(self._hessian_counts),
@@ -141,8 +107,6 @@ class LogisticHead:
 
     def load_state_dict(self, state: State) -> None:
         """Restore what `state_dict` returned."""
-        self._rows, self._rewards = state["rows"].clone(), state["rewards"].clone()
-        self._weights, self._actions = state["weights"].clone(), state["actions"].clone()
-        self._prior, self._fitted = state["prior"].clone(), state["fitted"].clone()
-        self._factors = state["factors"].clone()
+        super().load_state_dict(state)
+        self._fitted, self._factors = state["fitted"].clone(), state["factors"].clone()
         self._hessian_counts = [float(count) for count in state["hessian_counts"]]

@@ -19,6 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from vitucb.head_history import HeadHistory
 from vitucb.types import State
 
 # Leave-one-out divides by 1 - leverage; a lone point has leverage 1 and no error to speak of.
@@ -28,7 +29,7 @@ _MAX_LEVERAGE = 0.95
 _INTERCEPT_COUNT = 1.0
 
 
-class RidgeHead:
+class RidgeHead(HeadHistory):
     """Ridge regression of rewards on last-layer features, around a prior head; one per output.
 
     For each output, over the observations of its action, minimises
@@ -38,22 +39,8 @@ class RidgeHead:
     """
 
     def __init__(self, prior: nn.Linear, ridge: float) -> None:
-        """Start from a prior.
-
-        Args:
-            prior: Head (d -> outputs) whose weight is w_0; read once.
-            ridge: Regularisation per unit of mean squared feature norm, > 0.
-
-        Raises:
-            ValueError: If `ridge` is not positive.
-        """
-        if not ridge > 0:
-            raise ValueError(f"agent.head_ridge {ridge} must be above 0")
-        self.ridge = ridge
-        self._prior = prior.weight.detach().double().cpu().clone()
-        self._features = torch.zeros(0, self.dim, dtype=torch.float64)
-        self._rewards, self._weights = torch.zeros(2, 0, dtype=torch.float64)
-        self._actions = torch.zeros(0, dtype=torch.int64)
+        """As `HeadHistory`; the weight of `prior` is w_0."""
+        super().__init__(prior, ridge)
         # [h; 1; r] [h; 1; r]' summed by output: every sum a fit needs.
         self._moments = torch.zeros(self.outputs, self.dim + 2, self.dim + 2).double()
         self._centre = torch.zeros_like(self._prior)
@@ -62,45 +49,21 @@ class RidgeHead:
         self._fitted = torch.zeros(self.outputs, self.dim + 1).double()
         self._mean, self._std = 0.0, 1.0
 
-    @property
-    def outputs(self) -> int:
-        """Number of outputs of the head."""
-        return len(self._prior)
-
-    @property
-    def dim(self) -> int:
-        """Number of features d."""
-        return self._prior.shape[1]
-
     def put(self, slots: Tensor, features: Tensor, rewards: Tensor, actions: Tensor) -> None:
-        """Put observations into the history, or refresh the features of those already there.
-
-        Args:
-            slots: Where in the history, int64 (b,), no repeats; new slots follow the last one
-                without gaps. An observation with another reward or action replaces the old one.
-            features: Last-layer features of today's model, (b, d).
-            rewards: Reward of each, (b,).
-            actions: Output that each belongs to, int64 (b,); all 0 with a single output.
-        """
+        """As `HeadHistory.put`."""
         self._grow(int(slots.max()) + 1)
-        rewards = rewards.double().cpu()
-        is_new = (self._weights[slots] == 0) | (self._rewards[slots] != rewards)
-        is_new |= self._actions[slots] != actions
         self._add(slots, -1.0)
-        self._weights[slots] = torch.where(is_new, 1.0, self._weights[slots])
-        self._features[slots] = features.detach().double().cpu()
-        self._rewards[slots], self._actions[slots] = rewards, actions
+        super().put(slots, features, rewards, actions)
         self._add(slots, 1.0)
 
     def forget(self, gamma: float) -> None:
         """Multiply the weight of every observation by `gamma`."""
-        self._weights *= gamma
+        super().forget(gamma)
         self._moments *= gamma
 
     def clear(self) -> None:
         """Forget every observation; the last fit stays in the head until the next one."""
-        self._features, self._actions = self._features[:0], self._actions[:0]
-        self._rewards, self._weights = self._rewards[:0], self._weights[:0]
+        super().clear()
         self._moments.zero_()
 
     def fit(self, head: nn.Linear, mean: float, std: float) -> None:
@@ -152,14 +115,6 @@ class RidgeHead:
         left_out: Tensor = errors / (1 - leverage)
         return left_out
 
-    def _grow(self, size: int) -> None:
-        more = size - len(self._weights)
-        if more > 0:
-            self._features = torch.cat([self._features, self._features.new_zeros(more, self.dim)])
-            self._rewards = torch.cat([self._rewards, self._rewards.new_zeros(more)])
-            self._weights = torch.cat([self._weights, self._weights.new_zeros(more)])
-            self._actions = torch.cat([self._actions, self._actions.new_zeros(more)])
-
     def _add(self, slots: Tensor, sign: float) -> None:
         """Add or take away the moments of the observations at `slots`."""
         ones = self._rewards.new_ones(len(slots), 1)
@@ -170,18 +125,10 @@ class RidgeHead:
             self._moments[action].addmm_(weighted[of].T, rows[of])
 
     def state_dict(self) -> State:
-        """History, sums and prior; the fit follows from them and the unit of the rewards."""
-        return {
-            "features": self._features.clone(),
-            "rewards": self._rewards.clone(),
-            "weights": self._weights.clone(),
-            "actions": self._actions.clone(),
-            "moments": self._moments.clone(),
-            "prior": self._prior.clone(),
-        }
+        """History, prior and sums; the fit follows from them and the unit of the rewards."""
+        return super().state_dict() | {"moments": self._moments.clone()}
 
     def load_state_dict(self, state: State) -> None:
         """Restore what `state_dict` returned."""
-        self._features, self._rewards = state["features"].clone(), state["rewards"].clone()
-        self._weights, self._actions = state["weights"].clone(), state["actions"].clone()
-        self._moments, self._prior = state["moments"].clone(), state["prior"].clone()
+        super().load_state_dict(state)
+        self._moments = state["moments"].clone()
