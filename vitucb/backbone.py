@@ -23,6 +23,7 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 
 from vitucb.assets import EMBEDDED_BACKBONES
+from vitucb.registry import import_path
 from vitucb.vit_layers import call_every_layer, check_forward, find_layers
 
 __all__ = ["ConvStem", "Preprocess", "create_backbone", "input_size", "preprocess_for"]
@@ -144,6 +145,9 @@ def vit_nano_patch8_32(pretrained: bool = False, **kwargs: Any) -> VisionTransfo
     return model
 
 
+_TIMM_SOURCES = ("timm", "hf-hub", "hf_hub", "local-dir")
+
+
 def create_backbone(
     name: str = "vitucb-nano",
     *,
@@ -156,7 +160,8 @@ def create_backbone(
 
     Args:
         name: An alias of `vitucb.assets.EMBEDDED_BACKBONES`, any timm ViT name with or without a
-            tag, or timm's `local-dir:FOLDER` and `hf-hub:OWNER/MODEL`.
+            tag, timm's `local-dir:FOLDER` and `hf-hub:OWNER/MODEL`, or `module:name` of a function
+            that the module registers with timm.
         weights: A .safetensors file to load strictly (classifier tensors are dropped, the position
             embedding is resampled to `img_size`); overrides `pretrained`.
         img_size: Input height and width in pixels; the model's own by default.
@@ -172,6 +177,9 @@ def create_backbone(
             downloaded.
     """
     name = EMBEDDED_BACKBONES.get(name, (name, ""))[0]
+    if ":" in name and name.partition(":")[0] not in _TIMM_SOURCES:
+        import_path(name)  # which registers it
+        name = name.partition(":")[2]
     _check_name(name)
     options: dict[str, Any] = {**timm_options, "num_classes": 0}
     if img_size is not None:
