@@ -88,6 +88,24 @@ def test_restored_replay_continues_identically() -> None:
         np.testing.assert_array_equal(replay.sample(3), restored.sample(3))
 
 
+def test_full_stacks_of_images_stay_as_they_are() -> None:
+    replay, rng = Replay(500, np.random.default_rng(0)), np.random.default_rng(1)
+    states = []
+    for i in range(200):
+        side = 3 if i == 70 else 2
+        replay.add(rng.integers(0, 256, (side, 2, 3), dtype=np.uint8), float(i))
+        if i in (150, 199):
+            states.append(replay.state_dict()["stacks"])
+    for early, late in zip(states[0][:-1], states[1], strict=False):
+        np.testing.assert_array_equal(early, late)
+    restored = Replay(500, np.random.default_rng(0))
+    restored.load_state_dict(replay.state_dict())
+    for one, two in zip(
+        replay.items(slice(None)).images, restored.items(slice(None)).images, strict=True
+    ):
+        np.testing.assert_array_equal(one, two)
+
+
 def test_capacity_must_be_positive() -> None:
     with pytest.raises(ValueError, match="replay_capacity 0"):
         Replay(0, np.random.default_rng(0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitucb.types import State
+
+_STACK = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +110,13 @@ class Replay:
         )
 
     def state_dict(self) -> State:
-        """Images, rewards, actions, counters and the generator."""
+        """Images in stacks, rewards, actions, counters and the generator.
+
+        A stack that is full stays as it is while nothing in it is replaced, so that checkpoints
+        which share equal arrays keep it once.
+        """
         return {
-            "images": {str(i): image for i, image in enumerate(self._images)},
+            "stacks": _stacked(self._images),
             "rewards": np.array(self._rewards, np.float64),
             "actions": np.array(self._actions, np.int64),
             "seen": self.seen,
@@ -118,9 +125,18 @@ class Replay:
 
     def load_state_dict(self, state: State) -> None:
         """Restore what `state_dict` returned."""
-        images: dict[str, Any] = state["images"]
-        self._images = [np.asarray(images[str(i)], np.uint8) for i in range(len(images))]
+        stacks: list[Any] = state["stacks"]
+        self._images = [image for stack in stacks for image in np.array(stack, np.uint8)]
         self._rewards = [float(r) for r in state["rewards"]]
         self._actions = [int(a) for a in state["actions"]]
         self.seen = int(state["seen"])
         self._rng.bit_generator.state = state["rng"]
+
+
+def _stacked(images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+    """Consecutive images of one shape, 64 at most, as arrays (n, H, W, C)."""
+    stacks = []
+    for start in range(0, len(images), _STACK):
+        runs = itertools.groupby(images[start : start + _STACK], key=np.shape)
+        stacks += [np.stack(list(run)) for _, run in runs]
+    return stacks
