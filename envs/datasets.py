@@ -85,6 +85,8 @@ def _load(name: str, reading: Reading) -> ImageDataset:
         return load_packaged_digits(reading.image_size, rated=name != "digits")
     if base.partition("/")[0] in TIMM_PREFIXES:
         return load_timm(base, part or "train", reading)
+    if not base:  # Path("") would be the folder one happens to be in
+        raise ValueError(f"dataset {name!r} names nothing; known: {', '.join(DATASETS)}")
     path = _path(base)
     if _is(Path.is_dir, path) and not part:
         return load_folder(path, reading)

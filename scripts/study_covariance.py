@@ -189,11 +189,14 @@ class SliceCovariance(HandoverCovariance):
 
     def __init__(self, dim: int, *, ridge: float = 1.0, **options: object) -> None:
         """Start empty; `options` are not used."""
-        self.features = dim
         super().__init__(dim * 9 // 100, ridge=ridge)
 
     def _as_rows(self, phi: Tensor) -> Tensor:
-        return super()._as_rows(phi[..., self.features - self.dim :])
+        return super()._as_rows(phi[..., -self.dim :])
+
+    def certificate(self, phi: Tensor) -> dict[str, float]:
+        """Of the slice: exact."""
+        return super().certificate(phi[..., -self.dim :])
 
 
 def variants() -> dict[str, dict[str, Any]]:

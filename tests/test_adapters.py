@@ -87,7 +87,7 @@ def test_dora_features_are_exact_though_slow() -> None:
     ("arguments", "message"),
     [
         ({"rank": 0}, "lora.rank 0 must be at least 1"),
-        ({"init": "eva"}, "lora.init 'eva' is not one of default, gaussian"),
+        ({"init": "eva"}, "lora.init 'eva' takes its start from activations on data"),
         ({"init": "pissa_niter_0"}, "lora.init 'pissa_niter_0'"),
         ({"init": "orthogonal", "rank": 3}, "needs an even rank, not 3"),
         ({"targets": ("qvk",)}, r"lora.targets \['qvk'\] must be one or more of"),

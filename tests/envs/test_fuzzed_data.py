@@ -129,7 +129,12 @@ def test_manifests(content: bytes, skip_bad: bool) -> None:
 
 
 @FUZZ
-@given(name=st.text(max_size=40) | st.text(min_size=300, max_size=5000) | st.just("~nobody/a.csv"))
+@given(
+    name=st.text(max_size=40)
+    | st.just("")
+    | st.text(min_size=300, max_size=5000)
+    | st.just("~nobody/a.csv")
+)
 def test_names(name: str) -> None:
     is_download = name.partition("/")[0].partition("#")[0] in ("torch", "hfds")
     if (

@@ -22,7 +22,9 @@ _MEANINGS: Mapping[str, str] = {
     "train/loss": "Training loss",
     "score/noise": "Estimated reward noise",
     "covariance/log_det": "Information gain, ln det(A / ridge)",
-    "covariance/stale_ratio": "Width with stale over fresh features",
+    "covariance/stale_ratio": "Squared width, stale over fresh features",
+    "covariance/certificate": "Certified error of a width",
+    "covariance/drift": "Movement of features since a rebuild",
     "covariance/effective_dimension": "Effective dimension",
 }
 """Titles of known metrics, in the order in which panels are filled; others follow by name."""
