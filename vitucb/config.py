@@ -152,7 +152,7 @@ class PolicyConfig:
 
     name: str = "ucb"
     """See `vitucb list policies`."""
-    alpha: float = 1.0
+    alpha: float = 0.3
     """Multiplier of the confidence width."""
     radius: Literal["auto", "constant", "oful"] = "auto"
     """Width per sqrt(phi' A^-1 phi) in vit-ucb: the noise estimated from prediction errors, 1, or
