@@ -169,7 +169,7 @@ class GaussianThompson(SlotAgent):
     noise estimate as sigma.
     """
 
-    _thompson = staticmethod(make_policy(PolicyConfig("thompson")))
+    _thompson = staticmethod(make_policy(PolicyConfig("thompson", alpha=1.0)))
 
     def select_action(self, obs: Observation) -> Decision:
         """Choose the largest posterior draw; untried slots first."""
