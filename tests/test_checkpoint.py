@@ -93,3 +93,9 @@ def test_damage_is_reported(tmp_path: Path, name: str) -> None:
     (tmp_path / name).unlink()
     with pytest.raises(ValueError, match="cannot be read"):
         load_state(tmp_path)
+
+
+def test_folder_that_cannot_be_written_is_an_os_error(tmp_path: Path) -> None:
+    (tmp_path / "state.safetensors.tmp").mkdir()
+    with pytest.raises(OSError, match=r"state.safetensors.tmp cannot be written"):
+        save_state({"a": torch.ones(2)}, tmp_path)

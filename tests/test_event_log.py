@@ -77,3 +77,19 @@ def test_sizes_tell_where_the_files_stand(tmp_path: Path, count: int) -> None:
     assert log.sizes() == {path.name: path.stat().st_size}
     log.close()
     assert len(read(tmp_path).Scalars("a/b") if count else []) == count
+
+
+def test_clock_set_back_leaves_the_newest_file_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step, now in enumerate((2_000_000.0, 1_000.0, 1_500_000.0)):
+        monkeypatch.setattr("time.time", lambda now=now: now)
+        log = EventLog(tmp_path)
+        log.add_scalars({"a/b": 1.0}, step)
+        monkeypatch.setattr("time.time", lambda now=now: now - 500.0)
+        log.add_scalars({"a/b": 1.0}, step)
+        log.close()
+    points = read(tmp_path).Scalars("a/b")
+    assert [point.step for point in points] == [0, 0, 1, 1, 2, 2]
+    times = [point.wall_time for point in points]
+    assert times == sorted(times)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ import pytest
 
 from vitucb.cli import main
 from vitucb.config import RunConfig, override
+from vitucb.event_log import event_files
 from vitucb.experiment import play
 from vitucb.recorder import Recorder, is_finished, run_folder
 from vitucb.resume import StoppedError, Timetable, explain
@@ -273,3 +275,39 @@ def test_timing_counts_the_time_before_the_kill(tmp_path: Path) -> None:
     timing = json.loads((play(settings).folder / "timing.json").read_text())
     assert timing["wall_seconds"] > state["recorder"]["wall_seconds"] > 0
     assert np.isfinite(timing["seconds_per_round"])
+
+
+def test_event_file_shorter_than_at_the_checkpoint_is_not_filled_with_zeros(tmp_path: Path) -> None:
+    settings = config(tmp_path, tensorboard=True, record_every=2)
+    folder = killed_after(settings, 20)
+    (events,) = event_files(folder)
+    events.write_bytes(events.read_bytes()[:100])
+    play(settings)
+    assert events.stat().st_size == 100
+
+
+def test_foreign_folder_among_the_checkpoints_is_left_alone(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    folder = killed_after(settings, 10)
+    (folder / "checkpoint" / "round-copy").mkdir()
+    assert explain(settings).endswith("goes on after 7 rounds")
+    assert resumed(settings) == uninterrupted(settings, tmp_path)
+
+
+@pytest.mark.parametrize("what", ["vitucb.snapshots.write_durably", "vitucb.recorder.sync"])
+def test_full_disk_is_one_line_and_the_same_command_goes_on(
+    what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = f"run --agent.name random --num-rounds 30 --checkpoint-every 7 --out {tmp_path}".split()
+    settings = override(RunConfig(), {"agent": "random", "num_rounds": 30, "checkpoint_every": 7})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(what, _raise(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+    assert stop.value.code == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("vitucb run: No space left on device; mend that")
+    main(words)
+    whole = play(dataclasses.replace(settings, out=str(tmp_path / "whole"))).folder
+    folder = Path(capsys.readouterr().out.strip())
+    assert contents(folder) | {"config.yaml": b""} == contents(whole) | {"config.yaml": b""}

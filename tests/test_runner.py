@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+import vitucb
 from vitucb.runner import Episode, Recorded, merged_metrics, run
 from vitucb.types import Decision, Observation, State
 
@@ -114,3 +115,65 @@ def test_metrics_of_several_arrivals_are_averaged_or_the_last() -> None:
     reports = [{"train/loss": 1.0, "score/noise": 3.0}, {"train/loss": 2.0}, {"score/noise": 4.0}]
     assert merged_metrics(reports) == {"train/loss": 1.5, "score/noise": 4.0}
     assert merged_metrics([]) == {}
+
+
+class Paying(gym.Wrapper[Any, Any, Any, Any]):
+    """Pays `reward` in round 3, and offers nothing in the round after if asked to."""
+
+    def __init__(self, reward: float, *, offers: bool = True) -> None:
+        super().__init__(gym.make("vitucb/ImageArms-v0", num_arms=3, max_episode_steps=12))
+        self.reward, self.offers, self.rounds = reward, offers, 0
+
+    def step(self, action: Any) -> Any:
+        obs, reward, *rest = self.env.step(action)
+        self.rounds += 1
+        if self.rounds == 4:
+            reward = self.reward
+            obs["action_mask"][:] = self.offers
+        return obs, reward, *rest
+
+
+@pytest.mark.parametrize("reward", [math.nan, math.inf, -math.inf, 1.1e30, -1e300])
+def test_reward_that_no_agent_can_learn_is_refused_by_round(reward: float) -> None:
+    agent = Diary()
+    with pytest.raises(ValueError, match=r"round 3: the environment returned reward"):
+        list(run(Paying(reward), agent))
+    assert [index for index, _, _ in agent.seen] == [0, 1, 2]
+
+
+def test_reward_that_arrives_as_nan_is_refused_by_its_round() -> None:
+    class Broken(Late):
+        def step(self, action: Any) -> Any:
+            result = super().step(action)
+            self.arrivals = [(index, math.nan) for index, _ in self.arrivals]
+            return result
+
+    agent = Diary()
+    env = Broken(gym.make("vitucb/ImageArms-v0", num_arms=3, max_episode_steps=12))
+    with pytest.raises(ValueError, match="round 3: of round 1 arrived reward nan"):
+        list(run(env, agent))
+    assert agent.seen == []
+
+
+@pytest.mark.parametrize("name", ["ucb1", "beta-ts", "random", "oracle"])
+def test_round_without_an_allowed_arm_is_refused_whoever_plays(name: str) -> None:
+    env = Paying(1.0, offers=False)
+    with pytest.raises(ValueError, match="round 4: action_mask allows no arm"):
+        list(run(env, vitucb.make_agent(name, env, seed=0)))
+
+
+def test_rounds_with_hidden_regret_are_taken_up_again() -> None:
+    class Hiding(gym.Wrapper[Any, Any, Any, Any]):
+        def step(self, action: Any) -> Any:
+            *result, info = self.env.step(action)
+            return *result, info | {"regret": math.nan}
+
+    env = Hiding(gym.make("vitucb/ImageArms-v0", num_arms=3, max_episode_steps=12))
+    episode = Episode(env, Diary())
+    recorded = [
+        Recorded(r.decision.action, r.reward, float("nan"))
+        for r in (episode.play_round() for _ in range(5))
+    ]
+    again = Episode(env, Diary())
+    again.resume(episode.state_dict(), recorded)
+    assert again.index == 5

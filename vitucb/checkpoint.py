@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from vitucb.durable import replace_file, write_durably
@@ -37,12 +38,16 @@ def save_state(state: State, folder: Path, pieces: Pieces | None = None) -> None
 
     Raises:
         TypeError: If the state holds anything else.
+        OSError: If a file cannot be written.
     """
     tensors: dict[str, torch.Tensor] = {}
     tree = _strip(state, tensors, pieces)
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / "state.safetensors.tmp"
-    save_file(tensors, temporary)
+    try:
+        save_file(tensors, temporary)
+    except SafetensorError as error:  # a full disk, say, in a type of its own
+        raise OSError(f"{temporary} cannot be written: {error}") from error
     replace_file(temporary, folder / "state.safetensors")
     write_durably(folder / "state.json", json.dumps(tree))
 

@@ -26,7 +26,10 @@ from vitucb.config import EnvConfig, RunConfig, load_config, override
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line `arguments`; errors are one line on stderr and exit code 2."""
+    """Run the command line `arguments`; errors are one line on stderr.
+
+    Exit code 2 if what was asked for cannot be, 1 if it failed, 130 if interrupted.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     words = words or ["--help"]
     command = COMMANDS.get(words[0])
@@ -44,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         # The reader of a pipe (`vitucb list | head`) left; silence the flush at exit too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        _fail(f"vitucb {words[0]}: {_file_problem(error)}", 1)
     except KeyboardInterrupt:
         message = "interrupted; the same command goes on from the last checkpoint"
         _fail(f"vitucb {words[0]}: {message}", 130)
@@ -52,6 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _fail(message: str, code: int = 2) -> NoReturn:
     print(" ".join(message.split()), file=sys.stderr)
     raise SystemExit(code)
+
+
+def _file_problem(error: OSError) -> str:
+    """What the system would not do, e.g. write to a full disk, and what helps."""
+    where = f" ({error.filename})" if error.filename else ""
+    what = f"{error.strerror or error}{where}"
+    return f"{what}; mend that, and the same command goes on from what was kept"
 
 
 def _overview() -> str:

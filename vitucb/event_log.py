@@ -1,11 +1,14 @@
 """TensorBoard events: scalars, settings, arm images and the layout of the custom scalars page.
 
-Written with tensorboard's own event writer: torch's would import torch here.
+Written record by record: torch's writer would import torch here, and tensorboard's own writes in a
+thread, where a full disk is a traceback that nobody catches.
 """
 
 from __future__ import annotations
 
 import io
+import os
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +19,7 @@ from numpy.typing import NDArray
 
 from vitucb.types import Round
 
+_PREFIX = "events.out.tfevents."
 _MAX_ARMS = 12
 _LAYOUT: Mapping[str, Mapping[str, Sequence[str]]] = {
     "regret": {
@@ -35,10 +39,17 @@ class EventLog:
 
     def __init__(self, folder: Path) -> None:
         """Start a new event file in `folder`."""
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
         self._folder = folder
-        self._writer = EventFileWriter(str(folder))
+        # TensorBoard reads the files of a folder by name: a new one must come last, also where the
+        # clock was set back since the one before.
+        self._seconds = max([time.time(), *(_started(path) + 1.0 for path in event_files(folder))])
+        name = f"{_PREFIX}{int(self._seconds):010d}.{socket.gethostname()}.{os.getpid()}"
+        self._file = (folder / name).open("ab")
+        self._writer = RecordWriter(self._file)
+        self._write(Event(file_version="brain.Event:2"))
 
     def describe(self, settings: Mapping[str, Any]) -> None:
         """Write the settings (hparams) and the layout of the custom scalars page."""
@@ -88,21 +99,32 @@ class EventLog:
     def _add(self, summary: Any, round: int) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
 
-        self._writer.add_event(Event(wall_time=time.time(), step=round, summary=summary))
+        self._write(Event(step=round, summary=summary))
+
+    def _write(self, event: Any) -> None:
+        self._seconds = event.wall_time = max(self._seconds, time.time())
+        self._writer.write(event.SerializeToString())
+        self._writer.flush()  # There for whoever watches.
 
     def sizes(self) -> dict[str, int]:
-        """Bytes on disk of every event file, after all events are written."""
-        self._writer.flush()
+        """Bytes on disk of every event file."""
+        os.fsync(self._file.fileno())
         return {path.name: path.stat().st_size for path in event_files(self._folder)}
 
     def close(self) -> None:
-        """Write what is left and close the file."""
-        self._writer.close()
+        """Close the file."""
+        self._file.close()
 
 
 def event_files(folder: Path) -> list[Path]:
     """The event files in `folder`, by name."""
-    return sorted(folder.glob("events.out.tfevents.*"))
+    return sorted(folder.glob(f"{_PREFIX}*"))
+
+
+def _started(path: Path) -> int:
+    """The time in the name of an event file, seconds."""
+    seconds = path.name.removeprefix(_PREFIX).split(".")[0]
+    return int(seconds) if seconds.isdecimal() else 0
 
 
 def arm_strip(round: Round) -> NDArray[np.uint8]:

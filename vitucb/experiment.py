@@ -163,24 +163,29 @@ def play(config: RunConfig, on_round: Callable[[Round], None] | None = None) -> 
     Raises:
         ValueError: If the config cannot be run, another process plays this run, the folder holds
             a run with other settings, or a reward is not finite; what was recorded stays.
+        OSError: If the folder cannot be written, because the disk is full, say; what was recorded
+            stays, and playing again goes on from the last checkpoint.
         StoppedError: If SIGTERM arrived: a checkpoint was written.
         vitucb.distributed.RankLostError: If another rank has ended or does not answer.
     """
     started = time.perf_counter()
     config = at_this_rank(config)
-    _set_torch(config)
     with contextlib.ExitStack() as stack:
+        # From the start: while the model is built, too, SIGTERM means leave in good order.
+        stop = stack.enter_context(stop_flag())
+        _set_torch(config)
         ranks = None
         if config.parallel.ranks > 1:
             from vitucb.distributed import joined
 
             ranks = stack.enter_context(joined(config.parallel))
-        return _play(config, on_round, started, ranks)
+        return _play(config, on_round, stop, started, ranks)
 
 
 def _play(
     config: RunConfig,
     on_round: Callable[[Round], None] | None,
+    stop: threading.Event,
     started: float,
     ranks: Ranks | None,
 ) -> Recorder:
@@ -188,7 +193,7 @@ def _play(
     agent = make_agent(
         config.agent.name, env, seed=config.seed, device=config.device, config=config.agent
     )
-    with stop_flag() as stop, locked(run_folder(config)):
+    with locked(run_folder(config)):
         if ranks is not None:
             from vitucb.distributed import DataParallelAgent, keep_common_checkpoints
 

@@ -7,6 +7,7 @@ means the run is finished.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -101,10 +102,11 @@ class Recorder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
-        self._metrics_file.close()
-        if self._events is not None:
-            self._events.close()
+        with contextlib.ExitStack() as stack:  # All are closed, also where one cannot be written.
+            if self._events is not None:
+                stack.callback(self._events.close)
+            stack.callback(self._metrics_file.close)
+            stack.callback(self._file.close)
 
     def _open_table(self, name: str, columns: Sequence[str]) -> tuple[TextIO, Any]:
         # Line buffered: what was played is on disk even if the process dies in the next round.
@@ -120,7 +122,7 @@ class Recorder:
         for path in [*tables, *event_files(self.folder)]:
             if path.name not in sizes:
                 path.unlink(missing_ok=True)
-            elif path.is_file():
+            elif path.is_file() and path.stat().st_size > sizes[path.name]:
                 os.truncate(path, sizes[path.name])
 
     def write(self, round: Round) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -10,9 +9,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from numpy.typing import NDArray
 
 from vitucb.seeding import stream_seed
 from vitucb.types import Agent, Decision, Observation, Round, State
+
+# Beyond it float32 models overflow, and beyond 1e154 squares in float64 do.
+_LARGEST_REWARD = 1e30
 
 
 def run(
@@ -28,7 +31,8 @@ def run(
         num_rounds: Stop after so many rounds; by default when the environment truncates.
 
     Raises:
-        ValueError: If a reward is not finite. Rounds yielded before stay valid.
+        ValueError: If a reward is not usable or no arm is allowed. Rounds yielded before stay
+            valid.
     """
     episode = Episode(env, agent, seed=seed)
     while not episode.is_over and (num_rounds is None or episode.index < num_rounds):
@@ -74,9 +78,11 @@ class Episode:
         """Choose, step, learn from every reward that arrived.
 
         Raises:
-            ValueError: If a reward is not finite.
+            ValueError: If a reward is not finite or above 1e30 in size, which is learnt by nobody,
+                or if no arm is allowed.
         """
         obs, index = self._obs, self.index
+        _check_mask(index, obs["action_mask"])
         expected = getattr(self._env.unwrapped, "expected_rewards", None)
         # A copy: the environment may go on to write the next round into its array.
         expected = None if expected is None else np.array(expected, np.float64)
@@ -112,11 +118,7 @@ class Episode:
         if self._env.has_wrapper_attr("arrivals"):
             arrivals = list(self._env.get_wrapper_attr("arrivals"))
             reward = self._env.get_wrapper_attr("drawn_reward")
-        if not math.isfinite(reward):
-            raise ValueError(
-                f"round {index}: the environment returned reward {float(reward)}; rewards must be "
-                "finite numbers; the rounds before it are kept"
-            )
+        _check_reward(index, "the environment returned reward", float(reward))
         if self._env.has_wrapper_attr("lost"):
             for lost in self._env.get_wrapper_attr("lost"):
                 self._pending.pop(lost, None)
@@ -132,6 +134,7 @@ class Episode:
                     f"round {self.index - 1}: a reward of round {index} arrived, which was "
                     "rewarded before or never played; check the environment's arrivals"
                 )
+            _check_reward(self.index - 1, f"of round {index} arrived reward", reward)
             reports.append(self._agent.update(*self._pending.pop(index), reward))
         return merged_metrics(reports)
 
@@ -157,7 +160,9 @@ class Episode:
         for row in recorded[: int(state["index"])]:
             obs, index = self._obs, self.index
             reward, info, _ = self._step(row.action)
-            if (reward, float(info["regret"])) != (row.reward, row.regret):
+            played, recorded_before = (reward, float(info["regret"])), (row.reward, row.regret)
+            # The regret is NaN where the environment hides it.
+            if not np.array_equal(played, recorded_before, equal_nan=True):
                 raise ValueError(
                     f"the environment does not repeat round {index}: reward {reward!r}, regret "
                     f"{info['regret']!r}, but {row.reward!r}, {row.regret!r} were recorded; "
@@ -180,6 +185,22 @@ def merged_metrics(reports: Sequence[Mapping[str, float]]) -> dict[str, float]:
         is_mean = name.startswith("train/") and len(values) > 1
         merged[name] = sum(values) / len(values) if is_mean else values[-1]
     return merged
+
+
+def _check_mask(index: int, mask: NDArray[np.int8]) -> None:
+    if not np.any(mask):
+        raise ValueError(
+            f"round {index}: action_mask allows no arm; the environment must offer at least one; "
+            "the rounds before it are kept"
+        )
+
+
+def _check_reward(index: int, what: str, reward: float) -> None:
+    if not abs(reward) <= _LARGEST_REWARD:  # so, NaN is refused too
+        raise ValueError(
+            f"round {index}: {what} {reward}; rewards must be finite numbers of size "
+            f"{_LARGEST_REWARD:g} at most; the rounds before it are kept"
+        )
 
 
 def _decision_state(decision: Decision) -> State:

@@ -35,8 +35,8 @@ class Snapshots:
     @property
     def rounds(self) -> list[int]:
         """Rounds after which a checkpoint was written, the newest last."""
-        names = [path.name for path in self.folder.glob(f"{_PREFIX}*") if path.suffix != ".tmp"]
-        return sorted(int(name.removeprefix(_PREFIX)) for name in names)
+        names = [path.name.removeprefix(_PREFIX) for path in self.folder.glob(f"{_PREFIX}*")]
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def save(self, rounds: int, state: State) -> None:
         """Write the checkpoint after `rounds` rounds, then drop all but the last two."""
