@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 from torch import Tensor
 
+from vitucb.agents.feature_agent import covariance_ridge
 from vitucb.agents.last_layer import (
     LastLayerAgent,
     TrainingPlan,
@@ -48,7 +49,7 @@ def build(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -
         preprocess,
         optimizer,
         plan,
-        last_layer_covariance(model, config.covariance.ridge),
+        last_layer_covariance(model, covariance_ridge(config, env)),
         make_policy(config.policy),
         History(training.replay_capacity, torch_generator(seed, "replay")),
         numpy_generator(seed, "policy"),

@@ -22,6 +22,7 @@ from vitucb.agents.feature_agent import (
     FeatureAgent,
     FrozenFeatures,
     build_frozen_features,
+    head_ridge,
     is_image_context,
     num_label_actions,
 )
@@ -115,7 +116,10 @@ def build_lin_ucb(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device
     return LinearAgent(
         frozen,
         make_covariance(
-            "dense" if discount == 1 else "discounted", dim, ridge=config.head_ridge, seed=seed
+            "dense" if discount == 1 else "discounted",
+            dim,
+            ridge=head_ridge(config, env),
+            seed=seed,
         ),
         make_policy(config.policy),
         numpy_generator(seed, "policy"),

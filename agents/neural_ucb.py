@@ -37,6 +37,7 @@ from vitucb.agents.feature_agent import (
     FrozenFeatures,
     build_frozen_features,
     chosen_image,
+    covariance_ridge,
     is_image_context,
     num_label_actions,
 )
@@ -209,7 +210,7 @@ def build_neural_ucb(config: AgentConfig, env: gym.Env[Any, Any], seed: int, dev
         make_covariance(
             config.covariance.name,
             network.num_parameters,
-            ridge=config.covariance.ridge,
+            ridge=covariance_ridge(config, env),
             rank=config.covariance.rank,
             seed=stream_seed(seed, "covariance"),
         ),

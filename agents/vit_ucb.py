@@ -22,7 +22,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitucb.adapters import add_lora, lora_pairs
-from vitucb.agents.feature_agent import chosen_image, is_image_context, num_label_actions
+from vitucb.agents.feature_agent import (
+    chosen_image,
+    covariance_ridge,
+    head_ridge,
+    is_image_context,
+    num_label_actions,
+)
 from vitucb.agents.options import refuse_options
 from vitucb.backbone import Preprocess, create_backbone, preprocess_for
 from vitucb.change_detection import ChangeDetector
@@ -307,12 +313,12 @@ def build(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -
     model = RewardModel(
         adapted, num_features, num_outputs=outputs, seed=stream_seed(seed, "head")
     ).to(device)
-    features, covariance = _features(config, model, seed)
-    trainer = _trainer(config, model, preprocess, features, seed)
+    features, covariance = _features(config, model, covariance_ridge(config, env), seed)
+    trainer = _trainer(config, model, preprocess, features, head_ridge(config, env), seed)
     history = FeatureHistory(
         features,
         covariance,
-        FeatureScale(features.dims),
+        FeatureScale(features.dims, is_centring=outputs == 1),
         trainer.replay,
         trainer.link,
         trainer.inputs,
@@ -344,7 +350,7 @@ def _check(config: AgentConfig) -> None:
 
 
 def _features(
-    config: AgentConfig, model: RewardModel, seed: int
+    config: AgentConfig, model: RewardModel, ridge: float, seed: int
 ) -> tuple[FeatureMap, FeatureCovariance]:
     """The feature map and the covariance it feeds, one group or two."""
 
@@ -352,7 +358,7 @@ def _features(
         return make_covariance(
             config.covariance.name,
             dim,
-            ridge=config.covariance.ridge,
+            ridge=ridge,
             rank=config.covariance.rank,
             seed=stream_seed(seed, "covariance"),
         )
@@ -383,6 +389,7 @@ def _trainer(
     model: RewardModel,
     preprocess: Preprocess,
     features: FeatureMap,
+    ridge: float,
     seed: int,
 ) -> OnlineTrainer:
     by_gradient = config.head == "gradient"
@@ -406,7 +413,7 @@ def _trainer(
         replay=Replay(training.replay_capacity, numpy_generator(seed, "replay"), training.replay),
         training=training,
         link=LINKS[config.link](),
-        closed_form=None if by_gradient else solver(model.head, config.head_ridge),
+        closed_form=None if by_gradient else solver(model.head, ridge),
         gradients=(
             features if training.rebuild == "replay" and isinstance(features, GradientMap) else None
         ),

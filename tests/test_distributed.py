@@ -258,7 +258,7 @@ def test_merged_covariance_is_that_of_all_choices(histories: Path) -> None:
     found = [np.load(histories / f"covariance{rank}.npz") for rank in range(SIZE)]
     phi = np.stack([f["phi"] for f in found], axis=1).reshape(SIZE * 19, -1)
     weights = 0.9 ** np.arange(SIZE * 19)[::-1]
-    ridge = RunConfig().agent.covariance.ridge
+    ridge = 2.0
     gram = phi @ phi.T * np.sqrt(weights * weights[:, None])
     expected = np.linalg.slogdet(np.eye(len(gram)) + gram / ridge)[1]
     assert found[0]["log_det"] == found[1]["log_det"] == pytest.approx(expected, rel=1e-5)

@@ -140,8 +140,9 @@ class CovarianceConfig:
 
     name: str = "exact"
     """See `vitucb list covariances`."""
-    ridge: float = 2.0
-    """Ridge, in units of the squared feature norm (features are centred and of norm 1)."""
+    ridge: float | None = None
+    """Ridge, in units of the squared feature norm (features are of norm 1); if not given, 2 where
+    every arm has its image and 0.1 where actions share one."""
     rank: int | None = None
     """Rank or width of a sketch; its own default if not given."""
 
@@ -223,8 +224,9 @@ class AgentConfig:
     """Side of the square input of the backbone, pixels."""
     head: Literal["ridge", "gradient"] = "ridge"
     """Reward head solved for after every reward, or trained by gradient steps."""
-    head_ridge: float = 1.0
-    """Ridge of the closed-form head and of lin-ucb, per unit of mean squared feature norm."""
+    head_ridge: float | None = None
+    """Ridge of the closed-form head and of lin-ucb, per unit of mean squared feature norm; if not
+    given, 1 where every arm has its image and 0.1 where actions share one."""
     features: Literal["lora-gradient", "last-layer", "both"] = "lora-gradient"
     """What the covariance is made of; both are two groups of length 1 each."""
     readout: Literal["prior", "head"] = "prior"

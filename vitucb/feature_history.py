@@ -130,16 +130,17 @@ class FeatureHistory:
 
     def preview(self, phi: Tensor) -> Tensor:
         """What `scaled` would give, but nothing is remembered."""
-        if self.scale.is_centred:
+        if not self.scale.needs_centre:
             return self.scale(phi)
         scale = FeatureScale(self._features.dims)
         scale.centre_on(phi)
         return scale(phi)
 
     def scaled(self, images: Images, actions: NDArray[np.int64], phi: Tensor) -> Tensor:
-        """Features (K, p) of the arms on offer, centred and of length 1."""
-        self._offered.extend(zip((np.array(i) for i in images), actions.tolist(), strict=True))
-        if not self.scale.is_centred:
+        """Features (K, p) of the arms on offer, of length 1; centred if they share an intercept."""
+        if self.scale.is_centring:
+            self._offered.extend(zip((np.array(i) for i in images), actions.tolist(), strict=True))
+        if self.scale.needs_centre:
             self._centre_on(phi)
         return self.scale(phi)
 
@@ -271,8 +272,9 @@ class FeatureHistory:
 
     def _rebuild(self, now: int) -> dict[str, float]:
         """Compute all rows anew; how far off the stale ones were, and what the new ones may be."""
-        images, actions = zip(*self._offered, strict=True)
-        self._centre_on(self.score(list(images), np.array(actions, np.int64))[1])
+        if self.scale.is_centring:
+            images, actions = zip(*self._offered, strict=True)
+            self._centre_on(self.score(list(images), np.array(actions, np.int64))[1])
         newest = self._replay.items(slice(-_PROBE, None))
         query = self.scale(self.score(newest.images, newest.actions)[1])
         stale = self.covariance.quad_form(query).mean()

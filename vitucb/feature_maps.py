@@ -6,8 +6,9 @@ is ever looked at. The default features are therefore gradients of u'h(x) with a
 readout u, a draw from the prior of the head: they depend on the adapters alone. `readout="head"`
 gives the gradient of the score itself.
 
-Features are centred, because all arms share an intercept that no choice depends on, and brought to
-length 1, because the length of a gradient says little about what is known of an image.
+Where every arm has its image, features are centred, because all arms share an intercept that no
+choice depends on. They are brought to length 1, because the length of a gradient says little about
+what is known of an image.
 """
 
 from __future__ import annotations
@@ -177,17 +178,22 @@ class LastLayerMap:
 
 
 class FeatureScale:
-    """Centres features and brings every group to length 1, so that the ridge has no unit."""
+    """Centres features and brings every group to length 1, so that the ridge has no unit.
 
-    def __init__(self, dims: Sequence[int]) -> None:
+    Attributes:
+        is_centring: Whether features are centred: not where every action has an intercept of its
+            own, which is to be learnt.
+    """
+
+    def __init__(self, dims: Sequence[int], *, is_centring: bool = True) -> None:
         """Scale groups of `dims` features."""
-        self._dims = list(dims)
+        self._dims, self.is_centring = list(dims), is_centring
         self._centre: Tensor | None = None
 
     @property
-    def is_centred(self) -> bool:
-        """Whether there is a centre."""
-        return self._centre is not None
+    def needs_centre(self) -> bool:
+        """Whether there is no centre yet."""
+        return self.is_centring and self._centre is None
 
     def centre_on(self, phi: Tensor) -> None:
         """Move the centre to the mean of features (n, p); rows scaled before must be scaled again.
