@@ -22,13 +22,18 @@ from vitucb.optim import create_optimizer
 
 ROWS, COLUMNS, RANK, SCALING = 48, 32, 4, 2.0
 SMALL, LARGE = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2), (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+LOWER = tuple(lr / 10 for lr in SMALL)
+FREE = {"max_step": 0.0}
 NAIVE = {"basis_rcond": 0.0, "eig_floor_rel": 0.0, "guard": 0.0}
 CASES: dict[str, tuple[str, dict[str, Any], tuple[float, ...]]] = {
-    "SGD": ("sgd", {}, LARGE),
+    "SGD, unbounded": ("sgd", FREE, LARGE),
+    "SGD (default)": ("sgd", {}, LARGE),
     "AdamW": ("adamw", {"weight_decay": 0.0}, SMALL),
-    "LoRA+ 16": ("lora-plus", {"weight_decay": 0.0}, tuple(lr / 10 for lr in SMALL)),
+    "LoRA+ (default: ratio 4)": ("lora-plus", {"weight_decay": 0.0}, LOWER),
+    "LoRA+, ratio 16": ("lora-plus", {"weight_decay": 0.0, "ratio": 16.0}, LOWER),
     "ScaledAdam": ("scaled-adam", {}, SMALL),
-    "ScaledGD": ("scaled-gd", {}, LARGE),
+    "ScaledGD, unbounded": ("scaled-gd", FREE, LARGE),
+    "ScaledGD (default)": ("scaled-gd", {}, LARGE),
     "LAMB": ("lamb", {}, LARGE),
     "LoRA-FA": ("lora-fa", {}, SMALL),
     "RITE official": ("lora-rite", {"compat": "official"}, SMALL),
@@ -46,18 +51,23 @@ CASES: dict[str, tuple[str, dict[str, Any], tuple[float, ...]]] = {
         {"base": "sgd", "damping": 0.0, "delta": 1e-8, "guard": 0.0},
         LARGE,
     ),
+    "Pro SGD, guard only": ("lora-pro", {"base": "sgd", **FREE}, LARGE),
     "Pro SGD (default)": ("lora-pro", {"base": "sgd"}, LARGE),
     "Pro full, delta 1e-8": (
         "lora-pro",
         {"moments": "full", "damping": 0.0, "delta": 1e-8, "guard": 0.0},
         SMALL,
     ),
+    "Pro full, guard only": ("lora-pro", {"moments": "full", **FREE}, SMALL),
     "Pro full (default)": ("lora-pro", {"moments": "full"}, SMALL),
     "Pro factored, delta 1e-8": ("lora-pro", {"damping": 0.0, "delta": 1e-8}, SMALL),
     "Pro factored (default)": ("lora-pro", {}, SMALL),
-    "RAC-LoRA (AdamW, 50)": ("rac-lora", {}, SMALL),
-    "COLA (AdamW, 50)": ("cola", {}, SMALL),
-    "Bernoulli-LoRA": ("bernoulli-lora", {}, LARGE),
+    "RAC-LoRA (AdamW, 50), unbounded": ("rac-lora", {"inner_options": FREE}, SMALL),
+    "RAC-LoRA (default: AdamW, 50)": ("rac-lora", {}, SMALL),
+    "COLA (AdamW, 50), unbounded": ("cola", {"inner_options": FREE}, SMALL),
+    "COLA (default: AdamW, 50)": ("cola", {}, SMALL),
+    "Bernoulli-LoRA, unbounded": ("bernoulli-lora", FREE, LARGE),
+    "Bernoulli-LoRA (default)": ("bernoulli-lora", {}, LARGE),
 }
 
 

@@ -36,6 +36,7 @@ def build(
 ) -> Optimizer:
     """The optimizer that `stem` (a file name without suffix or variant) was recorded with.
 
+    The textbook methods have no trust region: `guard` and `max_step` are 0.
     The files marked as bugs of published code get the correct algorithm, and so do not match.
     """
     algorithm, hyper = stem.split("__")[0], dict(meta.get("hyper", {}))
@@ -57,6 +58,8 @@ def build(
     names = {"loraplus": "lora-plus", "scaled_adam": "scaled-adam", "scaled_sgd": "scaled-gd"}
     names |= {"adamw": "adamw", "sgd": "sgd"}
     name = next(known for prefix, known in names.items() if algorithm.startswith(prefix))
+    if name in ("sgd", "scaled-gd"):
+        hyper["max_step"] = 0.0
     return create_optimizer(name, pairs, lr=lr, **hyper)
 
 
@@ -98,6 +101,7 @@ def _build_chain(
     if algorithm.startswith("bernoulli"):
         kind = algorithm.removeprefix("bernoulli_").partition("_")
         options: dict[str, Any] = {"p": meta["p"], "b": meta["mvr_b"], "k": meta["topk"]}
+        options["max_step"] = 0.0
         options["estimator"] = "subgradient" if kind[0] == "subgrad" else kind[0]
         if kind[2] == "polyak":
             return create_optimizer(
@@ -105,8 +109,7 @@ def _build_chain(
             )
         return create_optimizer("bernoulli-lora", pairs, lr=meta["gamma"], draws=draws, **options)
     plain: dict[str, Any] = {"inner": "sgd" if "sgd" in algorithm else "adamw"}
-    if plain["inner"] == "adamw":
-        plain["inner_options"] = {"weight_decay": 0.0}
+    plain["inner_options"] = {"weight_decay": 0.0, "max_step": 0.0}
     if algorithm.startswith("asymmetric"):
         trained = "A" if algorithm.endswith("trainA") else "B"
         return create_optimizer(

@@ -16,6 +16,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("lora-pro", {}),
     ("lora-pro", {"moments": "full"}),
     ("lora-rite", {}),
+    ("lora-pro", {"base": "sgd"}),
+    ("scaled-gd", {}),
     ("scaled-adam", {}),
     ("lora-fa", {}),
     ("lamb", {}),
@@ -64,8 +66,10 @@ def test_the_number_of_operations_does_not_depend_on_depth(
 def test_the_sync_free_step_reads_nothing_back(
     name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # On a processor Adam may ask whether one bias correction serves all; elsewhere it does not.
+    # On a processor Adam may ask whether one bias correction serves all, and the trust region
+    # whether norms alone settle it; elsewhere they do not.
     monkeypatch.setattr("vitucb.optim.adam._is_uniform", lambda step: False)
+    monkeypatch.setattr("vitucb.optim.trust_region.is_surely_within", lambda *_: False)
     problem = Quadratic.make()
     optimizer = create_optimizer(name, problem.pairs, lr=0.01, **options)
     assert isinstance(optimizer, LoRAOptimizer)

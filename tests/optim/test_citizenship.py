@@ -248,6 +248,7 @@ def test_a_non_finite_head_gradient_leaves_the_head_alone() -> None:
         ("lora-pro", {"other_lr": -1.0}, "other_lr -1.0 must not be negative"),
         ("lora-rite", {"betas": (0.9, 1.0)}, r"betas \(0.9, 1.0\) must be in \[0, 1\)"),
         ("lora-pro", {"damping": -1e-2}, "damping -0.01 must not be negative"),
+        ("scaled-gd", {"max_step": -1.0}, "max_step -1.0 must not be negative"),
         ("lora-rite", {"compat": "jax"}, "compat 'jax' must be None, 'official' or 'paper'"),
         ("lora-rite", {"beta": 1}, "no option 'beta'; options: .*balance.*other_lr"),
         ("scaled-adam", {"reg": -1.0}, "reg -1.0 must not be negative"),

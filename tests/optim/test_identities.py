@@ -326,15 +326,17 @@ def test_the_bias_corrected_decay_is_adams_correction() -> None:
 
 # Identities 12, 13, 16: chains.
 
+TEXTBOOK: dict[str, Any] = {
+    "inner": "sgd", "inner_steps": 1, "inner_options": {"max_step": 0.0}
+}  # fmt: skip
+
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_one_block_of_one_sgd_step_is_the_projected_gradient_step(
     side: Literal["left", "right"],
 ) -> None:
     problem = Quadratic.make()
-    optimizer = create_optimizer(
-        "rac-lora", problem.pairs, lr=0.1, side=side, inner="sgd", inner_steps=1
-    )
+    optimizer = create_optimizer("rac-lora", problem.pairs, lr=0.1, side=side, **TEXTBOOK)
     sketches = [(p.B if side == "left" else p.A).detach().clone() for p in problem.pairs]
     before = problem.snapshot()
     run(problem, optimizer, 1)
@@ -351,8 +353,9 @@ def test_one_block_of_one_sgd_step_is_the_projected_gradient_step(
 def test_a_certain_coin_is_rac_lora(p: float, side: str) -> None:
     bernoulli, rac = Quadratic.make(), Quadratic.make()
 
-    first = create_optimizer("bernoulli-lora", bernoulli.pairs, lr=0.1, p=p, coin="model")
-    second = create_optimizer("rac-lora", rac.pairs, lr=0.1, side=side, inner="sgd", inner_steps=1)
+    coin: dict[str, Any] = {"p": p, "coin": "model", "max_step": 0.0}
+    first = create_optimizer("bernoulli-lora", bernoulli.pairs, lr=0.1, **coin)
+    second = create_optimizer("rac-lora", rac.pairs, lr=0.1, side=side, **TEXTBOOK)
     for _ in range(4):
         # Coins take draws too, so the sketches are copied over before every step.
         for ours, theirs in zip(bernoulli.pairs, rac.pairs, strict=True):
@@ -366,7 +369,7 @@ def test_a_certain_coin_is_rac_lora(p: float, side: str) -> None:
 
 def test_a_sketch_of_full_rank_is_gradient_descent() -> None:
     problem = Quadratic.make(shapes=((4, 7, 4),))
-    optimizer = create_optimizer("rac-lora", problem.pairs, lr=0.3, inner="sgd", inner_steps=1)
+    optimizer = create_optimizer("rac-lora", problem.pairs, lr=0.3, **TEXTBOOK)
     expected = problem.snapshot()[0]
     for _ in range(5):
         run(problem, optimizer, 1)

@@ -50,10 +50,18 @@ def test_importing_the_table_imports_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd", "torch.optim:Adagrad"])
-def test_plain_names_equal_torch_bit_for_bit(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("adamw", {}),
+        ("sgd", {"max_step": 0.0}),
+        ("torch.optim:SGD", {}),
+        ("torch.optim:Adagrad", {}),
+    ],
+)
+def test_plain_names_equal_torch_bit_for_bit(name: str, options: dict[str, Any]) -> None:
     pairs, reference = make_pairs(), make_pairs()
-    optimizer = create_optimizer(name, pairs, lr=0.01, weight_decay=0.1)
+    optimizer = create_optimizer(name, pairs, lr=0.01, weight_decay=0.1, **options)
     path = OPTIMIZERS.get(name, name)
     base = getattr(torch.optim, path.partition(":")[2])(
         factors(reference), lr=0.01, weight_decay=0.1
@@ -177,6 +185,7 @@ def test_the_closure_runs_with_gradients_enabled() -> None:
         ("adamw", {"beta": 1}, "'adamw' has no option 'beta'; options: .*betas.*other_lr"),
         ("lora-plus", {"rattio": 1}, "no option 'rattio'"),
         ("lora-plus", {"ratio": -1.0}, "ratio -1.0 must be positive"),
+        ("sgd", {"max_step": -1.0}, "max_step -1.0 must not be negative; 0 is off"),
         ("torch.optim:LBFGS", {}, "LBFGS"),
         ("torch.optim:Nope", {}, "no attribute 'Nope'"),
     ],

@@ -24,6 +24,7 @@ from vitucb.optim.draws import Draws
 from vitucb.optim.estimators import Gradients, Query, make_estimator
 from vitucb.optim.full_gradients import Closure, FullGradients
 from vitucb.optim.rac_lora import mean_over_ranks
+from vitucb.optim.trust_region import MAX_STEP
 
 
 class BernoulliLoRA(Chain):
@@ -42,6 +43,7 @@ class BernoulliLoRA(Chain):
         q: float = 0.2,
         b: float = 0.2,
         k: int = 64,
+        max_step: float = MAX_STEP,
         distributed: bool = False,
         seed: int = 0,
         draws: Draws | None = None,
@@ -62,6 +64,7 @@ class BernoulliLoRA(Chain):
             q: Probability of a full gradient in `page` and `marina`.
             b: Momentum of `mvr`.
             k: Entries a client sends per layer in `ef21`.
+            max_step: Longest step of W (see `trust_region`); 0 is off, the analysed method.
             distributed: Average estimates over the ranks of `torch.distributed`, each with its own
                 clients; all ranks take the same seed.
             seed: Seed of coins, sketches and compressors.
@@ -92,7 +95,7 @@ class BernoulliLoRA(Chain):
             pairs,
             lr,
             inner="sgd",
-            inner_options=None,
+            inner_options={"max_step": max_step},
             inner_steps=1,
             draws=draws or Draws(seed, _distributed_rank() if distributed else 0),
             other_params=other_params,

@@ -20,8 +20,12 @@ from vitucb.adapters import LoRAPair
 from vitucb.optim.draws import Draws, orthonormal_columns
 from vitucb.optim.lora_optimizer import LoRAOptimizer
 from vitucb.optim.merging import BaseWeights
+from vitucb.optim.trust_region import MAX_STEP
 
 _MARK = "chain/"
+# After a restart their first steps are as long as Adam's very first, four times those of a settled
+# Adam on noise: in a chain they get the trust region.
+_RESTARTED = ("adamw", "lora-plus")
 
 
 class Chain(Optimizer):
@@ -55,7 +59,7 @@ class Chain(Optimizer):
             pairs: The LoRA pairs, with base weights.
             lr: Learning rate of the inner optimizer.
             inner: Name or import path of the inner optimizer.
-            inner_options: Its options.
+            inner_options: Its options; `max_step` 0 is the published chain.
             inner_steps: Steps per block; None never merges.
             draws: Source of chance.
             other_params: Parameters outside the pairs, stepped by AdamW without decay.
@@ -69,11 +73,13 @@ class Chain(Optimizer):
 
         if inner_steps is not None and inner_steps < 1:
             raise ValueError(f"inner_steps {inner_steps} must be at least 1")
+        options = dict(inner_options or {})
+        if inner_steps is not None and inner in _RESTARTED:
+            options.setdefault("max_step", MAX_STEP)
         self.weights = BaseWeights(pairs)
         self.inner = create_optimizer(
-            inner, pairs, lr=lr, other_params=other_params, other_lr=other_lr,
-            **(inner_options or {}),
-        )  # fmt: skip
+            inner, pairs, lr=lr, other_params=other_params, other_lr=other_lr, **options
+        )
         super().__init__(self.inner.param_groups, {"lr": lr})
         self.param_groups, self.state = self.inner.param_groups, self.inner.state
         self.pairs, self.draws, self.inner_steps = list(pairs), draws, inner_steps

@@ -60,7 +60,9 @@ def create_optimizer(
         pairs = list(model_or_pairs)
     others = list(other_params)
     takes_pairs = _takes_pairs(optimizer_class)
-    check_options(name, optimizer_class, options, extra=() if takes_pairs else ("other_lr",))
+    check_options(
+        name, optimizer_class, options, extra=() if takes_pairs else ("other_lr", "max_step")
+    )
     if isinstance(model_or_pairs, nn.Module) and _merges(optimizer_class):
         check_mergeable(model_or_pairs)
     if takes_pairs:

@@ -96,29 +96,40 @@ def guard_scale(
     *,
     rate: float = 1.0,
     own: Tensor | None = None,
+    radius: Tensor | None = None,
 ) -> Tensor:
-    """The factor a = min(1, kappa |B dA + dB A| / |dB dA|) of each factor's pair, float64 (F,).
+    """The factor a <= 1 of each factor's pair that keeps a step in its trust region, float64 (F,).
 
-    With it the second-order term a^2 dB dA stays below kappa times the first-order change of W. The
-    norms come from r x r Grams and do not depend on the gauge (A, B) -> (R^-1 A, B R).
+    a |B dA + dB A| + a^2 |dB dA| <= radius, and a |dB dA| <= kappa |B dA + dB A|. The norms come
+    from r x r Grams and do not depend on the gauge (A, B) -> (R^-1 A, B R).
 
     Args:
         x: Wide factors.
         directions: Wide directions dA, dB^T over `rate`.
         batch: The batch they belong to.
-        kappa: Largest allowed ratio of the cross term to the first-order change.
+        kappa: Largest allowed ratio of the cross term to the first-order change; 0 is no bound.
         rate: The step is `rate` times the direction.
         own: The Grams of `x`, if known.
+        radius: Largest allowed change of B A, (F,); no bound if None.
     """
     own = gram(x) if own is None else own
     square, mixed = gram(directions), gram(x, directions)
     square_dual = square[batch.dual]
-    # |dB dA| has rate^2, the first-order change has rate.
-    cross = rate**2 * _trace(square, square_dual)
+    # |dB dA| has rate^2, the first-order change has rate. Rounding can make either negative.
+    cross = (rate**2 * _trace(square, square_dual)).clamp_min(0.0)
     half = _trace(own, square_dual)
-    first = half + half[batch.dual] + 2.0 * _trace(mixed, mixed[batch.dual])
-    ratio = first.clamp_min(0.0) / cross.clamp_min(torch.finfo(cross.dtype).tiny)
-    return (kappa * ratio.sqrt()).clamp_max(1.0)
+    first = (half + half[batch.dual] + 2.0 * _trace(mixed, mixed[batch.dual])).clamp_min(0.0)
+    tiny = torch.finfo(cross.dtype).tiny
+    scale = torch.ones_like(cross)
+    if kappa:
+        scale = (kappa * (first / cross.clamp_min(tiny)).sqrt()).clamp_max(1.0)
+    if radius is not None:
+        # The positive root of a f + a^2 c = radius, in the form that does not cancel.
+        f, c = rate * first.sqrt(), rate * cross.sqrt()
+        root = 2.0 * radius / (f + (f * f + 4.0 * radius * c).sqrt()).clamp_min(tiny)
+        scale = torch.minimum(scale, root)
+    # A change beyond the range of float32 has no known length: it is not taken.
+    return scale.nan_to_num(nan=0.0)
 
 
 def _trace(left: Tensor, right: Tensor) -> Tensor:

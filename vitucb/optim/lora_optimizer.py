@@ -22,6 +22,7 @@ from vitucb.optim.adam import adam_step_
 from vitucb.optim.batch import FactorBatch, Stacks
 from vitucb.optim.factor_state import FactorState
 from vitucb.optim.state_dicts import copied, restore_dtypes
+from vitucb.optim.trust_region import shortening
 
 _HEAD_DEFAULTS = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
 
@@ -41,6 +42,28 @@ class Work:
         step = list(self.batch.split(self.state.count_step()))
         hyper = {key: group[key] for key in ("lr", "betas", "eps")}
         adam_step_(self.x, g, m, v, step, weight_decay=weight_decay, **hyper)
+
+    def descend_(
+        self, group: dict[str, Any], directions: Stacks, own: Tensor | None = None
+    ) -> None:
+        """Step by -`lr` times `directions`, shortened by the group's `guard` and `max_step`.
+
+        Args:
+            group: The parameter group; a bound that it lacks, or that is 0, is off.
+            directions: Wide directions, left as they are.
+            own: The Grams of the factors, if known.
+        """
+        batch, lr, steps = self.batch, group["lr"], directions
+        if batch.missing:
+            steps = [d.clone() for d in directions]
+            batch.freeze_missing(steps)
+        scale = shortening(self.x, steps, batch, group, rate=lr, own=own)
+        if scale is None:
+            torch._foreach_add_(self.x, steps, alpha=-lr)
+            return
+        pieces = batch.split((-lr * scale).to(batch.dtype))
+        for x, d, piece in zip(self.x, steps, pieces, strict=True):
+            x.addcmul_(d, piece[:, None, None])
 
 
 class LoRAOptimizer(Optimizer):
@@ -249,7 +272,16 @@ def _check_hyper(hyper: dict[str, Any]) -> None:
     for beta in hyper.get("betas", ()):
         if not 0.0 <= beta < 1.0:
             raise ValueError(f"betas {tuple(hyper['betas'])} must be in [0, 1)")
-    for name in ("eps", "weight_decay", "damping", "delta", "rcond", "guard", "basis_rcond"):
+    for name in (
+        "eps",
+        "weight_decay",
+        "damping",
+        "delta",
+        "rcond",
+        "guard",
+        "max_step",
+        "basis_rcond",
+    ):
         if not hyper.get(name, 0.0) >= 0.0:
             raise ValueError(f"{name} {hyper[name]} must not be negative")
 

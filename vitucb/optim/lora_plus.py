@@ -16,6 +16,7 @@ from torch.optim import SGD, AdamW
 
 from vitucb.adapters import LoRAPair
 from vitucb.optim.plain import PlainOptimizer
+from vitucb.optim.trust_region import MAX_STEP
 from vitucb.registry import lookup
 
 _BASES = {"adamw": AdamW, "sgd": SGD}
@@ -29,8 +30,9 @@ class LoRAPlus(PlainOptimizer):
         pairs: Sequence[LoRAPair],
         lr: float,
         *,
-        ratio: float = 16.0,
+        ratio: float = 4.0,
         base: str = "adamw",
+        max_step: float | None = None,
         other_params: Iterable[Parameter] = (),
         other_lr: float | None = None,
         **options: Any,
@@ -40,8 +42,11 @@ class LoRAPlus(PlainOptimizer):
         Args:
             pairs: The LoRA pairs.
             lr: Learning rate of lora_A.
-            ratio: Learning rate of lora_B over that of lora_A; the paper advises 2^4.
+            ratio: Learning rate of lora_B over that of lora_A. From B = 0 W moves `ratio` times as
+                far as with the base; the paper advises 2^4 for large models and many samples.
             base: `adamw`, `sgd`, or the import path of a torch optimizer class.
+            max_step: Longest step of W (see `trust_region`); 0 is off. None means that of `sgd` for
+                `sgd`, off for the others.
             other_params: Parameters outside the pairs, stepped by AdamW without decay.
             other_lr: Their learning rate; `lr` if None.
             **options: Passed to the base, e.g. `betas`, `weight_decay`, `momentum`, `fused`.
@@ -51,11 +56,14 @@ class LoRAPlus(PlainOptimizer):
         """
         if not ratio > 0:
             raise ValueError(f"ratio {ratio} must be positive; the paper advises 16")
+        if max_step is None:
+            max_step = MAX_STEP if base == "sgd" else 0.0
         super().__init__(
             pairs,
             lr,
             lookup("base optimizer", base, _BASES),
             ratio=ratio,
+            max_step=max_step,
             other_params=other_params,
             other_lr=other_lr,
             **options,

@@ -32,12 +32,12 @@ from vitucb.optim.linear_algebra import (
     apply,
     from_eigen,
     gram,
-    guard_scale,
     inverse_eigenvalues,
     scale_stacks_,
     solve_sylvester,
 )
 from vitucb.optim.lora_optimizer import LoRAOptimizer, Work
+from vitucb.optim.trust_region import MAX_STEP, shortening
 
 XMode = Literal["zero", "sylvester", "symmetric"]
 _X_MODES = ("zero", "sylvester", "symmetric")
@@ -124,6 +124,7 @@ class LoRAPro(LoRAOptimizer):
         delta: float = 0.0,
         rcond: float = 0.0,
         guard: float | None = None,
+        max_step: float | None = None,
         other_params: Iterable[Parameter] = (),
         other_lr: float | None = None,
     ) -> None:
@@ -145,6 +146,8 @@ class LoRAPro(LoRAOptimizer):
             rcond: Truncation of the inverses, relative to the largest singular value.
             guard: Largest ratio of the second-order to the first-order change of W; 0 is off. None
                 means 0.5 for `sgd` and `full`, off for `factored`, where Adam bounds the step.
+            max_step: Longest step of W (see `trust_region`); 0 is off. None means 0.5 for `sgd` and
+                `full`, unless `guard` is 0: then nothing is bounded, as published.
             other_params: Parameters outside the pairs, stepped by AdamW without decay.
             other_lr: Their learning rate; `lr` if None.
 
@@ -157,12 +160,15 @@ class LoRAPro(LoRAOptimizer):
         _check_choice("decay", decay, _DECAYS)
         if decay == "full" and any(pair.base is None for pair in pairs):
             raise ValueError("decay 'full' needs the base weight of every pair; use 'adapter'")
+        is_bounded = (base, moments) == ("adamw", "factored")
         if guard is None:
-            guard = 0.0 if (base, moments) == ("adamw", "factored") else 0.5
+            guard = 0.0 if is_bounded else 0.5
+        if max_step is None:
+            max_step = MAX_STEP if guard and not is_bounded else 0.0
         hyper = {
             "base": base, "x_mode": x_mode, "moments": moments, "betas": betas, "eps": eps,
             "weight_decay": weight_decay, "decay": decay, "damping": damping, "delta": delta,
-            "rcond": rcond, "guard": guard,
+            "rcond": rcond, "guard": guard, "max_step": max_step,
         }  # fmt: skip
         super().__init__(pairs, lr, hyper, other_params, other_lr)
 
@@ -181,26 +187,24 @@ class LoRAPro(LoRAOptimizer):
 
 def _factored(group: dict[str, Any], work: Work, adjusted: Stacks) -> None:
     """AdamW on the adjusted gradients."""
-    before = [x.clone() for x in work.x] if group["guard"] else []
+    bounded = group["guard"] or group.get("max_step", 0.0)
+    before = [x.clone() for x in work.x] if bounded else []
     _decay(group, work)
     work.adam_(adjusted, group, weight_decay=0.0)
     if before:
         moved = [new - old for new, old in zip(work.x, before, strict=True)]
         work.batch.freeze_missing(moved)
-        scale_stacks_(moved, guard_scale(before, moved, work.batch, group["guard"]), work.batch)
-        for x, old, move in zip(work.x, before, moved, strict=True):
-            torch.add(old, move, out=x)
+        scale = shortening(before, moved, work.batch, group)
+        if scale is not None:
+            scale_stacks_(moved, scale, work.batch)
+            for x, old, move in zip(work.x, before, moved, strict=True):
+                torch.add(old, move, out=x)
 
 
 def _move(group: dict[str, Any], work: Work, directions: Stacks) -> None:
-    """Step along directions, shortened by the guard."""
-    steps = [-group["lr"] * d for d in directions]
-    work.batch.freeze_missing(steps)
-    if group["guard"]:
-        scale = guard_scale(work.x, steps, work.batch, group["guard"])
-        scale_stacks_(steps, scale, work.batch)
+    """Step along directions, shortened to the trust region."""
     _decay(group, work)
-    torch._foreach_add_(work.x, steps)
+    work.descend_(group, directions)
 
 
 def _full_direction(group: dict[str, Any], work: Work, adjust: Adjustment) -> Stacks:

@@ -1,7 +1,8 @@
 """Any torch optimizer on LoRA pairs: SGD, AdamW, or a class given by import path.
 
 The class below adds to the base what every optimizer here has: head parameters stepped by AdamW in
-the same call, and pairs with a non-finite gradient skipped and counted.
+the same call, pairs with a non-finite gradient skipped and counted, and, where asked for, the trust
+region on W.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch.optim import LBFGS, AdamW, Optimizer
 from vitucb.adapters import LoRAPair
 from vitucb.optim.options import check_options
 from vitucb.optim.state_dicts import copied
+from vitucb.optim.trust_region import MAX_STEP, MoveLimit
 
 
 class PlainOptimizer(Optimizer):
@@ -36,6 +38,7 @@ class PlainOptimizer(Optimizer):
         base_class: Callable[..., Optimizer],
         *,
         ratio: float | None = None,
+        max_step: float = 0.0,
         other_params: Iterable[Parameter] = (),
         other_lr: float | None = None,
         **options: Any,
@@ -47,6 +50,7 @@ class PlainOptimizer(Optimizer):
             lr: Learning rate of lora_A, and of lora_B unless `ratio` is given.
             base_class: A `torch.optim.Optimizer` class.
             ratio: If given, lora_B gets its own group with learning rate `ratio * lr`.
+            max_step: Longest step of W (see `trust_region`) at the rate of lora_A; 0 is off.
             other_params: Parameters outside the pairs, stepped by AdamW without decay.
             other_lr: Their learning rate; `lr` if None.
             **options: Passed to `base_class`.
@@ -58,8 +62,10 @@ class PlainOptimizer(Optimizer):
             raise ValueError("the optimizer got no LoRA pair; call add_lora on the model first")
         if base_class is LBFGS:
             raise ValueError("LBFGS re-evaluates the loss within a step; choose another optimizer")
+        if not max_step >= 0.0:
+            raise ValueError(f"max_step {max_step} must not be negative; 0 is off")
         check_options(getattr(base_class, "__name__", "base"), base_class, options)
-        children = [base_class(_groups(pairs, lr, ratio), lr=lr, **options)]
+        children = [base_class(_groups(pairs, lr, ratio, max_step), lr=lr, **options)]
         if others := list(other_params):
             head_lr = lr if other_lr is None else other_lr
             children.append(AdamW(others, lr=head_lr, weight_decay=0.0))
@@ -67,6 +73,7 @@ class PlainOptimizer(Optimizer):
         self._pairs = list(pairs)
         self._children = children
         self.nonfinite_skips = 0
+        self._limit: MoveLimit | None = None
         self._share()
 
     @torch.no_grad()
@@ -83,6 +90,18 @@ class PlainOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        # A group that was saved before there was a bound has none.
+        max_step = self.param_groups[0].get("max_step", 0.0)
+        if max_step and self._limit is None:
+            self._limit = MoveLimit(self._pairs)
+        if max_step and self._limit is not None:
+            with self._limit.region(self.param_groups[0]["lr"], max_step):
+                self._step_children()
+        else:
+            self._step_children()
+        return loss
+
+    def _step_children(self) -> None:
         hidden = self._hide_nonfinite()
         try:
             for child in self._children:
@@ -90,7 +109,6 @@ class PlainOptimizer(Optimizer):
         finally:
             for parameter, grad in hidden:
                 parameter.grad = grad
-        return loss
 
     def _hide_nonfinite(self) -> list[tuple[Parameter, Tensor]]:
         """Take the gradients of bad pairs away: torch leaves a parameter without gradient alone."""
@@ -128,15 +146,56 @@ class PlainOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._limit = None
         if "_children" in self.__dict__:
             self._share()
 
 
-def _groups(pairs: Sequence[LoRAPair], lr: float, ratio: float | None) -> list[dict[str, Any]]:
+class SGD(PlainOptimizer):
+    """`torch.optim.SGD` with steps of W in a trust region; `max_step=0` is torch's, bit for bit."""
+
+    def __init__(
+        self,
+        pairs: Sequence[LoRAPair],
+        lr: float,
+        *,
+        max_step: float = MAX_STEP,
+        other_params: Iterable[Parameter] = (),
+        other_lr: float | None = None,
+        **options: Any,
+    ) -> None:
+        """Build torch's SGD over the factors.
+
+        Args:
+            pairs: The LoRA pairs.
+            lr: Learning rate of the factors.
+            max_step: Longest step of W (see `trust_region`); 0 is off.
+            other_params: Parameters outside the pairs, stepped by AdamW without decay.
+            other_lr: Their learning rate; `lr` if None.
+            **options: Passed to `torch.optim.SGD`, e.g. `momentum`.
+
+        Raises:
+            ValueError: If an option is unknown or out of range.
+        """
+        super().__init__(
+            pairs,
+            lr,
+            torch.optim.SGD,
+            max_step=max_step,
+            other_params=other_params,
+            other_lr=other_lr,
+            **options,
+        )
+
+
+def _groups(
+    pairs: Sequence[LoRAPair], lr: float, ratio: float | None, max_step: float
+) -> list[dict[str, Any]]:
+    first: dict[str, Any] = {"lr": lr, **({"max_step": max_step} if max_step else {})}
     if ratio is None:
-        return [{"params": [p for pair in pairs for p in (pair.A, pair.B)], "lr": lr}]
+        return [{"params": [p for pair in pairs for p in (pair.A, pair.B)], **first}]
     return [
-        {"params": [pair.A for pair in pairs], "lr": lr},
+        {"params": [pair.A for pair in pairs], **first},
         {"params": [pair.B for pair in pairs], "lr": lr * ratio},
     ]
 

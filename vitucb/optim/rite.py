@@ -38,7 +38,6 @@ from vitucb.optim.linear_algebra import (
     FLOAT32_RCOND,
     apply,
     gram,
-    guard_scale,
     inverse_eigenvalues,
     scale_stacks_,
     squared_norms,
@@ -227,23 +226,13 @@ def _momentum(
 
 
 def _move(group: dict[str, Any], work: Work, frame: _Frame, directions: Stacks) -> None:
-    batch, lr, steps = work.batch, group["lr"], directions
-    if batch.missing:
-        steps = [n.clone() for n in directions]
-        batch.freeze_missing(steps)
     if group["weight_decay"]:
-        torch._foreach_mul_(work.x, 1.0 - lr * group["weight_decay"])
-    if group["guard"]:
-        scale = guard_scale(work.x, steps, batch, group["guard"], rate=lr, own=frame.gram)
-        pieces = batch.split((-lr * scale).to(batch.dtype))
-        for x, n, piece in zip(work.x, steps, pieces, strict=True):
-            x.addcmul_(n, piece[:, None, None])
-    else:
-        torch._foreach_add_(work.x, steps, alpha=-lr)
+        torch._foreach_mul_(work.x, 1.0 - group["lr"] * group["weight_decay"])
+    work.descend_(group, directions, own=frame.gram)
     if group["balance"]:
         # 1e-6 as in the published code, for a factor that is still zero; B A keeps its value.
         norms = squared_norms(work.x).sqrt() + 1e-6
-        scale_stacks_(work.x, (norms[batch.dual] / norms).sqrt(), batch)
+        scale_stacks_(work.x, (norms[work.batch.dual] / norms).sqrt(), work.batch)
 
 
 def _cap(frame: _Frame, N: Stacks, cap: float) -> Stacks:

@@ -13,16 +13,18 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import Parameter
 
 from vitucb.adapters import LoRAPair
 from vitucb.optim.batch import FactorBatch, Stacks
 from vitucb.optim.linear_algebra import apply, from_eigen, gram, inverse_eigenvalues
 from vitucb.optim.lora_optimizer import LoRAOptimizer, Work
+from vitucb.optim.trust_region import MAX_STEP
 
 
-def precondition(x: Stacks, g: Stacks, batch: FactorBatch, reg: float) -> Stacks:
-    """(S' + reg I)^-1 g of every factor, S' the Gram of the other factor of its pair.
+def precondition(x: Stacks, g: Stacks, batch: FactorBatch, reg: float) -> tuple[Stacks, Tensor]:
+    """(S' + reg I)^-1 g of every factor, S' the Gram of the other factor of its pair; and all S.
 
     Args:
         x: Wide factors.
@@ -31,14 +33,15 @@ def precondition(x: Stacks, g: Stacks, batch: FactorBatch, reg: float) -> Stacks
         reg: Damping; with 0 the pseudo-inverse is taken.
     """
     # The Gram's eigenvalues are at least reg, so float32 resolves them down to about 1e-5.
-    grams = gram(x, exact=reg < 1e-4)[batch.dual]
+    own = gram(x, exact=reg < 1e-4)
+    grams = own[batch.dual]
     if reg > 0.0:
         eye = torch.eye(batch.rank, dtype=grams.dtype, device=grams.device)
         inverse = torch.linalg.inv_ex(grams + reg * eye).inverse
     else:
         values, vectors = torch.linalg.eigh(grams)
         inverse = from_eigen(vectors, inverse_eigenvalues(values, rcond=0.0))
-    return apply(inverse, g, batch, out=batch.buffer("product"))
+    return apply(inverse, g, batch, out=batch.buffer("product")), own
 
 
 class _Scaled(LoRAOptimizer):
@@ -67,6 +70,7 @@ class ScaledGD(_Scaled):
         reg: float = 1e-2,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
+        max_step: float = MAX_STEP,
         other_params: Iterable[Parameter] = (),
         other_lr: float | None = None,
     ) -> None:
@@ -78,19 +82,20 @@ class ScaledGD(_Scaled):
             reg: Added to the Gram matrices.
             momentum: Decay of the heavy-ball buffer, as in `torch.optim.SGD`.
             weight_decay: Coupled decay, added to the preconditioned gradient.
+            max_step: Longest step of W (see `trust_region`); 0 is off, the published method.
             other_params: Parameters outside the pairs, stepped by AdamW without decay.
             other_lr: Their learning rate; `lr` if None.
 
         Raises:
             ValueError: If `reg` or a learning rate is negative.
         """
-        hyper = {"momentum": momentum, "weight_decay": weight_decay}
+        hyper = {"momentum": momentum, "weight_decay": weight_decay, "max_step": max_step}
         super().__init__(pairs, lr, reg, hyper, other_params, other_lr)
 
     def update(self, group: dict[str, Any], works: list[Work]) -> None:
         """Step w <- w - lr (mu buf + g' + wd w)."""
         for work in works:
-            steps = precondition(work.x, work.g, work.batch, group["reg"])
+            steps, own = precondition(work.x, work.g, work.batch, group["reg"])
             if group["weight_decay"]:
                 torch._foreach_add_(steps, work.x, alpha=group["weight_decay"])
             if group["momentum"]:
@@ -98,7 +103,7 @@ class ScaledGD(_Scaled):
                 torch._foreach_mul_(buffers, group["momentum"])
                 torch._foreach_add_(buffers, steps)
                 steps = buffers
-            torch._foreach_add_(work.x, steps, alpha=-group["lr"])
+            work.descend_(group, steps, own=own)
 
 
 class ScaledAdam(_Scaled):
@@ -137,5 +142,5 @@ class ScaledAdam(_Scaled):
     def update(self, group: dict[str, Any], works: list[Work]) -> None:
         """AdamW on g'."""
         for work in works:
-            g = precondition(work.x, work.g, work.batch, group["reg"])
+            g, _ = precondition(work.x, work.g, work.batch, group["reg"])
             work.adam_(g, group, weight_decay=group["weight_decay"])

@@ -26,7 +26,11 @@ class OptimizerEntry:
 
 ENTRIES: dict[str, OptimizerEntry] = {
     "sgd": OptimizerEntry(
-        "torch.optim:SGD", "torch.optim.SGD on both factors", "-", "0, r(m+n) with momentum", "-"
+        "vitucb.optim.plain:SGD",
+        "torch.optim.SGD on both factors, steps of W bounded",
+        "-",
+        "0, r(m+n) with momentum",
+        "-",
     ),
     "adamw": OptimizerEntry(
         "torch.optim:AdamW", "torch.optim.AdamW on both factors", "1711.05101", "2r(m+n)", "-"
