@@ -38,6 +38,7 @@ from vitucb.covariance.grouped import GroupedCovariance
 from vitucb.covariance.projected import ProjectedCovariance
 from vitucb.feature_history import Chosen, FeatureHistory, RefreshSettings
 from vitucb.feature_maps import FeatureMap, FeatureScale, GradientMap, LastLayerMap
+from vitucb.frozen_prefix import PrefixCache, make_prefix_cache
 from vitucb.links import LINKS
 from vitucb.logistic_head import LogisticHead
 from vitucb.optim import create_optimizer
@@ -313,8 +314,15 @@ def build(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -
     model = RewardModel(
         adapted, num_features, num_outputs=outputs, seed=stream_seed(seed, "head")
     ).to(device)
+    prefix = make_prefix_cache(
+        model.backbone,
+        preprocess,
+        preprocess.size,
+        limit_mib=config.prefix_cache_mib,
+        arms=1 if num_label_actions(env) else int(env.action_space.n),  # type: ignore[attr-defined]
+    )
     features, covariance = _features(config, model, covariance_ridge(config, env), seed)
-    trainer = _trainer(config, model, preprocess, features, head_ridge(config, env), seed)
+    trainer = _trainer(config, model, preprocess, features, prefix, head_ridge(config, env), seed)
     history = FeatureHistory(
         features,
         covariance,
@@ -389,6 +397,7 @@ def _trainer(
     model: RewardModel,
     preprocess: Preprocess,
     features: FeatureMap,
+    prefix: PrefixCache | None,
     ridge: float,
     seed: int,
 ) -> OnlineTrainer:
@@ -417,4 +426,5 @@ def _trainer(
         gradients=(
             features if training.rebuild == "replay" and isinstance(features, GradientMap) else None
         ),
+        prefix=prefix,
     )

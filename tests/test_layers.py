@@ -14,7 +14,7 @@ PACKAGE = ROOT / "vitucb"
 
 FOUNDATION = {"types", "registry", "seeding", "config", "noise", "vit_layers", "adapters"}
 PARTS = {"covariance", "policies", "replay", "optim", "backbone", "assets"}
-MODEL = {"reward_model", "gradient_features"}
+MODEL = {"adapted_layers", "frozen_prefix", "reward_model", "gradient_features"}
 ONLINE = {
     "links",
     "ridge_head",
@@ -44,7 +44,9 @@ ALLOWED = {
     "optim": FOUNDATION | {"optim"},
     "backbone": FOUNDATION | {"assets"},
     "assets": set(),
-    "reward_model": FOUNDATION | PARTS,
+    "adapted_layers": FOUNDATION,
+    "frozen_prefix": FOUNDATION,
+    "reward_model": FOUNDATION | PARTS | {"frozen_prefix"},
     "gradient_features": FOUNDATION | PARTS | MODEL,
     "head_history": {"types"},
     "ridge_head": {"types", "head_history"},

@@ -222,6 +222,9 @@ class AgentConfig:
     """A .safetensors file with the weights of the backbone."""
     img_size: int | None = None
     """Side of the square input of the backbone, pixels."""
+    prefix_cache_mib: int = 256
+    """Memory for what the layers before the first adapter make of images, MiB; 0 computes it anew
+    every time (vit-ucb)."""
     head: Literal["ridge", "gradient"] = "ridge"
     """Reward head solved for after every reward, or trained by gradient steps."""
     head_ridge: float | None = None

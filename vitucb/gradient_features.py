@@ -20,13 +20,19 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
+from vitucb.adapted_layers import (
+    AdaptedLayer,
+    adapted_output,
+    find_adapted_layers,
+    input_gradient,
+    layers_run_by,
+    through_factors,
+)
 from vitucb.adapters import LoRAPair, lora_pairs
 
 _logger = logging.getLogger(__name__)
@@ -45,42 +51,14 @@ class BlockProjection(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    """An adapted layer, and where its gradients belong."""
-
-    module: nn.Module
-    base: nn.Linear
-    pair: LoRAPair
-    offset: int
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the layer now computes y = W x + b + s B (A x)."""
-        module = self.module
-        dropouts = getattr(module, "lora_dropout", None) or {}
-        return not (
-            "forward" in vars(module)
-            or getattr(module, "merged", False)
-            or getattr(module, "disable_adapters", False)
-            or (module.training and any(getattr(d, "p", 0.0) > 0 for d in dropouts.values()))
-        )
-
-
-class _LoRALinear(torch.autograd.Function):
-    """y = W x + b + s B (A x), whose backward hands per-arm gradients of A and B to a sink."""
+class _PerArm(torch.autograd.Function):
+    """An adapted layer whose backward hands per-arm gradients of A and B to a sink."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, anchor: Tensor, layer: _Layer, arms: int, sink: Sink
+        ctx: Any, x: Tensor, anchor: Tensor, layer: AdaptedLayer, arms: int, sink: Sink
     ) -> Tensor:
-        pair, base = layer.pair, layer.base
-        z = linear(x.to(pair.A.dtype), pair.A)
-        y = linear(x, base.weight, base.bias)
-        if y.dtype == z.dtype:
-            y.view(-1, y.shape[-1]).addmm_(z.view(-1, z.shape[-1]), pair.B.mT, alpha=pair.scaling)
-        else:
-            y = (y + pair.scaling * (z @ pair.B.mT)).to(y.dtype)
+        y, z = adapted_output(x, layer)
         ctx.save_for_backward(x, z)
         ctx.layer, ctx.arms, ctx.sink = layer, arms, sink
         return y
@@ -91,23 +69,14 @@ class _LoRALinear(torch.autograd.Function):
         layer, arms = ctx.layer, ctx.arms
         A, B = layer.pair.A, layer.pair.B
         g = grads[0].reshape(-1, len(B))
-        g_factor = g.to(B.dtype)
-        # B'g' and not g B: a thin result in columns is five times slower on a CPU. Same below.
-        g_z = (B.mT @ g_factor.mT).mul_(layer.pair.scaling).mT
+        g_factor, g_z = through_factors(g, layer)
         by_arm = (arms, -1)
         x_arm = x.reshape(*by_arm, A.shape[1]).to(A.dtype)
-        z_arm = z.reshape(*by_arm, len(A)) * layer.pair.scaling
         ctx.sink(layer.offset, torch.bmm(g_z.reshape(*by_arm, len(A)).mT, x_arm))
-        grad_b = torch.bmm(z_arm.mT, g_factor.view(*by_arm, len(B)))
+        grad_b = torch.bmm(z.view(*by_arm, len(A)).mT, g_factor.view(*by_arm, len(B)))
         ctx.sink(layer.offset + A.numel(), grad_b.mT)
-        if not ctx.needs_input_grad[0]:
-            return None, None, None, None, None
-        g_x = g @ layer.base.weight
-        if g_x.dtype == A.dtype:
-            g_x.addmm_(g_z, A)
-        else:
-            g_x = (g_x + g_z @ A).to(x.dtype)
-        return g_x.view(x.shape), None, None, None, None
+        grad_x = input_gradient(g, g_z, x, layer) if ctx.needs_input_grad[0] else None
+        return grad_x, None, None, None, None
 
 
 class LoRAGradientFeatures:
@@ -157,7 +126,7 @@ class LoRAGradientFeatures:
         self.scale = 1.0
         self.dtype = self.pairs[0].A.dtype if dtype is None else dtype
         self._factors = [factor for pair in self.pairs for factor in (pair.A, pair.B)]
-        self._layers = _find_layers(model, self.pairs)
+        self._layers = find_adapted_layers(model, self.pairs)
         self.is_fast = True
         self._is_checked = False
         if len(self._layers) < len(self.pairs):
@@ -238,7 +207,12 @@ class LoRAGradientFeatures:
 
     def _fast(self, images: Tensor, sink: Sink) -> Tensor:
         anchor = torch.zeros((), requires_grad=True)  # Brings the first layer into the graph.
-        with self._replaced_layers(anchor, len(images), sink):
+
+        def run(layer: AdaptedLayer, x: Tensor) -> Tensor:
+            y: Tensor = _PerArm.apply(x, anchor, layer, len(images), sink)
+            return y
+
+        with layers_run_by(run, self._layers):
             scores = self._scores(images)
         weight = torch.full_like(scores, self.scale)
         torch.autograd.grad(scores, anchor, weight, allow_unused=True)
@@ -291,20 +265,6 @@ class LoRAGradientFeatures:
         if not agrees:
             self._fall_back("an adapted layer does not compute W x + b + s B (A x)")
 
-    @contextlib.contextmanager
-    def _replaced_layers(self, anchor: Tensor, arms: int, sink: Sink) -> Iterator[None]:
-        """The adapted layers run as `_LoRALinear` inside."""
-        with contextlib.ExitStack() as stack:
-            for layer in self._layers:
-
-                def forward(x: Tensor, layer: _Layer = layer) -> Tensor:
-                    y: Tensor = _LoRALinear.apply(x, anchor, layer, arms, sink)
-                    return y
-
-                layer.module.__dict__["forward"] = forward
-                stack.callback(layer.module.__dict__.pop, "forward")
-            yield
-
     def _fall_back(self, reason: str) -> None:
         self.is_fast = False
         _logger.warning("gradient features take one backward per arm (slow): %s", reason)
@@ -324,24 +284,6 @@ class _Buffer:
         else:
             place.copy_(grads)
         self._written.add(offset)
-
-
-def _find_layers(model: nn.Module, pairs: Sequence[LoRAPair]) -> list[_Layer]:
-    """The layers of `pairs` that look like plain LoRA on an `nn.Linear`."""
-    owners: dict[tuple[int, int], nn.Module] = {}
-    for module in model.modules():
-        downs, ups = getattr(module, "lora_A", None), getattr(module, "lora_B", None)
-        if isinstance(downs, nn.ModuleDict) and isinstance(ups, nn.ModuleDict) and len(downs) == 1:
-            key = (id(down.weight) for group in (downs, ups) for down in group.values())
-            owners[next(key), next(key)] = module
-    layers, offset = [], 0
-    for pair in pairs:
-        owner = owners.get((id(pair.A), id(pair.B)))
-        base = getattr(owner, "base_layer", None)
-        if owner is not None and isinstance(base, nn.Linear):
-            layers.append(_Layer(owner, base, pair, offset))
-        offset += pair.A.numel() + pair.B.numel()
-    return layers
 
 
 @contextlib.contextmanager

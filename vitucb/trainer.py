@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from vitucb.adapted_layers import FastAdapters
+from vitucb.adapters import lora_pairs
 from vitucb.backbone import Preprocess
 from vitucb.config import TrainingConfig
+from vitucb.frozen_prefix import PrefixCache
 from vitucb.links import Link
 from vitucb.replay import Batch, Replay
 from vitucb.reward_model import RewardModel
@@ -97,6 +100,7 @@ class OnlineTrainer:
         link: Link,
         closed_form: ClosedFormHead | None = None,
         gradients: ScoreGradients | None = None,
+        prefix: PrefixCache | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -110,17 +114,22 @@ class OnlineTrainer:
             closed_form: Solves the head; None trains it with the optimizer.
             gradients: Gradients of the live scores: then the adapters are stepped from these, and
                 `fresh_rows` keeps those of the last batch.
+            prefix: Makes tokens of images, and remembers them.
         """
+        model.prefix = None if prefix is None else prefix.prefix
         self.model, self.replay, self.optimizer, self.link = model, replay, optimizer, link
         self._preprocess, self._training, self._head = preprocess, training, closed_form
-        self._gradients = gradients
+        self._gradients, self._prefix = gradients, prefix
+        self._adapters = FastAdapters(model, lora_pairs(model))
         self.fresh_rows: tuple[NDArray[np.int64], Tensor] | None = None
         self.peers: Peers | None = None
         self._rounds = 0
         self._new: list[int] = []
 
-    def inputs(self, images: NDArray[np.uint8] | list[NDArray[np.uint8]]) -> Tensor:
-        """Images, of one shape or of many, as the model's input (b, 3, H, W)."""
+    def inputs(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """Images, of one shape or of many, as the model's input: (b, 3, H, W), or tokens."""
+        if self._prefix is not None:
+            return self._prefix(images)
         if len({image.shape for image in images}) == 1:
             batch: Tensor = self._preprocess(np.stack(list(images)))
             return batch
@@ -186,7 +195,7 @@ class OnlineTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         phi = None
         if self._gradients is None:
-            features = self.model.features(inputs)
+            features = self._adapters(self.model.features, inputs)
         else:
             phi, features = self._gradients.with_hidden(inputs, actions)
         if self._head is None:

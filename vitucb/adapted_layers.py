@@ -1,0 +1,200 @@
+"""Adapted layers run by functions of our own, where they compute y = W x + b + s B (A x).
+
+PEFT's layers take a dozen operations each, and autograd keeps what each of them would need. The
+functions here keep x and A x alone, never form a gradient of a frozen weight, and add the small
+product onto the large one in place. What they give is compared with PEFT's own once; where it
+differs (DoRA, dropout, merged adapters, layers of another kind) PEFT's own is run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from vitucb.adapters import LoRAPair
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptedLayer:
+    """An adapted layer, and where its gradients belong.
+
+    Attributes:
+        module: PEFT's layer.
+        base: The frozen layer in it.
+        pair: Its factors.
+        offset: Number of entries of all factors before those of this pair.
+    """
+
+    module: nn.Module
+    base: nn.Linear
+    pair: LoRAPair
+    offset: int
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the layer now computes y = W x + b + s B (A x)."""
+        module = self.module
+        dropouts = getattr(module, "lora_dropout", None) or {}
+        return not (
+            "forward" in vars(module)
+            or getattr(module, "merged", False)
+            or getattr(module, "disable_adapters", False)
+            or (module.training and any(getattr(d, "p", 0.0) > 0 for d in dropouts.values()))
+        )
+
+
+Run: TypeAlias = Callable[[AdaptedLayer, Tensor], Tensor]
+"""Output (..., out) of a layer for its input (..., in)."""
+
+
+def find_adapted_layers(model: nn.Module, pairs: Sequence[LoRAPair]) -> list[AdaptedLayer]:
+    """The layers of `pairs` that look like plain LoRA on an `nn.Linear`; others are left out."""
+    owners: dict[tuple[int, int], nn.Module] = {}
+    for module in model.modules():
+        downs, ups = getattr(module, "lora_A", None), getattr(module, "lora_B", None)
+        if isinstance(downs, nn.ModuleDict) and isinstance(ups, nn.ModuleDict) and len(downs) == 1:
+            key = (id(down.weight) for group in (downs, ups) for down in group.values())
+            owners[next(key), next(key)] = module
+    layers, offset = [], 0
+    for pair in pairs:
+        owner = owners.get((id(pair.A), id(pair.B)))
+        base = getattr(owner, "base_layer", None)
+        if owner is not None and isinstance(base, nn.Linear) and not _is_variant(owner):
+            layers.append(AdaptedLayer(owner, base, pair, offset))
+        offset += pair.A.numel() + pair.B.numel()
+    return layers
+
+
+def _is_variant(module: nn.Module) -> bool:
+    """Whether PEFT adds something else than s B (A x), such as DoRA: at B = 0 it would not show."""
+    biases = getattr(module, "lora_bias", None) or {}
+    return bool(getattr(module, "lora_variant", None)) or any(biases.values())
+
+
+@contextlib.contextmanager
+def layers_run_by(run: Run, layers: Sequence[AdaptedLayer]) -> Iterator[None]:
+    """Inside, each of `layers` gives what `run` makes of it and of its input."""
+    with contextlib.ExitStack() as stack:
+        for layer in layers:
+
+            def forward(x: Tensor, layer: AdaptedLayer = layer) -> Tensor:
+                return run(layer, x)
+
+            layer.module.__dict__["forward"] = forward
+            stack.callback(layer.module.__dict__.pop, "forward")
+        yield
+
+
+def adapted_output(x: Tensor, layer: AdaptedLayer) -> tuple[Tensor, Tensor]:
+    """The output (..., out) for an input (..., in), and s A x (..., r) on the way."""
+    pair, base = layer.pair, layer.base
+    z = linear(x.to(pair.A.dtype), pair.A).mul_(pair.scaling)
+    y = linear(x, base.weight, base.bias)
+    if y.dtype == z.dtype:
+        y.view(-1, y.shape[-1]).addmm_(z.view(-1, z.shape[-1]), pair.B.mT)
+    else:
+        y = (y + z @ pair.B.mT).to(y.dtype)
+    return y, z
+
+
+def through_factors(g: Tensor, layer: AdaptedLayer) -> tuple[Tensor, Tensor]:
+    """Gradients (n, out) of the output in the type of the factors, and s B'g' in columns (n, r)."""
+    pair = layer.pair
+    g = g.to(pair.B.dtype)
+    # B'g' and not g B: a thin result in columns is five times slower on a CPU.
+    return g, (pair.B.mT @ g.mT).mul_(pair.scaling).mT
+
+
+def input_gradient(g: Tensor, g_z: Tensor, x: Tensor, layer: AdaptedLayer) -> Tensor:
+    """Gradient of the input x, from that of the output (n, out) and of A x (n, r)."""
+    A = layer.pair.A
+    g_x = g @ layer.base.weight
+    if g_x.dtype == A.dtype:
+        g_x.addmm_(g_z, A)
+    else:
+        g_x = (g_x + g_z @ A).to(x.dtype)
+    return g_x.view(x.shape)
+
+
+class _Trained(torch.autograd.Function):
+    """A layer with gradients of its input and of its factors."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, A: Tensor, B: Tensor, layer: AdaptedLayer) -> Tensor:
+        y, z = adapted_output(x, layer)
+        ctx.save_for_backward(x, z, A, B)  # the factors, so that a change before backward is seen
+        ctx.layer = layer
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, z, A, B = ctx.saved_tensors
+        g = grads[0].reshape(-1, len(B))
+        g_factor, g_z = through_factors(g, ctx.layer)
+        _, wants_a, wants_b, _ = ctx.needs_input_grad
+        grad_a = g_z.mT @ x.reshape(-1, A.shape[1]).to(A.dtype) if wants_a else None
+        grad_b = (z.view(-1, len(A)).mT @ g_factor).mT if wants_b else None
+        grad_x = input_gradient(g, g_z, x, ctx.layer) if ctx.needs_input_grad[0] else None
+        return grad_x, grad_a, grad_b, None
+
+
+class FastAdapters:
+    """Runs the adapted layers of a model for training, the fast way where it is the same.
+
+    Attributes:
+        is_fast: Whether the layers are run here; else they are PEFT's own.
+    """
+
+    def __init__(self, model: nn.Module, pairs: Sequence[LoRAPair]) -> None:
+        """Look up the layers of `pairs` in `model`."""
+        self._layers = find_adapted_layers(model, pairs)
+        self._factors = [factor for pair in pairs for factor in (pair.A, pair.B)]
+        self.is_fast = len(self._layers) == len(pairs)
+        self._is_checked = False
+
+    def __call__(self, function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        """`function(inputs)`, a tensor that depends on the layers, with its graph."""
+        if not self.is_fast or not all(layer.is_plain for layer in self._layers):
+            return function(inputs)
+        if not self._is_checked:
+            self.is_fast, self._is_checked = self._agrees(function, inputs), True
+            if not self.is_fast:
+                _logger.warning("training runs the adapted layers as PEFT does (slower)")
+                return function(inputs)
+        return self._run(function, inputs)
+
+    def _run(self, function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        def run(layer: AdaptedLayer, x: Tensor) -> Tensor:
+            y: Tensor = _Trained.apply(x, layer.pair.A, layer.pair.B, layer)
+            return y
+
+        with layers_run_by(run, self._layers):
+            return function(inputs)
+
+    def _agrees(self, function: Callable[[Tensor], Tensor], inputs: Tensor) -> bool:
+        """Whether outputs and gradients are those of the model's own layers."""
+        factors = [factor for factor in self._factors if factor.requires_grad]
+        try:
+            y, fast = function(inputs), self._run(function, inputs)
+            # Not ones: the sum of normalised features is constant.
+            weight = torch.linspace(-1, 1, y.numel()).view_as(y).to(y)
+            own, ours = (
+                torch.autograd.grad(outputs, factors, weight, materialize_grads=True)
+                for outputs in (y, fast)
+            )
+        except (RuntimeError, TypeError):
+            return False
+        tolerance = torch.finfo(y.dtype).eps ** 0.5
+        difference = torch.cat([(a - b).flatten() for a, b in zip(own, ours, strict=True)])
+        size = torch.cat([a.flatten() for a in own]).norm()
+        is_same = torch.allclose(fast, y, rtol=tolerance, atol=tolerance)
+        return is_same and bool(difference.norm() <= tolerance * size)

@@ -1,0 +1,283 @@
+"""The part of a model before its first adapter, computed once for every image.
+
+Stem, position embedding and the blocks without adapters are frozen: what they make of an image
+depends on the image alone. Images come again and again, in the replay at every step and on most
+streams as arms too, so their tokens are kept, up to a bound, and the model goes on from there.
+
+This is exact to the bit, whatever is held: the bits of a matrix product may depend on how many
+rows it has, so missing tokens are always made in batches of one size, filled up where too few are
+missing. A run that starts again with nothing held gets the same tokens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vitucb.adapters import lora_pairs
+
+_logger = logging.getLogger(__name__)
+
+Images = Sequence[NDArray[np.uint8]]
+_LARGEST_BATCH = 16
+
+
+class FrozenPrefix:
+    """A model cut in two where the block with its first adapter begins.
+
+    The model's own forward runs in both halves: up to the block; and from the block on, with zeros
+    of the right shape in place of what costs time before it.
+
+    Attributes:
+        shape: Of the tokens of one image, without the batch.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor) -> None:
+        """Cut `model`, and compare the two halves with the whole.
+
+        Args:
+            model: Holds LoRA layers; maps images (b, 3, H, W) to features (b, d).
+            images: Two images to try it on.
+
+        Raises:
+            ValueError: If the part before the first adapter cannot be kept; the message starts
+                with "it".
+        """
+        self._model, self._entry = model, _entry(model)
+        tokens = self._trace(images)
+        if len(tokens) != len(images) or tokens.shape[1:] == images.shape[1:]:
+            raise ValueError(f"it gives tokens of shape {tuple(tokens.shape)}")
+        self.shape = tokens.shape[1:]
+        self._blank = torch.zeros_like(images[:1])
+        self._compare(images, tokens)
+
+    @torch.no_grad()
+    def _compare(self, images: Tensor, tokens: Tensor) -> None:
+        whole = self._model(images)
+        try:
+            halves = self.after(tokens)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"its modules cannot be left out ({error})") from error
+        tolerance = torch.finfo(whole.dtype).eps ** 0.5
+        if not torch.allclose(whole, halves, rtol=tolerance, atol=tolerance):
+            raise ValueError("it is used again after the first adapter")
+
+    def _trace(self, images: Tensor) -> Tensor:
+        """Run up to the entry and note what is called on the way; the tokens of `images`."""
+        called: dict[str, tuple[nn.Module, Any]] = {}
+        with contextlib.ExitStack() as stack:
+            for name, module in self._model.named_modules():
+
+                def note(module: nn.Module, _: Any, output: Any, name: str = name) -> None:
+                    called[name] = (module, output)
+
+                stack.callback(module.register_forward_hook(note).remove)
+            with torch.enable_grad():
+                tokens = self._run_to_entry(images)
+        if tokens.requires_grad:
+            raise ValueError("it has parameters that are trained")
+        if any(_depends_on_mode(module) for module, _ in called.values()):
+            raise ValueError("it has dropout or batch normalisation")
+        inner = {name for name in called if any(name.startswith(f"{outer}.") for outer in called)}
+        self._skipped = [
+            (module, output[:0])
+            for name, (module, output) in called.items()
+            if name not in inner and _is_costly(module) and _is_per_image(output, len(images))
+        ]
+        return tokens
+
+    def _run_to_entry(self, images: Tensor) -> Tensor:
+        def stop(x: Tensor, *_: Any, **__: Any) -> None:
+            raise _Reached(x)
+
+        with _forward_as(self._entry, stop):
+            try:
+                self._model(images)
+            except _Reached as reached:
+                return reached.tokens
+        raise ValueError("its end is never reached")
+
+    @torch.no_grad()
+    def before(self, images: Tensor) -> Tensor:
+        """Tokens (b, ...) that the first adapted block gets for images (b, 3, H, W)."""
+        with torch.inference_mode(False):
+            return self._run_to_entry(images)
+
+    def after(self, tokens: Tensor) -> Tensor:
+        """What the model gives for images whose tokens are these, (b, d)."""
+        count, enter = len(tokens), self._entry.forward
+        with contextlib.ExitStack() as stack:
+            for module, empty in self._skipped:
+
+                def skip(*_: Any, empty: Tensor = empty, **__: Any) -> Tensor:
+                    return empty.new_zeros(count, *empty.shape[1:])
+
+                stack.enter_context(_forward_as(module, skip))
+            stack.enter_context(
+                _forward_as(self._entry, lambda _, *args, **named: enter(tokens, *args, **named))
+            )
+            features: Tensor = self._model(self._blank.expand(count, -1, -1, -1))
+            return features
+
+    def gave(self, inputs: Tensor) -> bool:
+        """Whether `inputs` are tokens rather than images."""
+        return inputs.shape[1:] == self.shape
+
+
+class PrefixCache:
+    """Tokens of images, kept by the content of the image; the latest used stay.
+
+    Attributes:
+        prefix: Makes them.
+        bytes: Held now.
+        misses: Images whose tokens had to be made so far.
+    """
+
+    def __init__(
+        self,
+        prefix: FrozenPrefix,
+        preprocess: Callable[[NDArray[np.uint8]], Tensor],
+        *,
+        limit_bytes: int,
+        batch: int,
+    ) -> None:
+        """Start with nothing held.
+
+        Args:
+            prefix: Makes tokens of the model's input.
+            preprocess: One image uint8 (H, W, C) to the model's input (3, H, W).
+            limit_bytes: Bound of what is held.
+            batch: How many images go through the prefix at a time, always.
+        """
+        self.prefix, self.bytes, self.misses = prefix, 0, 0
+        self._preprocess, self._limit, self._batch = preprocess, limit_bytes, batch
+        self._held: OrderedDict[bytes, Tensor] = OrderedDict()
+
+    def __call__(self, images: Images) -> Tensor:
+        """Tokens (b, ...) of images uint8 (H, W, C) each."""
+        keys = [_key(image) for image in images]
+        wanted = dict(zip(keys, images, strict=True))
+        tokens = {key: self._held[key] for key in wanted if key in self._held}
+        missing = {key: image for key, image in wanted.items() if key not in tokens}
+        self.misses += len(missing)
+        tokens |= zip(missing, self._make(list(missing.values())), strict=True)
+        for key in wanted:
+            self._hold(key, tokens[key])
+        return torch.stack([tokens[key] for key in keys])
+
+    def _make(self, images: Images) -> Iterator[Tensor]:
+        for start in range(0, len(images), self._batch):
+            chunk = map(np.ascontiguousarray, images[start : start + self._batch])
+            inputs = [self._preprocess(image) for image in chunk]
+            filled = inputs + inputs[-1:] * (self._batch - len(inputs))
+            for row in self.prefix.before(torch.stack(filled))[: len(inputs)]:
+                yield row.clone()  # else one row kept would keep the batch
+
+    def _hold(self, key: bytes, tokens: Tensor) -> None:
+        if key not in self._held:
+            self._held[key] = tokens
+            self.bytes += tokens.nbytes
+        self._held.move_to_end(key)
+        while self.bytes > self._limit:
+            self.bytes -= self._held.popitem(last=False)[1].nbytes
+
+
+def make_prefix_cache(
+    model: nn.Module,
+    preprocess: Callable[[NDArray[np.uint8]], Tensor],
+    size: tuple[int, int],
+    *,
+    limit_mib: int,
+    arms: int,
+) -> PrefixCache | None:
+    """A cache for `model`, or None where nothing can be gained or it would not be exact.
+
+    Args:
+        model: Holds LoRA layers; maps images (b, 3, H, W) to features (b, d).
+        preprocess: One image uint8 (H, W, C) to the model's input (3, H, W).
+        size: Height and width of the model's input, pixels.
+        limit_mib: Bound of what is held; 0 for no cache.
+        arms: How many images a round brings at most.
+
+    Raises:
+        ValueError: If `limit_mib` is negative.
+    """
+    if limit_mib < 0:
+        raise ValueError(f"agent.prefix_cache_mib {limit_mib} must be at least 0")
+    if limit_mib == 0:
+        return None
+    # All new images of a round in as few batches as possible, none of them mostly filling.
+    batch = -(-arms // -(-arms // _LARGEST_BATCH))
+    parameter = next(model.parameters())
+    noise = torch.randn(max(batch, 2), 3, *size, generator=torch.Generator().manual_seed(0))
+    images = noise.to(parameter)
+    try:
+        prefix = FrozenPrefix(model, images[:2])
+    except ValueError as error:
+        _logger.info("the part before the first adapter is computed every time: %s", error)
+        return None
+    tokens, turned = prefix.before(images[:batch]), prefix.before(images[:batch].roll(1, 0))
+    if not torch.equal(tokens.roll(1, 0), turned):
+        batch = 1  # Here bits depend on the place in the batch too.
+    return PrefixCache(prefix, preprocess, limit_bytes=limit_mib << 20, batch=batch)
+
+
+class _Reached(Exception):  # noqa: N818  # not an error: the way out of the model's forward
+    def __init__(self, tokens: Tensor) -> None:
+        self.tokens = tokens
+
+
+def _entry(model: nn.Module) -> nn.Module:
+    """The item of a list of modules, such as blocks, that holds the first adapter."""
+    module = model
+    for part in lora_pairs(model)[0].name.split("."):
+        parent, module = module, module.get_submodule(part)
+        if isinstance(parent, nn.Sequential | nn.ModuleList):
+            break
+    return module
+
+
+def _depends_on_mode(module: nn.Module) -> bool:
+    """Whether the module does something else, or by chance, while the model trains."""
+    rates = (getattr(module, name, 0.0) for name in ("p", "prob", "drop_prob"))
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) or any(
+        isinstance(rate, float | int) and rate > 0 for rate in rates
+    )
+
+
+def _is_costly(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+def _is_per_image(output: object, count: int) -> bool:
+    """Whether it is a tensor with a row per image; a position bias, for one, has none."""
+    return isinstance(output, Tensor) and output.shape[:1] == (count,)
+
+
+def _key(image: NDArray[np.uint8]) -> bytes:
+    digest = hashlib.blake2b(f"{image.dtype}{image.shape}".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.digest()
+
+
+@contextlib.contextmanager
+def _forward_as(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """The module runs `forward` inside."""
+    before = module.__dict__.get("forward")
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = before
