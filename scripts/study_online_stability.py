@@ -2,13 +2,15 @@
 
 A rank-4 adapter on a 48 x 32 weight follows a target that switches at half time. For every
 optimizer and learning rate: the final relative error, the largest relative step of lora_A, and
-whether the error ever exceeded three times its start. Writes a CSV table and prints it.
+whether the error ever exceeded three times its start. Besides, on noise: by how much a step of W
+ever exceeded that of AdamW at the same learning rate. Writes a CSV table and prints it.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -139,8 +141,45 @@ def run(
     return (error if math.isfinite(error) else math.inf), largest_step, largest_error
 
 
+def noise_steps(name: str, options: dict[str, Any], scale: float, m: int, n: int) -> Tensor:
+    """|dW| of 300 steps at lr 1e-3 on rank-1 Gaussian gradients of size `scale`, from B = 0."""
+    generator = torch.Generator().manual_seed(0)
+    A = Parameter((2.0 * torch.rand(8, n, generator=generator) - 1.0) / n**0.5)
+    base = Parameter(torch.zeros(m, n), requires_grad=False)
+    pair = LoRAPair("layer", A, Parameter(torch.zeros(m, 8)), 1.0, base)
+    optimizer = create_optimizer(name, [pair], lr=1e-3, **options)
+    sizes, before = [], base.double()
+    for _ in range(300):
+        left, right = (torch.randn(k, 1, generator=generator) for k in (m, n))
+        G = scale * left @ right.mT
+        A.grad, pair.B.grad = pair.B.detach().mT @ G, G @ A.detach().mT
+        optimizer.step()
+        after = base.double() + pair.B.detach().double() @ A.detach().double()
+        sizes.append((after - before).norm())
+        before = after
+    return torch.stack(sizes)
+
+
+@functools.cache
+def adamw_steps(scale: float, m: int, n: int) -> Tensor:
+    """What the others are measured by."""
+    return noise_steps("adamw", {}, scale, m, n)
+
+
+def worst_ratio(name: str, options: dict[str, Any]) -> float:
+    """The longest step over AdamW's at the same time; infinite if one was 0 or not finite."""
+    worst = 0.0
+    for m, n in ((96, 64), (64, 96)):
+        for scale in (1e-4, 1e-2, 1.0, 1e2):
+            sizes = noise_steps(name, options, scale, m, n)
+            if not bool((sizes.isfinite() & (sizes > 0.0)).all()):
+                return math.inf
+            worst = max(worst, float((sizes / adamw_steps(scale, m, n)).max()))
+    return worst
+
+
 def study(batch: int, steps: int, seeds: int) -> list[list[str]]:
-    """One row per optimizer: best final error, its learning rate, largest step, bad rates."""
+    """One row per optimizer: best final error, its learning rate, largest steps, bad rates."""
     rows = []
     for label, (name, options, rates) in CASES.items():
         results = {
@@ -151,9 +190,9 @@ def study(batch: int, steps: int, seeds: int) -> list[list[str]]:
         best = min(errors, key=lambda lr: errors[lr])
         step = max(r[1] for r in results[best])
         bad = sum(max(r[2] for r in runs) > 3.0 for runs in results.values())
-        rows.append(
-            [label, str(batch), f"{errors[best]:.3f}", f"{best:g}", f"{step:.2g}", str(bad)]
-        )
+        ratio = f"{worst_ratio(name, options):.2g}" if batch == 1 else ""
+        cells = [f"{errors[best]:.3f}", f"{best:g}", f"{step:.2g}", str(bad), ratio]
+        rows.append([label, str(batch), *cells])
     return rows
 
 
@@ -166,6 +205,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     header = ["optimizer", "batch", "final error", "best lr", "max |dA|/|A|", "bad rates of 6"]
+    header.append("step / AdamW's")
     rows = [row for batch in (1, 8) for row in study(batch, arguments.steps, arguments.seeds)]
     with arguments.out.open("w", newline="") as file:
         csv.writer(file).writerows([header, *rows])

@@ -24,6 +24,9 @@ from vitucb.optim.factor_state import FactorState
 from vitucb.optim.state_dicts import copied, restore_dtypes
 from vitucb.optim.trust_region import shortening
 
+_NOT_NEGATIVE = (
+    "eps", "weight_decay", "damping", "delta", "rcond", "guard", "max_step", "basis_rcond",
+)  # fmt: skip
 _HEAD_DEFAULTS = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
 
 
@@ -272,16 +275,7 @@ def _check_hyper(hyper: dict[str, Any]) -> None:
     for beta in hyper.get("betas", ()):
         if not 0.0 <= beta < 1.0:
             raise ValueError(f"betas {tuple(hyper['betas'])} must be in [0, 1)")
-    for name in (
-        "eps",
-        "weight_decay",
-        "damping",
-        "delta",
-        "rcond",
-        "guard",
-        "max_step",
-        "basis_rcond",
-    ):
+    for name in _NOT_NEGATIVE:
         if not hyper.get(name, 0.0) >= 0.0:
             raise ValueError(f"{name} {hyper[name]} must not be negative")
 
