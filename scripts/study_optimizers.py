@@ -33,9 +33,9 @@ CASES: dict[str, tuple[str, dict[str, Any], tuple[float, ...]]] = {
     "lora-pro, full": ("lora-pro", {"moments": "full"}, ADAM_RATES),
     "lora-fa": ("lora-fa", {}, ADAM_RATES),
     "lamb": ("lamb", {}, (3e-3, 1e-2, 3e-2)),
-    "rac-lora": ("rac-lora", {}, ADAM_RATES),
+    "rac-lora": ("rac-lora", {}, (3e-5, 1e-4, 3e-4)),
     "bernoulli-lora": ("bernoulli-lora", {}, LARGE_RATES),
-    "cola": ("cola", {}, ADAM_RATES),
+    "cola": ("cola", {}, (3e-5, 1e-4, 3e-4)),
     "asymmetric-lora": ("asymmetric-lora", {}, ADAM_RATES),
     "no training (lr 0)": ("sgd", {}, (0.0,)),
 }
