@@ -18,6 +18,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -314,6 +315,7 @@ def build(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -
     model = RewardModel(
         adapted, num_features, num_outputs=outputs, seed=stream_seed(seed, "head")
     ).to(device)
+    model.precision = torch.bfloat16 if config.precision == "bfloat16" else None
     prefix = make_prefix_cache(
         model.backbone,
         preprocess,

@@ -115,3 +115,18 @@ def test_a_layer_that_computes_something_else_is_run_as_it_is(
     assert torch.equal(first, layer(x))
     assert torch.equal(second, layer(x))
     assert len(caplog.records) == 1
+
+
+def test_bfloat16_products_are_near_and_keep_what_adapters_add() -> None:
+    model, images = make_model(torch.float32), make_images(3, torch.float32)
+    expected = gradients(model, model.features(images))
+    fast = FastAdapters(model, lora_pairs(model), torch.bfloat16)
+    features = fast(model.features, images)
+    found = gradients(model, features)
+    assert fast.is_fast
+    assert features.dtype == torch.float32
+    one, two = (torch.cat([g.flatten() for g in grads]) for grads in (expected, found))
+    assert 0 < float((one - two).norm() / one.norm()) < 0.03
+    phi = LoRAGradientFeatures(model.eval())(images)[1]
+    low = LoRAGradientFeatures(model, precision=torch.bfloat16)(images)[1]
+    assert 0 < float((low - phi).norm() / phi.norm()) < 0.03

@@ -2,7 +2,8 @@
 
 PEFT's layers take a dozen operations each, and autograd keeps what each of them would need. The
 functions here keep x and A x alone, never form a gradient of a frozen weight, and add the small
-product onto the large one in place. What they give is compared with PEFT's own once; where it
+product onto the large one in place; on request they take the products with frozen weights in
+bfloat16. What they give is compared with PEFT's own once; where it
 differs (DoRA, dropout, merged adapters, layers of another kind) PEFT's own is run.
 """
 
@@ -12,7 +13,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -94,57 +95,84 @@ def layers_run_by(run: Run, layers: Sequence[AdaptedLayer]) -> Iterator[None]:
         yield
 
 
-def adapted_output(x: Tensor, layer: AdaptedLayer) -> tuple[Tensor, Tensor]:
-    """The output (..., out) for an input (..., in), and s A x (..., r) on the way."""
-    pair, base = layer.pair, layer.base
-    z = linear(x.to(pair.A.dtype), pair.A).mul_(pair.scaling)
-    y = linear(x, base.weight, base.bias)
+class Operands(NamedTuple):
+    """What the products of a layer are taken of."""
+
+    x: Tensor
+    weight: Tensor
+    A: Tensor
+    B: Tensor
+
+
+def operands_of(x: Tensor, layer: AdaptedLayer, precision: torch.dtype | None) -> Operands:
+    """The input (..., in), the frozen weight (out, in) in `precision`, A (r, in), B (out, r)."""
+    pair, weight = layer.pair, layer.base.weight
+    return Operands(x, weight if precision is None else weight.to(precision), pair.A, pair.B)
+
+
+def adapted_output(o: Operands, layer: AdaptedLayer) -> tuple[Tensor, Tensor]:
+    """The output (..., out), and s A x (..., r) on the way.
+
+    Only the product with the frozen weight is taken in another precision: thin products gain
+    nothing by it, and what the adapters add to a weight would be rounded away.
+    """
+    z = linear(o.x.to(o.A.dtype), o.A).mul_(layer.pair.scaling)
+    bias, dtype = layer.base.bias, o.weight.dtype
+    y = linear(o.x.to(dtype), o.weight, None if bias is None else bias.to(dtype)).to(o.x.dtype)
     if y.dtype == z.dtype:
-        y.view(-1, y.shape[-1]).addmm_(z.view(-1, z.shape[-1]), pair.B.mT)
+        y.view(-1, y.shape[-1]).addmm_(z.view(-1, z.shape[-1]), o.B.mT)
     else:
-        y = (y + z @ pair.B.mT).to(y.dtype)
+        y = (y + z @ o.B.mT).to(y.dtype)
     return y, z
 
 
-def through_factors(g: Tensor, layer: AdaptedLayer) -> tuple[Tensor, Tensor]:
+def through_factors(g: Tensor, o: Operands, layer: AdaptedLayer) -> tuple[Tensor, Tensor]:
     """Gradients (n, out) of the output in the type of the factors, and s B'g' in columns (n, r)."""
-    pair = layer.pair
-    g = g.to(pair.B.dtype)
+    g = g.to(o.B.dtype)
     # B'g' and not g B: a thin result in columns is five times slower on a CPU.
-    return g, (pair.B.mT @ g.mT).mul_(pair.scaling).mT
+    return g, (o.B.mT @ g.mT).mul_(layer.pair.scaling).mT
 
 
-def input_gradient(g: Tensor, g_z: Tensor, x: Tensor, layer: AdaptedLayer) -> Tensor:
+def input_gradient(g: Tensor, g_z: Tensor, o: Operands) -> Tensor:
     """Gradient of the input x, from that of the output (n, out) and of A x (n, r)."""
-    A = layer.pair.A
-    g_x = g @ layer.base.weight
-    if g_x.dtype == A.dtype:
-        g_x.addmm_(g_z, A)
+    g_x = (g.to(o.weight.dtype) @ o.weight).to(o.x.dtype)
+    if g_x.dtype == o.A.dtype:
+        g_x.addmm_(g_z, o.A)
     else:
-        g_x = (g_x + g_z @ A).to(x.dtype)
-    return g_x.view(x.shape)
+        g_x = (g_x + g_z @ o.A).to(o.x.dtype)
+    return g_x.view(o.x.shape)
 
 
 class _Trained(torch.autograd.Function):
     """A layer with gradients of its input and of its factors."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, A: Tensor, B: Tensor, layer: AdaptedLayer) -> Tensor:
-        y, z = adapted_output(x, layer)
-        ctx.save_for_backward(x, z, A, B)  # the factors, so that a change before backward is seen
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        A: Tensor,
+        B: Tensor,
+        layer: AdaptedLayer,
+        precision: torch.dtype | None,
+    ) -> Tensor:
+        operands = operands_of(x, layer, precision)
+        y, z = adapted_output(operands, layer)
+        ctx.save_for_backward(z, *operands)  # so that a change before the backward is noticed
         ctx.layer = layer
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, z, A, B = ctx.saved_tensors
-        g = grads[0].reshape(-1, len(B))
-        g_factor, g_z = through_factors(g, ctx.layer)
-        _, wants_a, wants_b, _ = ctx.needs_input_grad
-        grad_a = g_z.mT @ x.reshape(-1, A.shape[1]).to(A.dtype) if wants_a else None
-        grad_b = (z.view(-1, len(A)).mT @ g_factor).mT if wants_b else None
-        grad_x = input_gradient(g, g_z, x, ctx.layer) if ctx.needs_input_grad[0] else None
-        return grad_x, grad_a, grad_b, None
+        z, *saved = ctx.saved_tensors
+        o = Operands(*saved)
+        g = grads[0].reshape(-1, len(o.B))
+        g_factor, g_z = through_factors(g, o, ctx.layer)
+        wants_x, wants_a, wants_b = ctx.needs_input_grad[:3]
+        x = o.x.reshape(-1, o.A.shape[1]).to(o.A.dtype)
+        grad_a = g_z.mT @ x if wants_a else None
+        grad_b = (z.view(-1, len(o.A)).mT @ g_factor).mT if wants_b else None
+        grad_x = input_gradient(g, g_z, o) if wants_x else None
+        return grad_x, grad_a, grad_b, None, None
 
 
 class FastAdapters:
@@ -154,8 +182,20 @@ class FastAdapters:
         is_fast: Whether the layers are run here; else they are PEFT's own.
     """
 
-    def __init__(self, model: nn.Module, pairs: Sequence[LoRAPair]) -> None:
-        """Look up the layers of `pairs` in `model`."""
+    def __init__(
+        self,
+        model: nn.Module,
+        pairs: Sequence[LoRAPair],
+        precision: torch.dtype | None = None,
+    ) -> None:
+        """Look up the layers of `pairs` in `model`.
+
+        Args:
+            model: Holds the layers.
+            pairs: Their factors.
+            precision: Type of the products with frozen weights; None means that of the weights.
+        """
+        self._precision = precision
         self._layers = find_adapted_layers(model, pairs)
         self._factors = [factor for pair in pairs for factor in (pair.A, pair.B)]
         self.is_fast = len(self._layers) == len(pairs)
@@ -174,12 +214,13 @@ class FastAdapters:
 
     def _run(self, function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         def run(layer: AdaptedLayer, x: Tensor) -> Tensor:
-            y: Tensor = _Trained.apply(x, layer.pair.A, layer.pair.B, layer)
+            y: Tensor = _Trained.apply(x, layer.pair.A, layer.pair.B, layer, self._precision)
             return y
 
         with layers_run_by(run, self._layers):
             return function(inputs)
 
+    @torch.enable_grad()
     def _agrees(self, function: Callable[[Tensor], Tensor], inputs: Tensor) -> bool:
         """Whether outputs and gradients are those of the model's own layers."""
         factors = [factor for factor in self._factors if factor.requires_grad]
@@ -193,7 +234,7 @@ class FastAdapters:
             )
         except (RuntimeError, TypeError):
             return False
-        tolerance = torch.finfo(y.dtype).eps ** 0.5
+        tolerance = torch.finfo(self._precision or y.dtype).eps ** 0.5
         difference = torch.cat([(a - b).flatten() for a, b in zip(own, ours, strict=True)])
         size = torch.cat([a.flatten() for a in own]).norm()
         is_same = torch.allclose(fast, y, rtol=tolerance, atol=tolerance)

@@ -19,6 +19,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from vitucb.adapted_layers import FastAdapters
 from vitucb.adapters import lora_pairs
 from vitucb.gradient_features import BlockProjection, LoRAGradientFeatures
 from vitucb.reward_model import RewardModel
@@ -96,7 +97,9 @@ class GradientMap:
         """
         fixed = model.head.weight.detach().clone() if fixed_readout else None
         self._readout = _Readout(model, fixed)
-        self.gradients = LoRAGradientFeatures(self._readout, lora_pairs(model))
+        self.gradients = LoRAGradientFeatures(
+            self._readout, lora_pairs(model), precision=model.precision
+        )
         self._projection = projection
         self._last_layer = LastLayerMap(model) if with_last_layer else None
 
@@ -149,6 +152,7 @@ class LastLayerMap:
     def __init__(self, model: RewardModel) -> None:
         """Use the features and the head of `model`."""
         self._model = model
+        self._adapters = FastAdapters(model, lora_pairs(model), model.precision)
 
     @property
     def dims(self) -> list[int]:
@@ -158,7 +162,7 @@ class LastLayerMap:
     @torch.no_grad()
     def __call__(self, images: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (n,) and features (n, outputs (d + 1))."""
-        hidden = self._model.features(images)
+        hidden = self._adapters(self._model.features, images)
         scores = self._model.head(hidden).gather(1, actions[:, None])[:, 0]
         return scores, self.rows(hidden, actions)
 

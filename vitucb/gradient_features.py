@@ -27,10 +27,12 @@ from torch import Tensor, nn
 
 from vitucb.adapted_layers import (
     AdaptedLayer,
+    Operands,
     adapted_output,
     find_adapted_layers,
     input_gradient,
     layers_run_by,
+    operands_of,
     through_factors,
 )
 from vitucb.adapters import LoRAPair, lora_pairs
@@ -56,27 +58,33 @@ class _PerArm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, anchor: Tensor, layer: AdaptedLayer, arms: int, sink: Sink
+        ctx: Any,
+        x: Tensor,
+        anchor: Tensor,
+        layer: AdaptedLayer,
+        precision: torch.dtype | None,
+        arms: int,
+        sink: Sink,
     ) -> Tensor:
-        y, z = adapted_output(x, layer)
-        ctx.save_for_backward(x, z)
+        operands = operands_of(x, layer, precision)
+        y, z = adapted_output(operands, layer)
+        ctx.save_for_backward(z, *operands)
         ctx.layer, ctx.arms, ctx.sink = layer, arms, sink
         return y
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None, None]:
-        x, z = ctx.saved_tensors
-        layer, arms = ctx.layer, ctx.arms
-        A, B = layer.pair.A, layer.pair.B
-        g = grads[0].reshape(-1, len(B))
-        g_factor, g_z = through_factors(g, layer)
-        by_arm = (arms, -1)
-        x_arm = x.reshape(*by_arm, A.shape[1]).to(A.dtype)
-        ctx.sink(layer.offset, torch.bmm(g_z.reshape(*by_arm, len(A)).mT, x_arm))
-        grad_b = torch.bmm(z.view(*by_arm, len(A)).mT, g_factor.view(*by_arm, len(B)))
-        ctx.sink(layer.offset + A.numel(), grad_b.mT)
-        grad_x = input_gradient(g, g_z, x, layer) if ctx.needs_input_grad[0] else None
-        return grad_x, None, None, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        z, *saved = ctx.saved_tensors
+        o, offset = Operands(*saved), ctx.layer.offset
+        g = grads[0].reshape(-1, len(o.B))
+        g_factor, g_z = through_factors(g, o, ctx.layer)
+        by_arm = (ctx.arms, -1)
+        x_arm = o.x.reshape(*by_arm, o.A.shape[1]).to(o.A.dtype)
+        ctx.sink(offset, torch.bmm(g_z.reshape(*by_arm, len(o.A)).mT, x_arm))
+        grad_b = torch.bmm(z.view(*by_arm, len(o.A)).mT, g_factor.view(*by_arm, len(o.B)))
+        ctx.sink(offset + o.A.numel(), grad_b.mT)
+        grad_x = input_gradient(g, g_z, o) if ctx.needs_input_grad[0] else None
+        return grad_x, None, None, None, None, None
 
 
 class LoRAGradientFeatures:
@@ -108,6 +116,7 @@ class LoRAGradientFeatures:
         pairs: Sequence[LoRAPair] | None = None,
         *,
         dtype: torch.dtype | None = None,
+        precision: torch.dtype | None = None,
     ) -> None:
         """Look up the LoRA layers of `model`.
 
@@ -115,6 +124,7 @@ class LoRAGradientFeatures:
             model: Maps images (b, 3, H, W) to scores (b,).
             pairs: Which LoRA pairs to differentiate; None means all of `model`.
             dtype: Of the features; None means that of the factors.
+            precision: Type of the products with frozen weights; None means that of the weights.
 
         Raises:
             ValueError: If there is no LoRA pair.
@@ -128,7 +138,7 @@ class LoRAGradientFeatures:
         self._factors = [factor for pair in self.pairs for factor in (pair.A, pair.B)]
         self._layers = find_adapted_layers(model, self.pairs)
         self.is_fast = True
-        self._is_checked = False
+        self._is_checked, self._precision = False, precision
         if len(self._layers) < len(self.pairs):
             self._fall_back("a pair does not belong to a LoRA layer on an nn.Linear")
 
@@ -209,7 +219,7 @@ class LoRAGradientFeatures:
         anchor = torch.zeros((), requires_grad=True)  # Brings the first layer into the graph.
 
         def run(layer: AdaptedLayer, x: Tensor) -> Tensor:
-            y: Tensor = _PerArm.apply(x, anchor, layer, len(images), sink)
+            y: Tensor = _PerArm.apply(x, anchor, layer, self._precision, len(images), sink)
             return y
 
         with layers_run_by(run, self._layers):
@@ -257,7 +267,7 @@ class LoRAGradientFeatures:
             self._fall_back(f"an adapted layer cannot be run directly ({error})")
             return
         reference = torch.cat([grad.flatten() for grad in exact])
-        tolerance = torch.finfo(scores.dtype).eps ** 0.5
+        tolerance = torch.finfo(self._precision or scores.dtype).eps ** 0.5
         agrees = bool(
             (out.sum(0) - reference).norm() <= tolerance * out.norm() * len(images) ** 0.5
         ) and torch.allclose(fast_scores, scores, rtol=tolerance, atol=tolerance)

@@ -22,6 +22,8 @@ class RewardModel(nn.Module):
 
     Attributes:
         prefix: Where it is set, tokens that it made of images do in place of images.
+        precision: Type of the products with the frozen weights of adapted layers, for those who run
+            these by functions of `vitucb.adapted_layers`; None means that of the weights.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class RewardModel(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.prefix: FrozenPrefix | None = None
+        self.precision: torch.dtype | None = None
         self._parts: list[nn.Module] | None = None
         self.head = nn.Linear(num_features, num_outputs)
         generator = torch.Generator().manual_seed(seed)

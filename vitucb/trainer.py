@@ -120,7 +120,7 @@ class OnlineTrainer:
         self.model, self.replay, self.optimizer, self.link = model, replay, optimizer, link
         self._preprocess, self._training, self._head = preprocess, training, closed_form
         self._gradients, self._prefix = gradients, prefix
-        self._adapters = FastAdapters(model, lora_pairs(model))
+        self._adapters = FastAdapters(model, lora_pairs(model), model.precision)
         self.fresh_rows: tuple[NDArray[np.int64], Tensor] | None = None
         self.peers: Peers | None = None
         self._rounds = 0

@@ -122,6 +122,7 @@ VARIANTS: list[dict[str, Any]] = [
         "policy": "igw",
     },
     {"training": {"batch_size": 4, "reset_on_drift": True}},
+    {"precision": "bfloat16", "prefix_cache_mib": 0},
 ]
 
 
