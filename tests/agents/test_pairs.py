@@ -12,8 +12,7 @@ import vitucb
 from tests.agents.test_every_agent import two_digits
 from vitucb.checkpoint import load_state, save_state
 from vitucb.policies import POLICIES
-from vitucb.runner import Round
-from vitucb.types import Agent
+from vitucb.types import Agent, Round
 
 SMALL_VIT: dict[str, Any] = {
     "lora": {"rank": 1, "targets": ["qkv"], "blocks": [-1]},
