@@ -364,7 +364,7 @@ def _evaluate(words: list[str]) -> None:
     print(f"\n{table(result.rows())}")
 
 
-SUITES = ("scoring", "covariance", "optimizers")
+SUITES = ("scoring", "covariance", "optimizers", "end-to-end", "scale")
 
 
 @dataclass(frozen=True)
@@ -372,19 +372,34 @@ class BenchArgs:
     """Measure speed and memory side by side in one process, on one thread."""
 
     suite: str = "all"
-    """scoring, covariance or optimizers; all if not given."""
+    """scoring, covariance, optimizers, end-to-end or scale; all if not given."""
+    out: str | None = None
+    """A .json file to write the tables to."""
+    compare: tuple[str, str] | None = None
+    """Two such files, the older first: print times of both and their ratios, measure nothing."""
 
 
 def _bench(words: list[str]) -> None:
-    """Measure scoring, covariance and optimizers side by side, on one thread."""
+    """Measure scoring, covariance, optimizers and whole rounds side by side, on one thread."""
     args = parse(BenchArgs, words, "bench")
+    from vitucb.bench.results import compare_tables, read_tables, write_tables
+    from vitucb.provenance import describe_environment
+
+    if args.compare is not None:
+        print(table(compare_tables(*map(read_tables, args.compare))))
+        return
     if args.suite not in (*SUITES, "all"):
         from vitucb.registry import unknown_name
 
         raise unknown_name("suite", args.suite, [*SUITES, "all"])
+    tables = {}
     for suite in SUITES if args.suite == "all" else (args.suite,):
-        rows = importlib.import_module(f"vitucb.bench.{suite}").run_suite()
-        print(f"{suite}:\n{table(rows)}\n")
+        module = importlib.import_module(f"vitucb.bench.{suite.replace('-', '_')}")
+        tables[suite] = module.run_suite()
+        print(f"{suite}:\n{table(tables[suite])}\n")
+    if args.out is not None:
+        write_tables(args.out, tables, describe_environment())
+        print(args.out)
 
 
 def _list(words: list[str]) -> None:
