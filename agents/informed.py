@@ -111,7 +111,7 @@ def mean_rewards_ahead(env: gym.Env[Any, Any], obs: Observation) -> Array:
     while not over:
         total += twin.unwrapped.expected_rewards
         rounds += 1
-        allowed = int(np.flatnonzero(obs["action_mask"])[0])
+        allowed = int(np.argmax(obs["action_mask"]))
         obs, _, terminated, truncated, _ = twin.step(allowed)
         over = terminated or truncated
     means: Array = total / rounds

@@ -6,6 +6,7 @@ thread, where a full disk is a traceback that nobody catches.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import socket
@@ -49,7 +50,10 @@ class EventLog:
         name = f"{_PREFIX}{int(self._seconds):010d}.{socket.gethostname()}.{os.getpid()}"
         self._file = (folder / name).open("ab")
         self._writer = RecordWriter(self._file)
-        self._write(Event(file_version="brain.Event:2"))
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.close)
+            self._write(Event(file_version="brain.Event:2"))
+            stack.pop_all()
 
     def describe(self, settings: Mapping[str, Any]) -> None:
         """Write the settings (hparams) and the layout of the custom scalars page."""

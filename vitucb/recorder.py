@@ -87,11 +87,7 @@ class Recorder:
         self._cut_files({} if state is None else state["sizes"])
         save_config(config, self.folder / "config.yaml")
         _write_json(self.folder / "environment.json", describe_environment())
-        self._file, self._csv = self._open_table("rounds.csv", COLUMNS)
-        self._metrics_file, self._metrics_csv = self._open_table("metrics.csv", METRIC_COLUMNS)
-        self._events = EventLog(self.folder) if config.tensorboard else None
-        if self._events is not None and state is None:
-            self._events.describe(flatten(to_dict(config)))
+        self._open_files(is_new=state is None)
 
     def __enter__(self) -> Recorder:
         return self
@@ -102,15 +98,27 @@ class Recorder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._closing.close()
+
+    def _open_files(self, *, is_new: bool) -> None:
         with contextlib.ExitStack() as stack:  # All are closed, also where one cannot be written.
+            self._file, self._csv = self._open_table(stack, "rounds.csv", COLUMNS)
+            self._metrics_file, self._metrics_csv = self._open_table(
+                stack, "metrics.csv", METRIC_COLUMNS
+            )
+            self._events = EventLog(self.folder) if self._config.tensorboard else None
             if self._events is not None:
                 stack.callback(self._events.close)
-            stack.callback(self._metrics_file.close)
-            stack.callback(self._file.close)
+            if self._events is not None and is_new:
+                self._events.describe(flatten(to_dict(self._config)))
+            self._closing = stack.pop_all()
 
-    def _open_table(self, name: str, columns: Sequence[str]) -> tuple[TextIO, Any]:
+    def _open_table(
+        self, stack: contextlib.ExitStack, name: str, columns: Sequence[str]
+    ) -> tuple[TextIO, Any]:
         # Line buffered: what was played is on disk even if the process dies in the next round.
-        file = (self.folder / name).open("a", newline="", encoding="utf-8", buffering=1)
+        path = self.folder / name
+        file = stack.enter_context(path.open("a", newline="", encoding="utf-8", buffering=1))
         writer = csv.writer(file, lineterminator="\n")
         if not file.tell():
             writer.writerow(columns)
@@ -189,7 +197,7 @@ class Recorder:
         sizes = {path.name: path.stat().st_size for path in tables}
         return {
             "sizes": sizes | ({} if self._events is None else self._events.sizes()),
-            "rounds_sha256": _sha256_of_start(tables[0], sizes["rounds.csv"]),
+            "sha256": {path.name: _sha256_of_start(path, sizes[path.name]) for path in tables},
             "gallery": self._gallery,
             "rewards": self._rewards,
             "seconds": self._seconds,
@@ -257,11 +265,9 @@ def why_unusable(folder: Path, state: State) -> str | None:
         held = (folder / name).stat().st_size if (folder / name).is_file() else 0
         if held < size and name.endswith(".csv"):
             return f"{name} holds {held} bytes, {size} when the checkpoint was written"
-    if (
-        _sha256_of_start(folder / "rounds.csv", state["sizes"]["rounds.csv"])
-        != (state["rounds_sha256"])
-    ):
-        return "rounds.csv was changed since the checkpoint was written"
+    for name, digest in state.get("sha256", {}).items():  # older checkpoints have none
+        if _sha256_of_start(folder / name, state["sizes"][name]) != digest:
+            return f"{name} was changed since the checkpoint was written"
     return None
 
 

@@ -34,8 +34,10 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         # Deleted while held: who waits for it finds another file and tries again.
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
+        try:
+            path.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
 
 
 def _acquire(path: Path) -> int:
