@@ -37,6 +37,8 @@ CASES: dict[str, tuple[str, dict[str, Any], tuple[float, ...]]] = {
     "bernoulli-lora": ("bernoulli-lora", {}, LARGE_RATES),
     "cola": ("cola", {}, (3e-5, 1e-4, 3e-4)),
     "asymmetric-lora": ("asymmetric-lora", {}, ADAM_RATES),
+    # Any torch class by its path; this one is of the package pytorch_optimizer.
+    "Shampoo": ("pytorch_optimizer:Shampoo", {}, (3e-4, 3e-3, 3e-2)),
     "no training (lr 0)": ("sgd", {}, (0.0,)),
 }
 
@@ -49,13 +51,15 @@ def regret(name: str, options: dict[str, Any], lr: float, seed: int, rounds: int
     return sum(round.regret for round in run(env, agent, seed=seed))
 
 
-def study(label: str, rounds: int, tuning: list[int], test: list[int]) -> list[str]:
+def study(
+    label: str, rounds: int, tuning_rounds: int, tuning: list[int], test: list[int]
+) -> list[str]:
     """One row: learning rate, mean and standard error of the regret on the test seeds."""
     name, options, rates = CASES[label]
     best = rates[0]
     if len(rates) > 1:
         tuned = {
-            lr: statistics.fmean(regret(name, options, lr, seed, rounds) for seed in tuning)
+            lr: statistics.fmean(regret(name, options, lr, seed, tuning_rounds) for seed in tuning)
             for lr in rates
         }
         best = min(tuned, key=lambda lr: tuned[lr])
@@ -71,10 +75,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--tuning-seeds", type=int, default=2)
+    parser.add_argument("--tuning-rounds", type=int, help="as many as --rounds if not given")
     parser.add_argument("--out", type=Path, default=Path("study_optimizers.csv"))
     parser.add_argument("--only", nargs="*", default=list(CASES), choices=list(CASES))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    tuning_rounds = arguments.tuning_rounds or arguments.rounds
     tuning = list(range(1000, 1000 + arguments.tuning_seeds))
     test = list(range(arguments.seeds))
     header = ["optimizer", "lr", "mean regret", "standard error", "regret per seed"]
@@ -83,7 +89,7 @@ def main() -> None:
         writer.writerow(header)
         for label in arguments.only:
             started = time.perf_counter()
-            row = study(label, arguments.rounds, tuning, test)
+            row = study(label, arguments.rounds, tuning_rounds, tuning, test)
             writer.writerow(row)
             file.flush()
             minutes = (time.perf_counter() - started) / 60.0
