@@ -62,6 +62,8 @@ AGENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "neural-ucb": ("neural-ucb", {}),
 }
 """Label -> (agent, settings)."""
+PEERS = ("prototype", "neural-ucb")
+"""Played on the smallest model only: one's update takes p^3, the other has no backbone."""
 _NETWORK = (
     "aten::mm",
     "aten::addmm",
@@ -177,13 +179,13 @@ def model_settings(backbone: str, img_size: int | None, folder: Path) -> dict[st
 
 
 def contestants(label: str, folder: Path) -> dict[str, Contestant]:
-    """All agents on one model; the peers that are no variant of vit-ucb on the smallest only."""
+    """All agents on one model, as far as they are played on it."""
     backbone, img_size, _ = MODELS[label]
     model = model_settings(backbone, img_size, folder)
     made = {}
     for who, (name, settings) in AGENTS.items():
-        if name == "neural-ucb" and backbone != "vitucb-nano":
-            continue  # a small network on pixels, with no backbone
+        if name in PEERS and backbone != "vitucb-nano":
+            continue
         lora = settings.get("lora", {})
         if lora.get("blocks") == "half":
             depth = 4 if backbone == "vitucb-nano" else 12

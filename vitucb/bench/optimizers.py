@@ -39,18 +39,27 @@ RANK, REPEATS, BATCH = 8, 60, 8
 
 
 class CountOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's base is untyped
-    """Counts tensor operations that are not views."""
+    """Counts tensor operations that are not views, and the bytes of what they return.
+
+    Attributes:
+        count: Operations so far.
+        bytes: Of their results so far, also where a result is one of the inputs.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's base is untyped
-        self.count = 0
+        self.count = self.bytes = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run the operation and count it."""
-        self.count += not func.is_view
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            self.count += 1
+            tensors = result if isinstance(result, tuple | list) else (result,)
+            self.bytes += sum(t.nbytes for t in tensors if isinstance(t, Tensor))
+        return result
 
 
 def copy_pairs(pairs: list[LoRAPair]) -> list[LoRAPair]:

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vitucb.bench.end_to_end import Contestant, model_settings
+from vitucb.bench.results import Tables, compare_tables, read_tables, write_tables
+from vitucb.bench.scale import point
+
+
+def test_tables_come_back_and_are_compared_row_by_row(tmp_path: Path) -> None:
+    old: Tables = {
+        "scale": [{"quantity": "arms", "value": 10, "ms": 2.0}, {"quantity": "rank", "ms": 1.0}]
+    }
+    new: Tables = {
+        "scale": [{"quantity": "arms", "value": 10, "ms": 1.0}, {"quantity": "new", "ms": 1.0}]
+    }
+    for name, tables in (("old", old), ("new", new)):
+        write_tables(tmp_path / f"{name}.json", tables, {"python": "3"})
+    read = [read_tables(tmp_path / f"{name}.json") for name in ("old", "new")]
+    assert read == [old, new]
+    rows = compare_tables(*read)
+    assert [(row["of"], row["old"], row["new"], row["new / old"]) for row in rows] == [
+        ("arms, 10", 2.0, 1.0, 0.5)
+    ]
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"bench file .*x.json cannot be read"):
+        read_tables(tmp_path / "x.json")
+
+
+def test_time_of_a_round_is_split_among_its_phases(tmp_path: Path) -> None:
+    contestant = Contestant(
+        "vit-ucb", {"lora": {"rank": 1}}, model_settings("vitucb-nano", None, tmp_path)
+    )
+    for _ in range(2):
+        contestant.play()
+    contestant.measure_network()
+    spent = contestant.phases.seconds
+    assert spent.keys() == {"scoring", "covariance", "training", "rebuild"}
+    assert 0 < sum(spent.values()) < contestant.seconds
+    assert contestant.network > 0
+    contestant.forget_times()
+    assert contestant.seconds == 0
+    assert not contestant.phases.seconds
+
+
+def test_a_point_of_the_scale_has_its_size() -> None:
+    small, large = (point("features", p, repeats=1) for p in (2_000, 20_000))
+    assert float(large["MiB"]) > float(small["MiB"]) > 0
