@@ -48,7 +48,7 @@ class Tally:
         """Count what a test tried; one that counts nothing is one trial."""
         row = self.rows[self._cases[report.nodeid]]
         row["seconds"] += report.duration
-        counted = dict(report.user_properties)
+        counted: dict[str, Any] = dict(report.user_properties)
         if report.skipped:
             row["not run"] += 1
         if report.when == "call" and report.failed:

@@ -71,9 +71,13 @@ class OddEnv(gym.Env[dict[str, Any], np.int64]):
         return {"images": self._pictures[items], "action_mask": mask}
 
 
+def _make(**arguments: Any) -> gym.Env[Any, Any]:
+    return OddEnv(**arguments)
+
+
 def odd_env(rounds: int = 1_000, **arguments: Any) -> gym.Env[Any, Any]:
     """An `OddEnv` whose episode ends after `rounds` rounds."""
     spec = EnvSpec(
-        "soak/Odd-v0", entry_point=OddEnv, max_episode_steps=rounds, disable_env_checker=True
+        "soak/Odd-v0", entry_point=_make, max_episode_steps=rounds, disable_env_checker=True
     )
     return gym.make(spec, **arguments)

@@ -135,7 +135,8 @@ def test_rewards_that_are_no_numbers_are_never_learnt(
     for reward in REFUSED:
         env = odd_env(ROUNDS, pay=lambda index, _, r=reward: r if index == 5 else index % 2)
         agent = make(key, env)
-        learn, learnt = agent.update, []
+        learnt: list[float] = []
+        learn = agent.update
 
         def update(*arguments: Any, learn: Any = learn, learnt: Any = learnt) -> dict[str, float]:
             learnt.append(arguments[-1])

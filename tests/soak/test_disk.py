@@ -43,11 +43,14 @@ def disk(folder: Path, options: str) -> Iterator[Callable[[str], None]]:
     def mount(*words: str) -> bool:
         return subprocess.run(["mount", *words, str(folder)], capture_output=True).returncode == 0
 
+    def remount(other: str) -> None:
+        assert mount("-o", f"remount,{other}"), other
+
     folder.mkdir()
     if shutil.which("mount") is None or not mount("-t", "tmpfs", "-o", options, "tmpfs"):
         pytest.skip("only root may mount a small disk")
     try:
-        yield lambda other: mount("-o", f"remount,{other}") or pytest.fail(f"cannot {other}")
+        yield remount
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 

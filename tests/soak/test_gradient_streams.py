@@ -46,8 +46,9 @@ MISSING = ("A", "B", "A and B in turn", "both")
 def play(name: str, spoil: Callable[[Quadratic, int], None]) -> tuple[bool, float, float]:
     """Whether all stayed finite, and the losses before and long after the bad gradients."""
     problem = Quadratic.make(dtype=torch.float32, start="zero")
-    options = {"lr": 0.02, "other_params": [problem.head], "other_lr": 0.01}
-    optimizer = create_optimizer(name, problem.pairs, **options)
+    optimizer = create_optimizer(
+        name, problem.pairs, lr=0.02, other_params=[problem.head], other_lr=0.01
+    )
     is_finite, begun = True, problem.closure()
     for step in range(_BEFORE + _DURING + _AFTER):
 
