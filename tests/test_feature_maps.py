@@ -100,6 +100,24 @@ def test_last_layer_is_in_the_block_of_the_output(model: RewardModel) -> None:
     assert int((phi.view(2, 3, -1).abs().sum(2) > 0).sum()) == 2
 
 
+def test_an_image_shared_by_all_actions_runs_once(model: RewardModel) -> None:
+    x, actions, seen = images(1), torch.tensor([0, 2, 1]), []
+    handle = model.backbone.register_forward_hook(lambda _, x, y: seen.append(len(y)))
+    shared = LastLayerMap(model)
+    shared(x.expand(3, -1, -1, -1), actions)  # compares with the layers of PEFT first
+    seen.clear()
+    scores, phi = shared(x.expand(3, -1, -1, -1), actions)
+    handle.remove()
+    assert seen == [1]
+    expected = LastLayerMap(model)(x.repeat(3, 1, 1, 1), actions)
+    torch.testing.assert_close(scores, expected[0])
+    torch.testing.assert_close(phi, expected[1])
+    gradients = GradientMap(model)
+    torch.testing.assert_close(
+        gradients(x.expand(3, -1, -1, -1), actions), gradients(x.repeat(3, 1, 1, 1), actions)
+    )
+
+
 @settings(max_examples=20, deadline=None)
 @given(factor=st.floats(1e-6, 1e6), shift=st.floats(-1e3, 1e3))
 def test_scale_knows_neither_unit_nor_origin(factor: float, shift: float) -> None:

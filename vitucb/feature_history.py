@@ -149,7 +149,10 @@ class FeatureHistory:
 
     def score(self, images: Images, actions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Scores (n,) and unscaled features (n, p) of images and the outputs that score them."""
-        inputs = self._inputs(images)
+        is_shared = len(images) > 1 and all(image is images[0] for image in images)
+        inputs = self._inputs(images[:1] if is_shared else images)
+        if is_shared:  # with a stride of 0, by which a map can tell
+            inputs = inputs.expand(len(images), *inputs.shape[1:])
         return self._features(inputs, torch.as_tensor(actions, device=inputs.device))
 
     @property

@@ -162,7 +162,8 @@ class LastLayerMap:
     @torch.no_grad()
     def __call__(self, images: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (n,) and features (n, outputs (d + 1))."""
-        hidden = self._adapters(self._model.features, images)
+        distinct = images[:1] if images.stride(0) == 0 else images  # one image of all actions
+        hidden = self._adapters(self._model.features, distinct).expand(len(images), -1)
         scores = self._model.head(hidden).gather(1, actions[:, None])[:, 0]
         return scores, self.rows(hidden, actions)
 
