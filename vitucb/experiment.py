@@ -40,6 +40,9 @@ from vitucb.types import Agent, Round
 if TYPE_CHECKING:
     from vitucb.distributed import Ranks
 
+# Modules draw their first weights from torch's one global generator, which threads share.
+_BUILDING = threading.RLock()
+
 
 def make_env(config: EnvConfig, num_rounds: int | None = None) -> gym.Env[Any, Any]:
     """Build the environment of `config` with its wrappers, one episode of `num_rounds` rounds.
@@ -145,7 +148,8 @@ def make_agent(
     factories = {key: path for key, (path, _) in AGENTS.items()}
     factory: Callable[[AgentConfig, gym.Env[Any, Any], int, str], Agent]
     factory = lookup("agent", config.name, factories)
-    agent = factory(config, env, seed, device)
+    with _BUILDING:
+        agent = factory(config, env, seed, device)
     if isinstance(agent, Savable):
         agent.blueprint = Blueprint.of(config, env, seed)
     return agent
