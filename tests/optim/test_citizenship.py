@@ -232,9 +232,10 @@ def test_pairs_can_have_their_own_groups() -> None:
     assert moved == [True, True, False, False]
 
 
-def test_a_non_finite_head_gradient_leaves_the_head_alone() -> None:
+@pytest.mark.parametrize("name", ["lora-rite", "adamw", "rac-lora"])
+def test_a_non_finite_head_gradient_leaves_the_head_alone(name: str) -> None:
     problem = Quadratic.make()
-    optimizer = build(problem, "lora-rite")
+    optimizer = build(problem, name)
     problem.closure()
     problem.head.grad = torch.full_like(problem.head, torch.nan)
     optimizer.step()

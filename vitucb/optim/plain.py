@@ -111,16 +111,17 @@ class PlainOptimizer(Optimizer):
                 parameter.grad = grad
 
     def _hide_nonfinite(self) -> list[tuple[Parameter, Tensor]]:
-        """Take the gradients of bad pairs away: torch leaves a parameter without gradient alone."""
-        everything = [p for pair in self._pairs for p in (pair.A, pair.B)]
-        if not _suspicious([p.grad for p in everything if p.grad is not None]):
+        """Hide the gradients of bad pairs and of a bad head: torch then leaves these alone."""
+        head = [p for child in self._children[1:] for g in child.param_groups for p in g["params"]]
+        units = [*([pair.A, pair.B] for pair in self._pairs), head]
+        if not _suspicious([p.grad for unit in units for p in unit if p.grad is not None]):
             return []
         hidden = []
-        for pair in self._pairs:
-            owned = [(p, p.grad) for p in (pair.A, pair.B) if p.grad is not None]
+        for unit in units:
+            owned = [(p, p.grad) for p in unit if p.grad is not None]
             if all(bool(grad.isfinite().all()) for _, grad in owned):
                 continue
-            self.nonfinite_skips += 1
+            self.nonfinite_skips += unit is not head
             hidden += owned
             for parameter, _ in owned:
                 parameter.grad = None
