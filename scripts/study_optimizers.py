@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import statistics
 import time
 from pathlib import Path
@@ -44,11 +45,15 @@ CASES: dict[str, tuple[str, dict[str, Any], tuple[float, ...]]] = {
 
 
 def regret(name: str, options: dict[str, Any], lr: float, seed: int, rounds: int) -> float:
-    """Cumulative regret of one run."""
+    """Cumulative regret of one run; infinite if the optimizer broke down."""
     env = make_env(EnvConfig(), rounds)
     optimizer = {"name": name, "lr": lr, "options": options}
     agent = make_agent("vit-ucb", env, seed=seed, optimizer=optimizer)
-    return sum(round.regret for round in run(env, agent, seed=seed))
+    try:
+        return sum(round.regret for round in run(env, agent, seed=seed))
+    except RuntimeError as error:  # e.g. a library's Shampoo whose factorisation fails
+        print(f"{name}, lr {lr:g}, seed {seed}: {error}")
+        return math.inf
 
 
 def study(
@@ -64,7 +69,9 @@ def study(
         }
         best = min(tuned, key=lambda lr: tuned[lr])
     values = [regret(name, options, best, seed, rounds) for seed in test]
-    error = statistics.stdev(values) / len(values) ** 0.5
+    error = (
+        statistics.stdev(values) / len(values) ** 0.5 if math.isfinite(sum(values)) else math.inf
+    )
     cells = [f"{value:.1f}" for value in values]
     return [label, f"{best:g}", f"{statistics.fmean(values):.1f}", f"{error:.1f}", " ".join(cells)]
 
