@@ -138,7 +138,11 @@ def main() -> None:
     configs = {
         label: [
             override(
-                base, {"agent": {**known[label], "label": label.replace(", ", "-")}, "seed": s}
+                base,
+                {
+                    "agent": {**known[label], "label": label.replace(", ", "-").replace(" ", "-")},
+                    "seed": s,
+                },
             )
             for s in range(seeds)
         ]
