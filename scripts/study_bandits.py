@@ -81,9 +81,12 @@ def table(curves: dict[str, NDArray[np.float64]]) -> list[list[str]]:
     for label, regrets in curves.items():
         horizon = regrets.shape[1]
         marks = [regrets[:, t - 1].mean() for t in (horizon // 10, horizon // 2, horizon)]
-        low, high = (float(end) for end in bootstrap_ci(list(regrets[:, -1]), seed=0))
+        interval = "-"
+        if len(regrets) > 1:
+            low, high = (float(end) for end in bootstrap_ci(list(regrets[:, -1]), seed=0))
+            interval = f"[{low:.0f}, {high:.0f}]"
         each = " ".join(f"{value:.0f}" for value in regrets[:, -1])
-        rows.append([label, *(f"{mark:.0f}" for mark in marks), f"[{low:.0f}, {high:.0f}]", each])
+        rows.append([label, *(f"{mark:.0f}" for mark in marks), interval, each])
     return rows
 
 
