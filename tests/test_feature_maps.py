@@ -55,6 +55,13 @@ def test_gradients_are_those_of_the_chosen_output(model: RewardModel) -> None:
     torch.testing.assert_close(phi, expected, rtol=1e-10, atol=1e-12)
 
 
+def test_features_that_keep_their_intercept_are_only_brought_to_length_1() -> None:
+    scale, phi = FeatureScale([3, 2], is_centring=False), torch.randn(4, 5)
+    assert not scale.needs_centre
+    groups = [torch.nn.functional.normalize(phi[:, part]) for part in (slice(3), slice(3, 5))]
+    torch.testing.assert_close(scale(phi), torch.cat(groups, dim=1))
+
+
 def test_fixed_readout_does_not_turn_with_the_head(model: RewardModel) -> None:
     x, actions = images(3), torch.tensor([0, 1, 2])
     features = GradientMap(model, fixed_readout=True)

@@ -12,8 +12,10 @@ import torch
 
 import vitucb
 from vitucb.adapters import lora_pairs
+from vitucb.agents.feature_agent import covariance_ridge, head_ridge
 from vitucb.agents.vit_ucb import ViTUCB
 from vitucb.checkpoint import load_state, save_state
+from vitucb.config import AgentConfig, CovarianceConfig
 from vitucb.types import Round
 
 SMALL = {"training": {"batch_size": 4}, "lora": {"rank": 2}}
@@ -193,6 +195,30 @@ def test_one_image_can_be_the_context_of_all_arms(overrides: dict[str, Any]) -> 
     assert all(np.isfinite(r.decision.mean).all() for r in rounds)
     actions = agent.trainer.replay.items(slice(None)).actions.tolist()
     assert actions == [r.decision.action for r in rounds][-len(actions) :] or len(actions) == 8
+
+
+def test_actions_that_share_an_image_keep_intercepts_and_get_small_ridges() -> None:
+    env = gym.make("vitucb/ImageContext-v0", num_arms=3, max_episode_steps=18)
+    shared = make(env, features="last-layer")
+    for played in vitucb.run(env, shared, seed=0):
+        phi = played.decision.phi
+    assert not shared.history.scale.is_centring  # not even after the rebuild at round 16
+    assert phi is not None
+    block = len(phi) // 3
+    assert int((phi.view(3, block) != 0).any(dim=1).sum()) == 1  # no part of the others' means
+    assert shared.covariance.ridge == pytest.approx(0.1)
+    alone = make(gym.make("vitucb/ImageArms-v0", num_arms=3, max_episode_steps=18))
+    assert alone.history.scale.is_centring
+    assert alone.covariance.ridge == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("env_id", "expected"), [("ImageArms", 1.0), ("ImageContext", 0.1)])
+def test_ridges_are_those_of_the_family_unless_given(env_id: str, expected: float) -> None:
+    env = gym.make(f"vitucb/{env_id}-v0", max_episode_steps=1)
+    assert head_ridge(AgentConfig(), env) == expected
+    assert head_ridge(AgentConfig(head_ridge=3.0), env) == 3.0
+    given = AgentConfig(covariance=CovarianceConfig(ridge=5.0))
+    assert covariance_ridge(given, env) == 5.0
 
 
 def test_batch_of_contexts_equals_one_by_one_without_training() -> None:
