@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from pretrain_nano import (  # type: ignore[import-not-found]  # beside this script
+from pretrain_nano import (
     ARCHITECTURES,
     load_images,
 )

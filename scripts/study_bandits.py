@@ -7,8 +7,8 @@
   N(i, 3^2); its published run 434. Blind agents can solve it.
 * `digits-shuffled`: the same with the arms in a new order every round; blind agents cannot.
 
-Writes runs that `vitucb report` reads, and next to them a table and a figure. A study that is
-stopped goes on where it was.
+Writes runs that `vitucb report` reads, a table and a figure. A study that is stopped goes on where
+it was.
 
     python scripts/study_bandits.py mnist --data FOLDER_WITH_mnist_test10k.npz --seeds 3
     python scripts/study_bandits.py digits-paper --agents vit-ucb ucb1 --seeds 1
@@ -17,19 +17,19 @@ stopped goes on where it was.
 
 from __future__ import annotations
 
-import argparse
-import csv
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-import numpy as np
-from numpy.typing import NDArray
-
-from vitucb.config import RunConfig, override
-from vitucb.recorder import run_folder
-from vitucb.statistics import bootstrap_ci
-from vitucb.sweep import run_jobs
+from study_tools import (
+    Curves,
+    base_config,
+    draw_curves,
+    interval,
+    play,
+    study_options,
+    study_parser,
+    write_table,
+)
 
 CONTEXT_FILES = {"mnist": "mnist_test10k.npz", "fashion": "fashion_mnist_test10k.npz"}
 CONTEXT_AGENTS: dict[str, dict[str, Any]] = {
@@ -69,106 +69,35 @@ def environment(law: str, data: Path) -> dict[str, Any]:
     return {"id": "vitucb/ImageContext-v0", "dataset": dataset, "options": options}
 
 
-def curve(config: RunConfig) -> NDArray[np.float64]:
-    """Cumulative regret (T,) of a finished run."""
-    with (run_folder(config) / "rounds.csv").open(newline="") as file:
-        return np.array([float(row["cumulative_regret"]) for row in csv.DictReader(file)])
-
-
-def table(curves: dict[str, NDArray[np.float64]]) -> list[list[str]]:
+def table(curves: dict[str, Curves]) -> list[list[str]]:
     """One row per agent: regret at a tenth, at half and at the end with its 95 % interval."""
     rows = []
     for label, regrets in curves.items():
         horizon = regrets.shape[1]
         marks = [regrets[:, t - 1].mean() for t in (horizon // 10, horizon // 2, horizon)]
-        interval = "-"
-        if len(regrets) > 1:
-            low, high = (float(end) for end in bootstrap_ci(list(regrets[:, -1]), seed=0))
-            interval = f"[{low:.0f}, {high:.0f}]"
         each = " ".join(f"{value:.0f}" for value in regrets[:, -1])
-        rows.append([label, *(f"{mark:.0f}" for mark in marks), interval, each])
+        rows.append([label, *(f"{mark:.0f}" for mark in marks), interval(regrets[:, -1]), each])
     return rows
-
-
-def draw(curves: dict[str, NDArray[np.float64]], title: str, path: Path) -> None:
-    """Mean cumulative regret, and the range over seeds."""
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(6.5, 4))
-    for label, regrets in curves.items():
-        rounds = np.arange(1, regrets.shape[1] + 1)
-        (line,) = axis.plot(rounds, regrets.mean(0), label=label)
-        if len(regrets) > 1:
-            low, high = regrets.min(0), regrets.max(0)
-            axis.fill_between(rounds, low, high, alpha=0.2, color=line.get_color())
-    axis.set(title=title, xlabel="round", ylabel="cumulative regret", yscale="symlog")
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
 
 
 def main() -> None:
     """Run the study."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = study_parser(__doc__, rounds=10_000, seeds=3)
     parser.add_argument("law", choices=LAWS)
-    parser.add_argument("--rounds", type=int, default=10_000)
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--agents", nargs="+", help="all of the law if not given")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the .npz files")
-    parser.add_argument("--workers", type=int, help="runs at a time; what fits if not given")
-    parser.add_argument("--out", default="runs")
-    parser.add_argument("--quick", action="store_true", help="30 rounds of one seed")
-    arguments = parser.parse_args()
-    rounds, seeds = (30, 1) if arguments.quick else (arguments.rounds, arguments.seeds)
-    known = CONTEXT_AGENTS if arguments.law in CONTEXT_FILES else ARM_AGENTS
-    labels = arguments.agents or list(known)
+    options = study_options(parser)
+    known = CONTEXT_AGENTS if options.law in CONTEXT_FILES else ARM_AGENTS
+    labels = options.agents or list(known)
     if unknown := set(labels) - set(known):
-        parser.error(f"{arguments.law} has no agents {sorted(unknown)}; choose of {list(known)}")
-    base = override(
-        RunConfig(),
-        {
-            "experiment": f"bandits/{arguments.law}",
-            "env": environment(arguments.law, arguments.data),
-            "num_rounds": rounds,
-            "out": arguments.out,
-            "tensorboard": False,
-        },
-    )
-    configs = {
-        label: [
-            override(
-                base,
-                {
-                    "agent": {**known[label], "label": label.replace(", ", "-").replace(" ", "-")},
-                    "seed": s,
-                },
-            )
-            for s in range(seeds)
-        ]
-        for label in labels
-    }
-    jobs = [config for group in configs.values() for config in group]
-    for folder, message in run_jobs(jobs, workers=arguments.workers).items():
-        print(f"{folder}: {message}")
-    finished = {
-        label: np.stack([curve(config) for config in group])
-        for label, group in configs.items()
-        if all((run_folder(config) / "summary.json").is_file() for config in group)
-    }
-    folder = Path(arguments.out) / "bandits" / arguments.law
+        parser.error(f"{options.law} has no agents {sorted(unknown)}; choose of {list(known)}")
+    base = base_config(options, f"bandits/{options.law}", environment(options.law, options.data))
+    agents = {label: known[label] for label in labels}
+    curves = play(base, agents, seeds=range(options.seeds), workers=options.workers)
+    rounds = options.rounds
     header = ["agent", f"R({rounds // 10})", f"R({rounds // 2})", f"R({rounds})", "95 %", "seeds"]
-    rows = [header, *table(finished)]
-    with (folder / "table.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
-    for row in rows:
-        print(f"{row[0]:24s}" + "".join(f"{cell:>12s}" for cell in row[1:-1]) + f"   {row[-1]}")
-    if finished:
-        draw(finished, f"{arguments.law}, {seeds} seeds", folder / "curves.png")
-    print(folder)
+    write_table(options.out / f"{options.law}.csv", [header, *table(curves)])
+    if curves:
+        draw_curves(curves, options.law, options.out / f"{options.law}.png")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,10 @@ def run(script: str, *arguments: str) -> None:
     subprocess.run(command, check=True, capture_output=True, timeout=300)
 
 
+def folders(path: Path) -> list[str]:
+    return ["--out", str(path), "--runs", str(path / "runs")]
+
+
 def table(path: Path) -> list[list[str]]:
     with path.open(newline="") as file:
         return list(csv.reader(file))
@@ -32,9 +36,8 @@ def test_invariance(tmp_path: Path) -> None:
 
 def test_published_laws(tmp_path: Path) -> None:
     agents = ["--agents", "lin-ucb", "random", "--workers", "1"]
-    run("study_bandits.py", "digits-shuffled", "--quick", *agents, "--out", str(tmp_path))
-    folder = tmp_path / "bandits" / "digits-shuffled"
-    _, *rows = table(folder / "table.csv")
+    run("study_bandits.py", "digits-shuffled", "--quick", *agents, *folders(tmp_path))
+    _, *rows = table(tmp_path / "digits-shuffled.csv")
     regret = {name: float(cells[2]) for name, *cells in rows}
     assert regret["lin-ucb"] < regret["random"] == pytest.approx(147, abs=1)
-    assert (folder / "curves.png").stat().st_size > 10_000
+    assert (tmp_path / "digits-shuffled.png").stat().st_size > 10_000
