@@ -53,7 +53,8 @@ class ImageArmsEnv(ImageBandit):
       for the defaults above.
     - `noise_std`: standard deviation of `gaussian` and `score` rewards; unused by `bernoulli`.
     - `image_size`: side in pixels to resize images to; None keeps the data set's own size.
-    - `shuffle_slots`: False fixes arm i to class i, which lets context-free bandits compete.
+    - `shuffle_slots`: False fixes arm i to class i, which lets context-free bandits compete; with
+      `score`, arms are then random images of their classes and no longer of the whole set.
     - `render_mode`: `rgb_array` renders the arms as one row.
 
     ## Version History
@@ -110,7 +111,7 @@ class ImageArmsEnv(ImageBandit):
 
     def _draw_items(self, rng: np.random.Generator) -> NDArray[np.int64]:
         arms = self.num_arms
-        if self.reward == "score":
+        if self.reward == "score" and self.shuffle_slots:
             return rng.choice(len(self.dataset.images), arms, replace=False)
         # A random order of a random subset: slots come shuffled.
         self._classes = (
@@ -123,17 +124,18 @@ class ImageArmsEnv(ImageBandit):
 
 def _check_fit(dataset: ImageDataset, arms: int, reward: RewardLaw, shuffle_slots: bool) -> None:
     """Refuse what the data set cannot provide."""
-    if reward == "score":
-        if dataset.scores is None:
-            raise dataset.error("reward 'score' needs scores; choose bernoulli or gaussian")
+    if reward == "score" and dataset.scores is None:
+        raise dataset.error("reward 'score' needs scores; choose bernoulli or gaussian")
+    if reward == "score" and shuffle_slots:  # any image in any slot: no classes needed
         if arms > len(dataset.images):
             raise dataset.error(
                 f"num_arms {arms} exceeds its {len(dataset.images)} images; choose fewer arms"
             )
-        if not shuffle_slots:
-            raise ValueError("shuffle_slots=False needs classes; drop it for reward 'score'")
     elif dataset.labels is None:
-        raise dataset.error(f"reward {reward!r} needs labels; choose reward 'score'")
+        what, other = f"reward {reward!r}", "choose reward 'score'"
+        if reward == "score":
+            what, other = "shuffle_slots=False", "drop it"
+        raise dataset.error(f"{what} needs labels; {other}")
     elif arms > dataset.num_classes:
         raise dataset.error(
             f"num_arms {arms} exceeds its {dataset.num_classes} classes; "

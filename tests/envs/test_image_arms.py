@@ -172,6 +172,17 @@ def test_score_arms_are_distinct_images_worth_their_score() -> None:
         assert reward == dataset.scores[items[4]]
 
 
+def test_rated_images_of_fixed_slots_are_worth_their_score() -> None:
+    dataset = _tagged(5)
+    assert dataset.scores is not None
+    env = ImageArmsEnv(dataset, 3, "score", noise_std=0.0, shuffle_slots=False)
+    obs, _ = env.reset(seed=0)
+    for _ in range(20):
+        assert _classes(obs) == [0, 1, 2]
+        assert env.expected_rewards.tolist() == dataset.scores[_items(obs)].tolist()
+        obs, *_ = env.step(0)
+
+
 def test_info_describes_the_round_just_played() -> None:
     env = ImageArmsEnv(_tagged(), 3, "gaussian", class_rewards=[3, 1, 4, 1, 5])
     env.reset(seed=0)
@@ -323,7 +334,7 @@ _CLASSED = ImageDataset(
         ),
         (
             {"dataset": _RATED, "reward": "score", "num_arms": 2, "shuffle_slots": False},
-            "shuffle_slots=False needs classes",
+            "dataset 'rated': shuffle_slots=False needs labels",
         ),
         ({"dataset": _CLASSED, "num_arms": 2, "image_size": 8}, "image_size does not resize"),
     ],
