@@ -75,6 +75,21 @@ def play(
     }
 
 
+def finished(
+    base: RunConfig, agents: Mapping[str, Mapping[str, Any]], *, seeds: Sequence[int]
+) -> dict[str, Curves]:
+    """Cumulative regret (S, T) by label of the seeds that finished; agents with none left out."""
+    found = {}
+    for label, agent in agents.items():
+        changes = {"agent": {**agent, "label": _slug(label)}}
+        configs = [override(base, {**changes, "seed": s}) for s in seeds]
+        ends = [c for c in configs if (run_folder(c) / "summary.json").is_file()]
+        curves = [curve for curve in map(regret_curve, ends) if len(curve) == base.num_rounds]
+        if curves:
+            found[label] = np.stack(curves)
+    return found
+
+
 def regret_curve(config: RunConfig) -> Curves:
     """Cumulative regret (T,) of a finished run."""
     return column(config, "rounds.csv", "cumulative_regret")
