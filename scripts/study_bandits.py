@@ -112,7 +112,7 @@ def write_thirds(rated: Path, path: Path) -> Path:
     ranks = np.argsort(np.argsort(ratings, kind="stable"))
     labels = ranks * len(THIRDS) // len(ranks)
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, images=images, labels=labels, scores=np.float32(THIRDS)[labels])
+    np.savez(path, images=images, labels=labels, scores=np.array(THIRDS, np.float32)[labels])
     return path
 
 
