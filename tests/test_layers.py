@@ -14,7 +14,7 @@ PACKAGE = ROOT / "vitucb"
 
 FOUNDATION = {"types", "registry", "seeding", "config", "noise", "vit_layers", "adapters"}
 PARTS = {"covariance", "policies", "replay", "optim", "backbone", "assets"}
-MODEL = {"adapted_layers", "frozen_prefix", "reward_model", "gradient_features"}
+MODEL = {"adapted_layers", "frozen_prefix", "pooled_block", "reward_model", "gradient_features"}
 ONLINE = {
     "links",
     "ridge_head",
@@ -46,7 +46,8 @@ ALLOWED = {
     "assets": set(),
     "adapted_layers": FOUNDATION,
     "frozen_prefix": FOUNDATION,
-    "reward_model": FOUNDATION | PARTS | {"frozen_prefix"},
+    "pooled_block": set(),
+    "reward_model": FOUNDATION | PARTS | {"frozen_prefix", "pooled_block"},
     "gradient_features": FOUNDATION | PARTS | MODEL,
     "head_history": {"types"},
     "ridge_head": {"types", "head_history"},

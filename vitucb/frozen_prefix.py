@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vitucb.adapters import lora_pairs
+from vitucb.vit_layers import forward_as
 
 _logger = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class FrozenPrefix:
         def stop(x: Tensor, *_: Any, **__: Any) -> None:
             raise _Reached(x)
 
-        with _forward_as(self._entry, stop):
+        with forward_as(self._entry, stop):
             try:
                 self._model(images)
             except _Reached as reached:
@@ -121,9 +122,9 @@ class FrozenPrefix:
                 def skip(*_: Any, empty: Tensor = empty, **__: Any) -> Tensor:
                     return empty.new_zeros(count, *empty.shape[1:])
 
-                stack.enter_context(_forward_as(module, skip))
+                stack.enter_context(forward_as(module, skip))
             stack.enter_context(
-                _forward_as(self._entry, lambda _, *args, **named: enter(tokens, *args, **named))
+                forward_as(self._entry, lambda _, *args, **named: enter(tokens, *args, **named))
             )
             features: Tensor = self._model(self._blank.expand(count, -1, -1, -1))
             return features
@@ -267,17 +268,3 @@ def _key(image: NDArray[np.uint8]) -> bytes:
     digest = hashlib.blake2b(f"{image.dtype}{image.shape}".encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image).data)
     return digest.digest()
-
-
-@contextlib.contextmanager
-def _forward_as(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """The module runs `forward` inside."""
-    before = module.__dict__.get("forward")
-    module.__dict__["forward"] = forward
-    try:
-        yield
-    finally:
-        if before is None:
-            del module.__dict__["forward"]
-        else:
-            module.__dict__["forward"] = before

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from vitucb.frozen_prefix import FrozenPrefix
+from vitucb.pooled_block import PooledBlock, find_pooled_block
+from vitucb.vit_layers import forward_as
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+_logger = logging.getLogger(__name__)
 
 
 class RewardModel(nn.Module):
@@ -44,6 +49,8 @@ class RewardModel(nn.Module):
         self.prefix: FrozenPrefix | None = None
         self.precision: torch.dtype | None = None
         self._parts: list[nn.Module] | None = None
+        self._pooled: PooledBlock | None = find_pooled_block(backbone)
+        self._is_checked = self._pooled is None
         self.head = nn.Linear(num_features, num_outputs)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
@@ -62,10 +69,34 @@ class RewardModel(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Last-layer features of `images` (b, 3, H, W), or of their tokens: float (b, d)."""
+        if not self._is_checked:
+            self._check(images)
+        if self._pooled is None:
+            return self._whole(images)
+        with forward_as(self._pooled.block, self._pooled):
+            return self._whole(images)
+
+    def _whole(self, images: Tensor) -> Tensor:
         if self.prefix is not None and self.prefix.gave(images):
             return self.prefix.after(images)
         features: Tensor = self.backbone(images)
         return features
+
+    @torch.no_grad()
+    def _check(self, images: Tensor) -> None:
+        """Compare the last block as far as it is read with the whole of it, once."""
+        self._is_checked = True
+        whole = self._whole(images)
+        try:
+            pooled = self.features(images)
+        except (AttributeError, RuntimeError, TypeError) as error:
+            _logger.info("the last block is computed for every token: %s", error)
+            self._pooled = None
+            return
+        tolerance = torch.finfo(self.precision or whole.dtype).eps ** 0.5
+        if not torch.allclose(pooled, whole, rtol=tolerance, atol=tolerance):
+            _logger.info("the last block is computed for every token: it gives something else")
+            self._pooled = None
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores of `images` (b, 3, H, W): float (b,), or (b, K) with K > 1 outputs."""

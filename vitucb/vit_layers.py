@@ -14,7 +14,8 @@ has d outputs. That settles the role of a linear layer, whatever its name:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -173,3 +174,17 @@ def check_forward(model: nn.Module, layers: list[ViTLayer], size: tuple[int, int
                 f"it runs layer '{name}' on {shapes or 'nothing'} for two images; an adapter there "
                 "needs one call with the images along the first axis"
             )
+
+
+@contextlib.contextmanager
+def forward_as(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Inside, `module` runs `forward` in place of its own."""
+    before = module.__dict__.get("forward")
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = before
