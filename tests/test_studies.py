@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
@@ -41,3 +42,21 @@ def test_published_laws(tmp_path: Path) -> None:
     regret = {name: float(cells[2]) for name, *cells in rows}
     assert regret["lin-ucb"] < regret["random"] == pytest.approx(147, abs=1)
     assert (tmp_path / "digits-shuffled.png").stat().st_size > 10_000
+
+
+def test_thirds_by_rating_and_the_agents_of_earlier_calls(tmp_path: Path) -> None:
+    ratings = np.random.default_rng(0).permutation(30).astype(np.float32)
+    images = np.repeat(ratings.astype(np.uint8), 64).reshape(30, 8, 8)
+    names = np.array(["aro_mean_us", "val_mean_us"])
+    scores = np.stack([np.zeros_like(ratings), ratings], axis=1)
+    rated = tmp_path / "bass_affect_safe_128px.npz"
+    np.savez(rated, images=images, scores=scores, score_names=names)
+    options = ["--quick", "--data", str(tmp_path), "--workers", "1", *folders(tmp_path)]
+    run("study_bandits.py", "rated-2", "--agents", "random", *options)
+    run("study_bandits.py", "rated-2", "--agents", "ucb1", *options)
+    _, *rows = table(tmp_path / "rated-2.csv")
+    assert [row[0] for row in rows] == ["ucb1", "random"]
+    with np.load(tmp_path / "runs" / "rated-2.npz") as file:
+        thirds = file["images"][:, 0, 0] // 10
+        assert file["labels"].tolist() == thirds.tolist()
+        assert file["scores"] == pytest.approx(np.array([5.5, 6.5, 7.4])[thirds])
