@@ -10,7 +10,6 @@ two CSV tables, and prints the tables.
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from study_tools import RESULTS, write_table
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -235,33 +235,32 @@ def draw(curves: dict[str, list[float]], squares: dict[str, list[float]], path: 
     for axis in axes:
         axis.legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(path)
+    figure.savefig(path, dpi=80)
 
 
 def main() -> None:
     """Run both parts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--out", type=Path, default=Path("study_chain_convergence"))
-    arguments = parser.parse_args()
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of tables and figure")
+    parser.add_argument("--quick", action="store_true", help="200 steps")
+    options = parser.parse_args()
+    steps = 200 if options.quick else options.steps
     torch.set_num_threads(1)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    curves = counterexample(arguments.steps, seed=0)
+    options.out.mkdir(parents=True, exist_ok=True)
+    curves = counterexample(steps, seed=0)
     finals = [["chain", "final f - f*"], *([k, f"{v[-1]:.3g}"] for k, v in curves.items())]
     problem = Regression.make()
     constants = recursions(problem, torch.zeros(8, 10, dtype=torch.float64))
     table = [["estimator", "mean |grad|^2", "bound", "final |grad|^2"]]
     squares = {}
     for kind, recursion in constants.items():
-        squares[kind], bound = estimator_run(problem, kind, recursion, arguments.steps, seed=0)
+        squares[kind], bound = estimator_run(problem, kind, recursion, steps, seed=0)
         mean = sum(squares[kind]) / len(squares[kind])
         table.append([kind, f"{mean:.3g}", f"{bound:.3g}", f"{squares[kind][-1]:.3g}"])
-    draw(curves, squares, arguments.out / "convergence.svg")
-    for name, rows in (("counterexample.csv", finals), ("estimators.csv", table)):
-        with (arguments.out / name).open("w", newline="") as file:
-            csv.writer(file).writerows(rows)
-        for row in rows:
-            print("".join(f"{cell:>26}" for cell in row))
+    draw(curves, squares, options.out / "chains.png")
+    write_table(options.out / "chains-counterexample.csv", finals)
+    write_table(options.out / "chains-estimators.csv", table)
 
 
 if __name__ == "__main__":

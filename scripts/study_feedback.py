@@ -2,22 +2,34 @@
 
 Delays: agents play with a mean delay of 0, 32, 128 and 256 rounds (geometric). Drift: halfway the
 mean rewards change classes; the table splits regret into before and after. Seeds are paired.
-Writes runs that `vitucb report` reads, and prints a table of mean regret with 95 % intervals.
+Writes runs that `vitucb report` reads, two tables with 95 % intervals, and a figure. A study that
+is stopped goes on where it was.
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vitucb.config import RunConfig, override
-from vitucb.recorder import run_folder
-from vitucb.statistics import bootstrap_ci
-from vitucb.sweep import run_jobs
+import matplotlib as mpl
+import numpy as np
+from study_tools import (
+    Curves,
+    base_config,
+    interval,
+    play,
+    study_options,
+    study_parser,
+    write_table,
+)
 
 DELAYS = (0, 32, 128, 256)
+LATE: dict[str, dict[str, Any]] = {
+    "vit-ucb": {},
+    "lin-ucb": {"name": "lin-ucb"},
+    "ucb1": {"name": "ucb1"},
+}
 FORGETTING: dict[str, dict[str, Any]] = {
     "vit-ucb": {},
     "vit-ucb, reset": {"training": {"reset_on_drift": True}},
@@ -26,67 +38,82 @@ FORGETTING: dict[str, dict[str, Any]] = {
     "lin-ucb": {"name": "lin-ucb"},
     "lin-ucb, discount 0.99": {"name": "lin-ucb", "training": {"discount": 0.99}},
     "ucb1": {"name": "ucb1"},
-    "random": {"name": "random"},
 }
 
 
-def late(base: RunConfig, delay: int, agent: str) -> RunConfig:
-    """A run with rewards that come `delay` rounds late on average."""
-    env = {"delay": {"law": "geometric", "rounds": delay}} if delay else {}
-    values = {"env": env, "agent": {"name": agent}, "experiment": f"feedback/delay-{delay}"}
-    return override(base, values)
+def agent_name(label: str) -> str:
+    """What comes before the setting in a label."""
+    return label.partition(",")[0]
 
 
-def drifting(base: RunConfig, label: str) -> RunConfig:
-    """A run whose rewards change classes halfway."""
-    drift = {"kind": "abrupt", "at": base.num_rounds // 2}
-    agent = FORGETTING[label] | {"label": label.replace(", ", "-").replace(" ", "-")}
-    values = {"env": {"drift": drift}, "agent": agent, "experiment": "feedback/drift"}
-    return override(base, values)
+def halves(regrets: Curves) -> tuple[Curves, Curves]:
+    """Regret (S,) of the first half and of the second half, for curves (S, T)."""
+    half = regrets[:, regrets.shape[1] // 2 - 1]
+    return half, regrets[:, -1] - half
 
 
-def regrets(config: RunConfig) -> tuple[float, float]:
-    """Regret of the first half and of the second half of a finished run."""
-    with (run_folder(config) / "rounds.csv").open(newline="") as file:
-        curve = [float(row["cumulative_regret"]) for row in csv.DictReader(file)]
-    half = curve[len(curve) // 2 - 1]
-    return half, curve[-1] - half
+def row(label: str, regrets: Curves) -> list[str]:
+    """Both halves, all of it with its interval, and every seed."""
+    first, second = halves(regrets)
+    parts = [f"{part.mean():.0f}" for part in (first, second, regrets[:, -1])]
+    each = " ".join(f"{value:.0f}" for value in regrets[:, -1])
+    return [label, *parts, interval(regrets[:, -1]), each]
+
+
+def draw(late: Mapping[str, Mapping[int, Curves]], drift: Mapping[str, Curves], path: Path) -> None:
+    """Left: regret over the delay. Right: the curves through the drift."""
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+    for label, by_delay in late.items():
+        ends = {delay: regrets[:, -1] for delay, regrets in by_delay.items()}
+        places = np.arange(len(ends))
+        (line,) = left.plot(places, [end.mean() for end in ends.values()], "o-", label=label)
+        for place, end in zip(places, ends.values(), strict=True):
+            left.plot([place] * len(end), end, ".", color=line.get_color(), alpha=0.4)
+    left.set_xticks(range(len(DELAYS)), [str(delay) for delay in DELAYS])
+    left.set(title="late rewards", xlabel="mean delay, rounds", ylabel="regret, every seed a dot")
+    for label, regrets in drift.items():
+        right.plot(regrets.mean(0), label=label)
+    right.set(title="rewards change classes halfway", xlabel="round", ylabel="cumulative regret")
+    for axis in (left, right):
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
 
 
 def main() -> None:
     """Run the study."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=1_000)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--agents", nargs="+", default=["vit-ucb", "lin-ucb", "ucb1"])
-    parser.add_argument("--out", default="runs")
-    arguments = parser.parse_args()
-    base = override(
-        RunConfig(), {"num_rounds": arguments.rounds, "out": arguments.out, "tensorboard": False}
-    )
-    cells = {
-        ("delay", f"{agent}, delay {d}"): late(base, d, agent)
-        for d in DELAYS
-        for agent in arguments.agents
+    parser = study_parser(__doc__, rounds=600, seeds=5)
+    parser.add_argument("--agents", nargs="+", default=list(LATE), choices=list(LATE))
+    options = study_options(parser)
+    seeds = range(options.seeds)
+    header = ["agent", "first half", "second half", "all", "95 %", "seeds"]
+    agents = {label: LATE[label] for label in options.agents}
+    late: dict[str, dict[int, Curves]] = {label: {} for label in agents}
+    for delay in DELAYS:
+        env = {"delay": {"law": "geometric", "rounds": delay}} if delay else {}
+        base = base_config(options, f"feedback/delay-{delay}", env)
+        for label, regrets in play(base, agents, seeds=seeds, workers=options.workers).items():
+            late[label][delay] = regrets
+    rows = [
+        row(f"{label}, delay {delay}", regrets)
+        for label, by_delay in late.items()
+        for delay, regrets in by_delay.items()
+    ]
+    write_table(options.out / "delay.csv", [header, *rows])
+    drift = {"drift": {"kind": "abrupt", "at": options.rounds // 2}}
+    base = base_config(options, "feedback/drift", drift)
+    forgetting = {
+        label: agent for label, agent in FORGETTING.items() if agent_name(label) in options.agents
     }
-    cells |= {("drift", label): drifting(base, label) for label in FORGETTING}
-    seeded = {
-        cell: [override(config, {"seed": seed}) for seed in range(arguments.seeds)]
-        for cell, config in cells.items()
-    }
-    errors = run_jobs([config for configs in seeded.values() for config in configs])
-    for folder, message in errors.items():
-        print(f"{folder}: {message}")
-    for (_, label), configs in seeded.items():
-        if any(not (run_folder(c) / "summary.json").is_file() for c in configs):
-            continue
-        halves = [regrets(config) for config in configs]
-        totals = [first + second for first, second in halves]
-        low, high = (float(end) for end in bootstrap_ci(totals, seed=0))
-        first, second = (sum(h[i] for h in halves) / len(halves) for i in (0, 1))
-        total = f"{first + second:7.1f} [{low:.0f}, {high:.0f}]"
-        print(f"{label:28s} {first:7.1f} + {second:7.1f} = {total}")
-    print(Path(arguments.out) / "feedback")
+    drifted = play(base, forgetting, seeds=seeds, workers=options.workers)
+    write_table(options.out / "drift.csv", [header, *(row(k, v) for k, v in drifted.items())])
+    draw(late, drifted, options.out / "feedback.png")
 
 
 if __name__ == "__main__":

@@ -7,18 +7,18 @@ compared with the way they came. 0 is transformation invariance (LoRA-RITE, defi
 al., 2024, https://arxiv.org/abs/2410.20625). Beside it the norms of both factors over training (as
 in the paper's figure 1): an optimizer that is not invariant lets the smaller factor do the work.
 
-    python scripts/study_invariance.py --out report/invariance
+    python scripts/study_invariance.py
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import torch
+from study_tools import RESULTS, write_table
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -125,7 +125,7 @@ def draw(curves: dict[str, dict[str, Tensor]], steps: int, path: Path) -> None:
     for axis in (left, right):
         axis.grid(alpha=0.3)
     figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=100)
 
 
 def main() -> None:
@@ -135,7 +135,7 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("report/invariance"))
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--quick", action="store_true", help="10 steps, one seed")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -143,12 +143,8 @@ def main() -> None:
     rows, curves = study(steps, seeds)
     arguments.out.mkdir(parents=True, exist_ok=True)
     header = ["optimizer", "lr", *next(iter(curves.values()))]
-    with (arguments.out / "invariance.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
-    for row in [header, *rows]:
-        print(f"{row[0]:16s}" + "".join(f"{cell:>14s}" for cell in row[1:]))
+    write_table(arguments.out / "invariance.csv", [header, *rows])
     draw(curves, steps, arguments.out / "invariance.png")
-    print(arguments.out / "invariance.png")
 
 
 if __name__ == "__main__":
