@@ -46,7 +46,7 @@ class HandoverCovariance(FeatureCovariance):
         rank: int | None = None,
         seed: int = 0,
         dtype: torch.dtype | None = None,
-        budget_bytes: int = 2**28,
+        budget_bytes: int = 2**26,
         overflow: str = "low-rank",
     ) -> None:
         """Start exact.
