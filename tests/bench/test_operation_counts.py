@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import vitucb
 from vitucb.adapted_layers import FastAdapters
 from vitucb.adapters import lora_pairs
 from vitucb.bench.optimizers import CountOperations
 from vitucb.bench.scoring import make_images, make_model
+from vitucb.config import EnvConfig
+from vitucb.experiment import make_env
 from vitucb.frozen_prefix import FrozenPrefix
 from vitucb.gradient_features import LoRAGradientFeatures
 from vitucb.reward_model import RewardModel
@@ -68,3 +73,29 @@ def test_tokens_spare_the_stem(model: RewardModel) -> None:
         from_tokens = counted(lambda: model.features(inputs))
         from_images = counted(lambda: model.features(images))
     assert from_tokens.count < from_images.count - 8
+
+
+class CountReads(TorchDispatchMode):
+    """Counts values that Python reads off tensors; on an accelerator each waits for the device."""
+
+    count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+# Not lora-plus: the step counters of torch's Adam are read too, but always live on the CPU.
+@pytest.mark.parametrize("optimizer", ["sgd", "lora-rite"])
+def test_a_round_waits_for_the_device_a_dozen_times(optimizer: str) -> None:
+    env = make_env(EnvConfig(), 40)
+    rounds = vitucb.run(env, vitucb.make_agent("vit-ucb", env, optimizer=optimizer, seed=0), seed=0)
+    for _ in range(20):
+        next(rounds)
+    counter = CountReads()
+    with counter:
+        for _ in range(10):
+            next(rounds)
+    assert counter.count <= 10 * 12
