@@ -75,7 +75,7 @@ def test_tokens_spare_the_stem(model: RewardModel) -> None:
     assert from_tokens.count < from_images.count - 8
 
 
-class CountReads(TorchDispatchMode):
+class CountReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts values that Python reads off tensors; on an accelerator each waits for the device."""
 
     count = 0
@@ -94,7 +94,7 @@ def test_a_round_waits_for_the_device_a_dozen_times(optimizer: str) -> None:
     rounds = vitucb.run(env, vitucb.make_agent("vit-ucb", env, optimizer=optimizer, seed=0), seed=0)
     for _ in range(20):
         next(rounds)
-    counter = CountReads()
+    counter = CountReads()  # type: ignore[no-untyped-call]
     with counter:
         for _ in range(10):
             next(rounds)
