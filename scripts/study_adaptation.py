@@ -48,8 +48,14 @@ HEADER = [
 ]
 _LAST_LAYER: dict[str, Any] = {"features": "last-layer"}
 AGENTS: dict[str, dict[str, Any]] = {
-    # Nothing moves, so the rows of old images need not be computed again: a batch of the newest.
-    "frozen": {**_LAST_LAYER, "optimizer": {"lr": 0.0}, "training": {"batch_size": 1}},
+    # Nothing moves: what the head knows of old images needs no second look, and the adapters that
+    # stay at zero may be few. Both spare time and change no decision.
+    "frozen": {
+        **_LAST_LAYER,
+        "optimizer": {"lr": 0.0},
+        "training": {"batch_size": 1},
+        "lora": {"blocks": (3,), "targets": ("fc2",)},
+    },
     "adapted": _LAST_LAYER,
     "adapted-1e-4": {**_LAST_LAYER, "optimizer": {"lr": 1e-4}},
     "lin-ucb": {"name": "lin-ucb"},

@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("table", choices=("alpha", "cells"))
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--laws", nargs="+", choices=list(LAWS), help="of alpha; all by default")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--blocks", nargs="+", type=int, help="adapted blocks; all by default")
     parser.add_argument("--agents", nargs="+", help="all of the table if not given")
     options = study_options(parser)
     known = ALPHAS if options.table == "alpha" else CELLS
@@ -181,7 +181,7 @@ def main() -> None:
     table = [["law", *header(options.rounds)]]
     for law in (options.laws or LAWS) if options.table == "alpha" else ("digits",):
         base = base_config(options, f"exploration/{options.table}-{law}", LAWS[law])
-        base = override(base, {"agent": {"precision": options.precision}})
+        base = override(base, {"agent": {"lora": {"blocks": options.blocks}}})
         curves = play_by_seed(base, agents, seeds, options.workers)
         calibrated = calibrations(base, curves, seeds)
         table += [[law, *row] for row in rows(curves, calibrated, labels[0])]
