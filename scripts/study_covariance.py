@@ -5,7 +5,7 @@ and compares the squared widths of the arms of the last rounds: ratio to the exa
 range), Spearman correlation, how often the widest arm of a round is the same, memory. Beside them
 the prototype's slice of the adapters and diagonals. Writes covariance.csv and covariance.png.
 
-    python scripts/study_covariance.py --rounds 1500 --out report/covariance
+    python scripts/study_covariance.py --rounds 1500
     python scripts/study_covariance.py --regret 5 --rounds 400   # regret of each, 5 seeds
 """
 
@@ -22,9 +22,11 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import torch
+from study_tools import RESULTS
 from torch import Tensor
 
 import vitucb
+from vitucb.agents.vit_ucb import ViTUCB
 from vitucb.config import EnvConfig
 from vitucb.covariance import FeatureCovariance, make_covariance
 from vitucb.covariance.frequent_directions import FrequentDirections
@@ -41,9 +43,9 @@ Row = dict[str, str | float]
 class Recording(HandoverCovariance):
     """The exact covariance, which keeps the arms of the last rounds."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, ridge: float) -> None:
         """Start empty, with room for every row of the run."""
-        super().__init__(dim, budget_bytes=2**33)
+        super().__init__(dim, ridge=ridge, budget_bytes=2**33)
         self.arms: deque[Tensor] = deque(maxlen=QUERY_ROUNDS)
 
     def quad_form(self, phi: Tensor) -> Tensor:
@@ -58,8 +60,9 @@ def play(dataset: str, rounds: int, seed: int) -> tuple[Tensor, Tensor]:
     total = rounds + QUERY_ROUNDS
     env = make_env(EnvConfig(dataset=dataset), total)
     agent = vitucb.make_agent("vit-ucb", env, seed=seed)
-    recording = Recording(agent.covariance.dim)  # type: ignore[attr-defined]  # a ViTUCB
-    agent.covariance = recording  # type: ignore[attr-defined]
+    assert isinstance(agent, ViTUCB)
+    recording = Recording(agent.covariance.dim, agent.covariance.ridge)
+    agent.history.covariance = recording
     regret = 0.0
     for played in vitucb.run(env, agent, seed=seed):
         regret = played.cumulative_regret
@@ -181,7 +184,7 @@ def draw(table: list[Row], path: Path) -> None:
     np.atleast_1d(axes)[0].set_ylabel("median error of the width, %")
     np.atleast_1d(axes)[-1].legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=80)
 
 
 class SliceCovariance(HandoverCovariance):
@@ -237,12 +240,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ridges", type=float, nargs="+", default=[1.0, 0.1])
     parser.add_argument("--regret", type=int, default=0, help="seeds; compare regret instead")
-    parser.add_argument("--out", type=Path, default=Path("report/covariance"))
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of tables and figure")
+    parser.add_argument("--quick", action="store_true", help="30 rounds and one ridge")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.rounds, arguments.ridges = 30, [1.0]
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.regret:
-        path = arguments.out / "regret.csv"
+        path = arguments.out / f"covariance-regret-{Path(arguments.dataset).stem}.csv"
         regrets(arguments.dataset, arguments.rounds, arguments.regret, path)
         return
     rows, arms = play(arguments.dataset, arguments.rounds, arguments.seed)
@@ -252,7 +258,6 @@ def main() -> None:
         writer.writeheader()
         writer.writerows(table)
     draw(table, arguments.out / "covariance.png")
-    print(arguments.out / "covariance.csv", arguments.out / "covariance.png")
 
 
 if __name__ == "__main__":

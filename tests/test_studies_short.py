@@ -1,4 +1,4 @@
-"""Studies of feedback and of chains, in their short versions."""
+"""Studies of feedback, chains and covariances, in their short versions."""
 
 from __future__ import annotations
 
@@ -26,3 +26,14 @@ def test_chains(tmp_path: Path) -> None:
     _, *estimators = table(tmp_path / "chains-estimators.csv")
     assert all(float(mean) <= float(bound) for _, mean, bound, _ in estimators)
     assert (tmp_path / "chains.png").stat().st_size > 10_000
+
+
+def test_covariances(tmp_path: Path) -> None:
+    run("study_covariance.py", "--quick", "--out", str(tmp_path))
+    header, *rows = table(tmp_path / "covariance.csv")
+    ratio = {
+        row[header.index("covariance")]: float(row[header.index("ratio median")]) for row in rows
+    }
+    assert ratio["low-rank 4096 -> 256"] == pytest.approx(1.0, abs=0.02)
+    assert ratio["diagonal"] > 1.2
+    assert (tmp_path / "covariance.png").stat().st_size > 10_000
