@@ -374,7 +374,7 @@ class BenchArgs:
     suite: str = "all"
     """scoring, covariance, optimizers, end-to-end or scale; all if not given."""
     out: str | None = None
-    """A .json file to write the tables to."""
+    """A .json file to write the tables to, with a figure of each suite beside it."""
     compare: tuple[str, str] | None = None
     """Two such files, the older first: print times of both and their ratios, measure nothing."""
 
@@ -398,8 +398,10 @@ def _bench(words: list[str]) -> None:
         tables[suite] = module.run_suite()
         print(f"{suite}:\n{table(tables[suite])}\n")
     if args.out is not None:
+        from vitucb.bench.figures import draw_figures
+
         write_tables(args.out, tables, describe_environment())
-        print(args.out)
+        print(args.out, *draw_figures(tables, args.out), sep="\n")
 
 
 def _list(words: list[str]) -> None:

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from vitucb.bench.end_to_end import Contestant, model_settings
-from vitucb.bench.results import Tables, compare_tables, read_tables, write_tables
+from vitucb.bench.figures import draw_figures
+from vitucb.bench.results import Row, Tables, compare_tables, read_tables, write_tables
 from vitucb.bench.scale import point
+from vitucb.cli import SUITES
 
 
 def test_tables_come_back_and_are_compared_row_by_row(tmp_path: Path) -> None:
@@ -51,3 +53,22 @@ def test_time_of_a_round_is_split_among_its_phases(tmp_path: Path) -> None:
 def test_a_point_of_the_scale_has_its_size() -> None:
     small, large = (point("features", p, repeats=1) for p in (2_000, 20_000))
     assert float(large["MiB"]) > float(small["MiB"]) > 0
+
+
+def test_every_suite_has_a_figure(tmp_path: Path) -> None:
+    rows: dict[str, Row] = {
+        "scoring": {"model": "m", "what": "forward", "x bare forward": 1.0},
+        "optimizers": {"pairs": "p", "optimizer": "adamw", "x fused AdamW": 2.0},
+        "covariance": {
+            "features": "f",
+            "covariance": "exact",
+            "rounds": 1000,
+            "score and update, ms": 0.5,
+        },
+        "end-to-end": {"model": "m", "agent": "vit-ucb", "x bare forward": 3.0},
+        "scale": {"quantity": "arms", "value": 10, "x first": 1.0},
+    }
+    files = draw_figures({suite: [row, row] for suite, row in rows.items()}, tmp_path / "b.json")
+    assert set(rows) == set(SUITES)
+    assert [file.name for file in files] == [f"b-{suite}.png" for suite in rows]
+    assert all(file.stat().st_size > 2_000 for file in files)
