@@ -73,7 +73,7 @@ SETS = {
     "fashion": "fashion_mnist_test10k.npz",
     "cifar10": "cifar10_test10k_jpeg.npz",  # the backbone was trained on its training images
 }
-BATCH, HELD_OUT, ARMS, FIRST_TUNING_SEED = 8, 250, 10, 1000
+BATCH, HELD_OUT, ARMS, FIRST_TUNING_SEED = 8, 200, 10, 1000
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def stream(fit: Fit, data: Path) -> Iterator[OnlineTrainer]:
 
 def marks(rounds: int) -> list[int]:
     """The rounds after which a model is judged."""
-    return [rounds // 4, rounds // 2, rounds]
+    return [rounds // 2, rounds]
 
 
 def run(fit: Fit, data: Path) -> dict[str, list[float]]:
@@ -348,11 +348,11 @@ def regret_table(
 
 def options_of_study() -> argparse.Namespace:
     """What was asked for."""
-    parser = study_parser(__doc__, rounds=150, seeds=8)
+    parser = study_parser(__doc__, rounds=100, seeds=6)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(MAIN))
     parser.add_argument("--tuning-seeds", type=int, default=1)
-    parser.add_argument("--tuning-rounds", type=int, default=150)
+    parser.add_argument("--tuning-rounds", type=int, default=100)
     parser.add_argument("--online", action="store_true", help="regret of vit-ucb, not the streams")
     options = study_options(parser)
     options.tuning_rates = 4
