@@ -266,6 +266,9 @@ def played(labels: Sequence[str], seed: int, rounds: int, folder: Path) -> dict[
 def time_rows(runs: Mapping[str, NDArray[np.float64]]) -> list[list[str]]:
     """Milliseconds of CPU time of a round by part: medians over seeds and the last third.
 
+    What an agent does every so many rounds is in the mean alone, and in the ratio, which is that of
+    means.
+
     Args:
         runs: Label -> float64 (S, 4, T), the agent `REFERENCE` among them or not.
     """
@@ -273,13 +276,13 @@ def time_rows(runs: Mapping[str, NDArray[np.float64]]) -> list[list[str]]:
     first = max(1, horizon // 3)
     last = horizon - first
     wholes = {label: 1e3 * run[:, FORWARD:].sum(1) for label, run in runs.items()}
-    late = {label: float(np.median(whole[:, last:])) for label, whole in wholes.items()}
+    mean = {label: float(whole[:, last:].mean()) for label, whole in wholes.items()}
     rows = []
     for label, run in runs.items():
         forward, choose, learn = (float(np.median(1e3 * run[:, i, last:])) for i in _PARTS)
         is_frozen = forward > 0
         alone = np.median(1e3 * run[:, CHOOSE:, last:].sum(1))
-        ratio = f"{late[label] / late[REFERENCE]:.2f}" if REFERENCE in late else "-"
+        ratio = f"{mean[label] / mean[REFERENCE]:.2f}" if REFERENCE in mean else "-"
         rows.append(
             [
                 label,
@@ -287,12 +290,13 @@ def time_rows(runs: Mapping[str, NDArray[np.float64]]) -> list[list[str]]:
                 f"{choose:.1f}",
                 f"{learn:.1f}",
                 f"{np.median(wholes[label][:, :first]):.1f}",
-                f"{late[label]:.1f}",
+                f"{np.median(wholes[label][:, last:]):.1f}",
+                f"{mean[label]:.1f}",
                 f"{alone:.1f}" if is_frozen else "-",
                 ratio,
             ]
         )
-    ends = [f"round, first {first}", f"round, last {first}"]
+    ends = [f"round, first {first}", f"round, last {first}", f"mean, last {first}"]
     parts = ["frozen forward", "choose", "learn"]
     return [["agent", *parts, *ends, "features at hand", f"x {REFERENCE}"], *rows]
 
