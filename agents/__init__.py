@@ -14,7 +14,7 @@ if __name__ == "agents":
 
 AGENTS: dict[str, tuple[str, str]] = {
     "vit-ucb": (
-        "vitucb.agents.vit_ucb:build",
+        "vitucb.agents.vit_ucb_build:build",
         "ViT with LoRA adapters updated online, UCB bonus from LoRA-gradient features",
     ),
     "lin-ucb": (

@@ -9,46 +9,27 @@ has doubled or when they have moved.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import gymnasium as gym
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitucb.adapters import add_lora, lora_pairs
+from vitucb.adapters import lora_pairs
 from vitucb.agents.feature_agent import (
     chosen_image,
-    covariance_ridge,
-    head_ridge,
     is_image_context,
-    num_label_actions,
 )
-from vitucb.agents.options import refuse_options
-from vitucb.backbone import Preprocess, create_backbone, preprocess_for
 from vitucb.change_detection import ChangeDetector
-from vitucb.config import AgentConfig, PolicyConfig
-from vitucb.covariance import FeatureCovariance, make_covariance, oful_radius
-from vitucb.covariance.grouped import GroupedCovariance
-from vitucb.covariance.projected import ProjectedCovariance
-from vitucb.feature_history import Chosen, FeatureHistory, RefreshSettings
-from vitucb.feature_maps import FeatureMap, FeatureScale, GradientMap, LastLayerMap
-from vitucb.frozen_prefix import PrefixCache, make_prefix_cache
-from vitucb.links import LINKS
-from vitucb.logistic_head import LogisticHead
-from vitucb.optim import create_optimizer
-from vitucb.policies import Array, Choice, Policy, choose, make_policy
-from vitucb.replay import Replay
+from vitucb.config import PolicyConfig
+from vitucb.covariance import FeatureCovariance, oful_radius
+from vitucb.feature_history import Chosen, FeatureHistory
+from vitucb.policies import Array, Choice, Policy, choose
 from vitucb.reward_model import RewardModel
-from vitucb.ridge_head import RidgeHead
 from vitucb.saved_agent import Savable
-from vitucb.seeding import numpy_generator, stream_seed
 from vitucb.trainer import OnlineTrainer
 from vitucb.types import Decision, Observation, State
 
@@ -296,137 +277,3 @@ def _count_parameters(model: RewardModel, tracked: int) -> dict[str, int]:
     }
     _logger.info("vit-ucb: %s", counts)
     return counts
-
-
-def build(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -> ViTUCB:
-    """Factory of `vit-ucb`.
-
-    Raises:
-        ValueError: If a name or a setting of `config` is not usable.
-    """
-    refuse_options(config)
-    _check(config)
-    backbone = create_backbone(config.backbone, weights=config.weights, img_size=config.img_size)
-    preprocess = preprocess_for(backbone, device)
-    num_features = int(backbone.num_features)  # type: ignore[arg-type]  # timm sets an int
-    lora = dataclasses.asdict(config.lora)
-    adapted = add_lora(backbone, **lora, seed=stream_seed(seed, "adapters"))
-    outputs = num_label_actions(env) or 1
-    model = RewardModel(
-        adapted, num_features, num_outputs=outputs, seed=stream_seed(seed, "head")
-    ).to(device)
-    model.precision = torch.bfloat16 if config.precision == "bfloat16" else None
-    prefix = make_prefix_cache(
-        model.backbone,
-        preprocess,
-        preprocess.size,
-        limit_mib=config.prefix_cache_mib,
-        arms=1 if num_label_actions(env) else int(env.action_space.n),  # type: ignore[attr-defined]
-    )
-    features, covariance = _features(config, model, covariance_ridge(config, env), seed)
-    trainer = _trainer(config, model, preprocess, features, prefix, head_ridge(config, env), seed)
-    history = FeatureHistory(
-        features,
-        covariance,
-        FeatureScale(features.dims, is_centring=outputs == 1),
-        trainer.replay,
-        trainer.link,
-        trainer.inputs,
-        RefreshSettings(
-            config.training.rebuild, config.training.drift_threshold, config.training.discount
-        ),
-    )
-    return ViTUCB(
-        trainer,
-        history,
-        make_policy(config.policy),
-        config.policy,
-        numpy_generator(seed, "policy"),
-        ChangeDetector() if config.training.reset_on_drift else None,
-    )
-
-
-def _check(config: AgentConfig) -> None:
-    if config.training.rebuild == "replay" and config.readout != "head":
-        raise ValueError(
-            "agent.training.rebuild replay takes rows from the pass that trains, which "
-            "differentiates the live score; set agent.readout to head"
-        )
-    if config.training.rebuild == "replay" and config.features != "lora-gradient":
-        raise ValueError(
-            f"agent.training.rebuild replay needs agent.features lora-gradient, "
-            f"not {config.features}"
-        )
-
-
-def _features(
-    config: AgentConfig, model: RewardModel, ridge: float, seed: int
-) -> tuple[FeatureMap, FeatureCovariance]:
-    """The feature map and the covariance it feeds, one group or two."""
-
-    def covariance(dim: int) -> FeatureCovariance:
-        return make_covariance(
-            config.covariance.name,
-            dim,
-            ridge=ridge,
-            rank=config.covariance.rank,
-            seed=stream_seed(seed, "covariance"),
-        )
-
-    last_layer = LastLayerMap(model)
-    if config.features == "last-layer":
-        return last_layer, covariance(last_layer.dims[0])
-    tracked = sum(pair.A.numel() + pair.B.numel() for pair in lora_pairs(model))
-    of_gradients = covariance(tracked)
-    features = GradientMap(
-        model,
-        fixed_readout=config.readout == "prior",
-        projection=(
-            of_gradients.projection if isinstance(of_gradients, ProjectedCovariance) else None
-        ),
-        with_last_layer=config.features == "both",
-    )
-    if features.gradients.dim != tracked:
-        raise RuntimeError(f"{features.gradients.dim} features of {tracked} adapter parameters")
-    if config.features == "lora-gradient":
-        return features, of_gradients
-    groups = {"adapters": of_gradients, "head": covariance(last_layer.dims[0])}
-    return features, GroupedCovariance(groups)
-
-
-def _trainer(
-    config: AgentConfig,
-    model: RewardModel,
-    preprocess: Preprocess,
-    features: FeatureMap,
-    prefix: PrefixCache | None,
-    ridge: float,
-    seed: int,
-) -> OnlineTrainer:
-    by_gradient = config.head == "gradient"
-    paired = {id(factor) for pair in lora_pairs(model) for factor in (pair.A, pair.B)}
-    # What adapters train besides their two factors, e.g. the magnitudes of DoRA.
-    others = [p for p in model.backbone.parameters() if p.requires_grad and id(p) not in paired]
-    optimizer = create_optimizer(
-        config.optimizer.name,
-        model,
-        lr=config.optimizer.lr,
-        other_params=[*others, *(model.head.parameters() if by_gradient else ())],
-        other_lr=config.optimizer.head_lr if by_gradient else config.optimizer.lr,
-        **config.optimizer.options,
-    )
-    solver = LogisticHead if config.link == "bernoulli" else RidgeHead
-    training = config.training
-    return OnlineTrainer(
-        model=model,
-        preprocess=preprocess,
-        optimizer=optimizer,
-        replay=Replay(training.replay_capacity, numpy_generator(seed, "replay"), training.replay),
-        training=training,
-        link=LINKS[config.link](),
-        closed_form=None if by_gradient else solver(model.head, ridge),
-        gradients=(
-            features if training.rebuild == "replay" and isinstance(features, GradientMap) else None
-        ),
-        prefix=prefix,
-    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import NoReturn
 
 import tyro
 
+from vitucb.bench.command import bench
 from vitucb.command_line import (
     UsageError,
     cell,
@@ -364,46 +364,6 @@ def _evaluate(words: list[str]) -> None:
     print(f"\n{table(result.rows())}")
 
 
-SUITES = ("scoring", "covariance", "optimizers", "end-to-end", "scale")
-
-
-@dataclass(frozen=True)
-class BenchArgs:
-    """Measure speed and memory side by side in one process, on one thread."""
-
-    suite: str = "all"
-    """scoring, covariance, optimizers, end-to-end or scale; all if not given."""
-    out: str | None = None
-    """A .json file to write the tables to, with a figure of each suite beside it."""
-    compare: tuple[str, str] | None = None
-    """Two such files, the older first: print times of both and their ratios, measure nothing."""
-
-
-def _bench(words: list[str]) -> None:
-    """Measure scoring, covariance, optimizers and whole rounds side by side, on one thread."""
-    args = parse(BenchArgs, words, "bench")
-    from vitucb.bench.results import compare_tables, read_tables, write_tables
-    from vitucb.provenance import describe_environment
-
-    if args.compare is not None:
-        print(table(compare_tables(*map(read_tables, args.compare))))
-        return
-    if args.suite not in (*SUITES, "all"):
-        from vitucb.registry import unknown_name
-
-        raise unknown_name("suite", args.suite, [*SUITES, "all"])
-    tables = {}
-    for suite in SUITES if args.suite == "all" else (args.suite,):
-        module = importlib.import_module(f"vitucb.bench.{suite.replace('-', '_')}")
-        tables[suite] = module.run_suite()
-        print(f"{suite}:\n{table(tables[suite])}\n")
-    if args.out is not None:
-        from vitucb.bench.figures import draw_figures
-
-        write_tables(args.out, tables, describe_environment())
-        print(args.out, *draw_figures(tables, args.out), sep="\n")
-
-
 def _list(words: list[str]) -> None:
     """List envs, agents, optimizers, covariances, policies, backbones, datasets or engines."""
     from vitucb.catalog import CATALOG
@@ -430,5 +390,5 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "report": _report,
     "evaluate": _evaluate,
     "list": _list,
-    "bench": _bench,
+    "bench": bench,
 }

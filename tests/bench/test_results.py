@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from vitucb.bench.command import SUITES
 from vitucb.bench.end_to_end import Contestant, model_settings
 from vitucb.bench.figures import draw_figures
 from vitucb.bench.results import Row, Tables, compare_tables, read_tables, write_tables
 from vitucb.bench.scale import point
-from vitucb.cli import SUITES
 
 
 def test_tables_come_back_and_are_compared_row_by_row(tmp_path: Path) -> None:
