@@ -5,6 +5,10 @@ other does the work (LoRA-RITE, figure 1; Yen et al., 2024, https://arxiv.org/ab
 on streams of `study_optimizers.py` from PEFT's start, A random and B = 0. Frobenius norms, layer by
 layer; curves are medians over layers and seeds, the table has the largest layer too.
 
+The gradient in B is proportional to A, so the norms say as well which layers the features of a
+bonus from LoRA gradients speak of: the second table has the largest share that one layer has of
+their squared length after 50 rounds.
+
     python scripts/study_factor_norms.py --lr 1e-3
     python scripts/study_factor_norms.py --quick
 """
@@ -18,15 +22,17 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import torch
-from study_optimizers import SETS, Fit, stream
+from study_optimizers import SETS, Fit, images, stream
 from study_tools import Curves, interval, study_options, study_parser, write_table
 from torch import Tensor
 
 from vitucb.adapters import lora_pairs
+from vitucb.feature_maps import GradientMap
 
 LABELS = ("adamw", "lora-plus", "scaled-adam", "lora-pro", "lora-rite")
 # What is kept of every round and layer: norms, distances from the start, lengths of the last step.
 A, B, A_MOVED, B_MOVED, A_STEP, B_STEP = range(6)
+BONUS_LABELS = ("adamw", "lora-rite", "lora-rite, balanced")
 
 
 def distances(factors: Sequence[Tensor], others: Sequence[Tensor]) -> list[float]:
@@ -81,6 +87,29 @@ def table(by_label: dict[str, Curves]) -> list[list[str]]:
     return rows
 
 
+def layer_shares(fit: Fit, data: Path) -> Curves:
+    """Share of every layer in the squared LoRA gradients of 20 images after the stream."""
+    *_, trainer = stream(fit, data)
+    inputs = trainer.inputs(list(images(data, fit.data, fit.part).images[np.arange(20)]))
+    gradients = GradientMap(trainer.model).unprojected(inputs, torch.zeros(20, dtype=torch.int64))
+    sizes = [pair.A.numel() + pair.B.numel() for pair in lora_pairs(trainer.model)]
+    squares = [float(part.double().square().sum()) for part in torch.split(gradients, sizes, dim=1)]
+    return np.array(squares) / sum(squares)
+
+
+def bonus_table(options: argparse.Namespace) -> list[list[str]]:
+    """The largest share of a layer by optimizer, mean and 95 % over seeds."""
+    rows = [["optimizer", "largest share of a layer", "95 %"]]
+    for label in BONUS_LABELS:
+        fits = [
+            Fit(options.set, label, options.lr, seed, min(options.rounds, 50), "eval")
+            for seed in range(options.seeds)
+        ]
+        largest = np.array([layer_shares(fit, options.data).max() for fit in fits])
+        rows.append([label, f"{largest.mean():.3f}", interval(largest, 3)])
+    return rows
+
+
 def draw(by_label: dict[str, Curves], title: str, path: Path) -> None:
     """Left: way from the start. Right: last step over norm. A solid, B dotted."""
     mpl.use("Agg")
@@ -93,8 +122,9 @@ def draw(by_label: dict[str, Curves], title: str, path: Path) -> None:
             step = np.median(figures[:, :, [A_STEP, B_STEP]] / figures[:, :, [A, B]], axis=(0, 3))
         left.plot(way[:, A_MOVED], "-", color=f"C{k}", label=f"{label}, A", lw=1.2)
         left.plot(way[:, B_MOVED], ":", color=f"C{k}", label=f"{label}, B", lw=1.6)
-        right.semilogy(step[3:, 0], "-", color=f"C{k}", lw=1.2)
-        right.semilogy(step[3:, 1], ":", color=f"C{k}", lw=1.6)
+        later = np.arange(3, len(step))  # before, there was hardly anything to learn from
+        right.semilogy(later, step[3:, 0], "-", color=f"C{k}", lw=1.2)
+        right.semilogy(later, step[3:, 1], ":", color=f"C{k}", lw=1.6)
     left.set(title="distance from the start over |A0|", xlabel="round")
     right.set(title="last step over the factor's norm", xlabel="round")
     left.legend(fontsize=7, ncol=2)
@@ -116,6 +146,7 @@ def main() -> None:
     options = study_options(parser)
     by_label = {label: curves(options, label) for label in options.only}
     write_table(options.out / "factor_norms.csv", table(by_label))
+    write_table(options.out / "factor_norms_bonus.csv", bonus_table(options))
     title = f"{options.set}, lr {options.lr:g}, median layer"
     draw(by_label, title, options.out / "factor_norms.png")
 

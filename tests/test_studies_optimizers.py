@@ -58,6 +58,8 @@ def test_factor_norms(run: Callable[..., None], tmp_path: Path) -> None:
     _, *rows = table(tmp_path / "factor_norms.csv")
     moved = {row[0]: float(row[4]) for row in rows}
     assert 0.1 < moved["adamw"] < moved["lora-rite"]
+    shares = {row[0]: float(row[1]) for row in table(tmp_path / "factor_norms_bonus.csv")[1:]}
+    assert shares["adamw"] < 0.5 < 0.95 < shares["lora-rite"]
     assert (tmp_path / "factor_norms.png").stat().st_size > 10_000
 
 
