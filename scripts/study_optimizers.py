@@ -5,7 +5,7 @@ as a uniformly random policy would log them, and takes one step on 8 images of i
 figure is the share of the variance of the mean rewards that the model leaves unexplained on images
 it never saw, and the regret of choosing greedily among 10 of these. Every optimizer meets the same
 images, rewards and starts, so that rows are paired. Its learning rate is the best of four (or two)
-on other seeds and other images, set by set. `no training` solves for the head alone, as all of them do.
+on other seeds and other images, set by set. `no training` solves for the head alone, as all do.
 
 With `--online`, regret of `vit-ucb` itself with these learning rates.
 
