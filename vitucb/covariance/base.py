@@ -269,6 +269,31 @@ class FeatureCovariance(abc.ABC):
             f"{type(self).__name__} holds no single observations to replace; use rebuild"
         )
 
+    def drop_oldest(self, count: int = 1) -> None:
+        """Take the first observations away again, as if they had never entered: a sliding window.
+
+        Costs a copy of the rows and a factorisation. What comes after moves up by `count`.
+
+        Args:
+            count: How many, at most as many as there are.
+
+        Raises:
+            ValueError: If there are fewer.
+            RuntimeError: If this covariance no longer holds single observations.
+        """
+        if not self.can_replace:
+            raise RuntimeError(
+                f"{type(self).__name__} holds no single observations to drop; use rebuild"
+            )
+        if not 0 <= count <= self.count:
+            raise ValueError(f"drop_oldest count {count} must lie in 0..{self.count}")
+        self._scored = None
+        self._drop_oldest(count)
+        self.count -= count
+
+    def _drop_oldest(self, count: int) -> None:
+        raise NotImplementedError(f"{type(self).__name__} holds no single observations")
+
     def merge(self, other: FeatureCovariance) -> None:
         """Add the observations of `other`, which keeps its own: A + A_other - ridge I.
 

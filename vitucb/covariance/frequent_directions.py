@@ -315,6 +315,10 @@ class FrequentDirections(FeatureCovariance):
         self._rows.replace(index, phi)
         self._recompute_gains()
 
+    def _drop_oldest(self, count: int) -> None:
+        self._rows._drop_oldest(count)
+        self._recompute_gains()
+
     def _reset(self) -> None:
         self._start()
 

@@ -110,6 +110,10 @@ class GroupedCovariance(FeatureCovariance):
         for member, part in zip(self.groups.values(), parts, strict=True):
             member.replace(index, part)
 
+    def _drop_oldest(self, count: int) -> None:
+        for member in self.groups.values():
+            member.drop_oldest(count)
+
     def _merge(self, other: GroupedCovariance) -> None:
         for member, theirs in zip(self.groups.values(), other.groups.values(), strict=True):
             member.merge(theirs)

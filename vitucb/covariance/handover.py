@@ -180,6 +180,9 @@ class HandoverCovariance(FeatureCovariance):
         self._scored = None
         self.current.replace(index, phi)
 
+    def _drop_oldest(self, count: int) -> None:
+        self.current.drop_oldest(count)
+
     def _merge(self, other: HandoverCovariance) -> None:
         if not isinstance(other.current, RowCovariance):
             if isinstance(self.current, RowCovariance):

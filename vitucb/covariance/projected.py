@@ -223,6 +223,11 @@ class ProjectedCovariance(FeatureCovariance):
         self._scored = None
         self.inner.replace(index, self.projection(rows) if rows.shape[1] == self.dim else rows)
 
+    def _drop_oldest(self, count: int) -> None:
+        self.inner.drop_oldest(count)
+        self._window = self._window[max(len(self._window) - self.inner.count, 0) :]
+        self._log_det = self.inner.log_det
+
     def _reset(self) -> None:
         self.inner.rebuild([])
         self.inner.set_ridge(self.ridge)

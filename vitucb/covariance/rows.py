@@ -228,6 +228,15 @@ class RowCovariance(FeatureCovariance):
         if len(where):
             self._recompute_gram(where)
 
+    def _drop_oldest(self, count: int) -> None:
+        rows, gram = self._rows.to_tensor()[count:], self._gram.symmetric()[count:, count:]
+        weights, product_dtype = self._weights[count:].clone(), self._rows.product_dtype
+        self._start(self._rows.dtype, self._rows.device)
+        self._rows.product_dtype = product_dtype
+        self._rows.append(rows)
+        self._gram.write(gram)
+        self._weights = weights
+
     def effective_gram(self) -> Tensor:
         """Phi Phi' of the weighted rows, float64 (n, n)."""
         return self._gram.symmetric() * self.root_weights * self.root_weights.mT
