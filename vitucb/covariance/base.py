@@ -323,7 +323,6 @@ class FeatureCovariance(abc.ABC):
         return {"covariance/certificate": float(slack)}
 
     # Bookkeeping
-    # ---------------------------------------------------------------------------------------
 
     def _counters(self) -> State:
         return {
