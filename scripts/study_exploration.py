@@ -2,6 +2,7 @@
 
 * `alpha`: the multiplier of the width, at rewards of 0 and 1 (noise below the gaps) and at normal
   rewards with noise of three times the gaps. Slots shuffled, K = 10, digits.
+* `linear-alpha`: the same for `lin-ucb`, whose rounds are cheap enough for more seeds.
 * `cells`: features x covariance x radius at rewards of 0 and 1. The sketch has rank 64, so that it
   has something to lose in short runs; at its default rank it decides as `exact` does.
 
@@ -41,6 +42,9 @@ from vitucb.statistics import bootstrap_ci, coverage, paired_difference
 ALPHAS: dict[str, dict[str, Any]] = {
     f"alpha-{alpha}": {"policy": {"alpha": alpha}} for alpha in (0.3, 0.6, 1.0)
 }
+LINEAR_ALPHAS: dict[str, dict[str, Any]] = {
+    label: {"name": "lin-ucb", **agent} for label, agent in ALPHAS.items()
+}
 LAWS: dict[str, dict[str, Any]] = {
     "digits": {"dataset": "digits", "num_arms": 10},
     "digits-shuffled": {"dataset": "digits", **SHUFFLED},
@@ -65,6 +69,12 @@ CELLS: dict[str, dict[str, Any]] = {
     for features in FEATURES
     for covariance in COVARIANCES
     for radius in RADII
+}
+# File of the table, its agents, its laws.
+TABLES: dict[str, tuple[str, dict[str, dict[str, Any]], Sequence[str]]] = {
+    "alpha": ("alpha", ALPHAS, tuple(LAWS)),
+    "linear-alpha": ("linear-alpha", LINEAR_ALPHAS, tuple(LAWS)),
+    "cells": ("exploration", CELLS, ("digits",)),
 }
 CALIBRATION = ("coverage", "bonus / error", "needed", "not greedy")
 
@@ -156,7 +166,6 @@ def draw_cells(
             axis.grid(alpha=0.3)
     axes[0].set_yticks(range(len(groups)), groups)
     axes[0].invert_yaxis()
-    axes[0].set_xscale("log")
     axes[2].legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
@@ -166,30 +175,29 @@ def draw_cells(
 def main() -> None:
     """Run the study."""
     parser = study_parser(__doc__, rounds=250, seeds=3)
-    parser.add_argument("table", choices=("alpha", "cells"))
+    parser.add_argument("table", choices=TABLES)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--laws", nargs="+", choices=list(LAWS), help="of alpha; all by default")
+    parser.add_argument("--laws", nargs="+", choices=list(LAWS), help="all of the table by default")
     parser.add_argument("--blocks", nargs="+", type=int, help="adapted blocks; all by default")
     parser.add_argument("--agents", nargs="+", help="all of the table if not given")
     options = study_options(parser)
-    known = ALPHAS if options.table == "alpha" else CELLS
+    name, known, laws = TABLES[options.table]
     labels = options.agents or list(known)
     if unknown := set(labels) - set(known):
         parser.error(f"{options.table} has no agents {sorted(unknown)}; choose of {list(known)}")
     agents = {label: known[label] for label in labels}
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     table = [["law", *header(options.rounds)]]
-    for law in (options.laws or LAWS) if options.table == "alpha" else ("digits",):
+    for law in options.laws or laws:
         base = base_config(options, f"exploration/{options.table}-{law}", LAWS[law])
         base = override(base, {"agent": {"lora": {"blocks": options.blocks}}})
         curves = play_by_seed(base, agents, seeds, options.workers)
         calibrated = calibrations(base, curves, seeds)
         table += [[law, *row] for row in rows(curves, calibrated, labels[0])]
-        if options.table == "alpha" and curves:
-            draw_curves(curves, law, options.out / f"alpha-{law}.png")
+        if curves and options.table == "cells":
+            draw_cells(curves, calibrated, options.out / f"{name}.png")
         elif curves:
-            draw_cells(curves, calibrated, options.out / "exploration.png")
-    name = "alpha" if options.table == "alpha" else "exploration"
+            draw_curves(curves, law, options.out / f"{name}-{law}.png")
     write_table(options.out / f"{name}.csv", table)
 
 
