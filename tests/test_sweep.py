@@ -132,6 +132,15 @@ def test_finished_runs_are_skipped_and_only_errors_come_back(
     assert seen == [1, 2]
 
 
+def test_finished_runs_of_other_settings_are_not_passed_off(tmp_path: Path) -> None:
+    done = config(tmp_path)
+    play(done)
+    other = override(done, {"agent": {"policy": {"alpha": 9.0}}})
+    with pytest.raises(ValueError, match=r"other settings \(agent.policy.alpha .* -> 9.0\)"):
+        run_jobs([other])
+    assert run_jobs([done]) == {}
+
+
 def test_job_reports_its_error_in_one_line(tmp_path: Path) -> None:
     assert "num_rounds 0" in str(play_job(config(tmp_path, num_rounds=0)))
     counted: list[int] = []

@@ -15,6 +15,7 @@ from vitucb.config import RunConfig, override
 from vitucb.engines import ENGINES, Engine, unfinished
 from vitucb.recorder import run_folder
 from vitucb.registry import lookup
+from vitucb.resume import check_same_config
 
 
 def parse_values(text: str) -> tuple[str, list[Any]]:
@@ -137,7 +138,12 @@ def run_jobs(
 
     Returns:
         Error message per failed run folder; empty if all went well.
+
+    Raises:
+        ValueError: If a run folder holds a run with other settings, finished or not.
     """
+    for config in configs:
+        check_same_config(config)
     play_jobs: Engine = lookup(
         "engine", engine, {name: path for name, (path, _) in ENGINES.items()}
     )
