@@ -40,7 +40,7 @@ def command(words: Sequence[str], errors: Path) -> int:
     if child:
         return child
     code = 1
-    # A shell that started the suite in the background has Ctrl-C ignored, and children inherit that.
+    # A shell that started the suite in the background ignores Ctrl-C, and children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with errors.open("w", encoding="utf-8") as sys.stderr, open(os.devnull, "w") as sys.stdout:
