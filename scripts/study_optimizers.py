@@ -291,29 +291,27 @@ def table_of_ordering(unexplained: dict[str, Curves], labels: Sequence[str]) -> 
     return rows
 
 
-def draw(unexplained: dict[str, Curves], labels: Sequence[str], rounds: int, path: Path) -> None:
-    """Unexplained share over rounds, one panel per set; bars are 95 % intervals of the mean."""
+def draw(unexplained: dict[str, Curves], labels: Sequence[str], path: Path) -> None:
+    """Change of the unexplained share against `adamw`, one panel per set; 95 % intervals."""
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(
-        1, len(unexplained), figsize=(3.1 * len(unexplained) + 1.5, 3.4), squeeze=False
+        1, len(unexplained), figsize=(2.4 * len(unexplained) + 1.5, 3), sharey=True, squeeze=False
     )
-    times = np.array(marks(rounds))
     for axis, (data, cube) in zip(axes[0], unexplained.items(), strict=True):
-        for k, label in enumerate(labels):
-            mean = 100 * cube[k].mean(axis=0)
-            low, high = np.array([_ends(100 * cube[k, :, i]) for i in range(len(times))]).T
-            bars = [mean - low, high - mean] if cube.shape[1] > 1 else None
-            shift = 1 + 0.012 * (k - len(labels) / 2)  # so that bars do not hide each other
-            style = "k:" if label == "no training" else "-"
-            axis.errorbar(times * shift, mean, bars, fmt=style, label=label, lw=1, capsize=1.5)
-        axis.set(title=data, xlabel="rounds", xscale="log", yscale="log")
-        axis.set_xticks(times, [str(t) for t in times])
-        axis.minorticks_off()
+        gaps = np.log(cube[:, :, -1] / cube[labels.index("adamw"), :, -1])
+        mean = 100 * np.expm1(gaps.mean(axis=1))
+        if gaps.shape[1] > 1:
+            ends = 100 * np.expm1([_ends(gap) for gap in gaps])
+            axis.hlines(range(len(labels)), *ends.T)
+        axis.plot(mean, range(len(labels)), "o", ms=4)
+        axis.axvline(0.0, color="k", lw=0.8)
+        axis.set(title=data, xlabel="change, %")
         axis.grid(alpha=0.3)
-    axes[0, 0].set_ylabel("unexplained, % of variance")
-    axes[0, -1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes[0, 0].set_yticks(range(len(labels)), labels)
+    axes[0, 0].invert_yaxis()
+    figure.suptitle("variance left unexplained, against adamw", fontsize=10)
     figure.tight_layout()
     figure.savefig(path, dpi=90)
     plt.close(figure)
@@ -384,7 +382,7 @@ def main() -> None:
     }
     for name, rows in tables.items():
         write_table(options.out / f"{name}.csv", rows)
-    draw(unexplained, labels, options.rounds, options.out / "optimizers.png")
+    draw(unexplained, labels, options.out / "optimizers.png")
 
 
 if __name__ == "__main__":
