@@ -190,7 +190,7 @@ def draw(
     )
     for axis, (shift, curves) in zip(axes[0], results.items(), strict=True):
         for k, (label, regrets) in enumerate(curves.items()):
-            if label == "frozen" or "frozen" not in curves:
+            if not label.startswith("adapted") or "frozen" not in curves:
                 continue
             gaps = regrets - curves["frozen"]
             rounds = np.arange(1, gaps.shape[1] + 1)
