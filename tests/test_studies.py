@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
-
-
-def run(script: str, *arguments: str) -> None:
-    command = [sys.executable, str(SCRIPTS / script), *arguments]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
-
-
-def folders(path: Path) -> list[str]:
-    return ["--out", str(path), "--runs", str(path / "runs")]
-
-
-def table(path: Path) -> list[list[str]]:
-    with path.open(newline="") as file:
-        return list(csv.reader(file))
+from tests.studies import folders, run, table
 
 
 def test_invariance(tmp_path: Path) -> None:
