@@ -201,7 +201,8 @@ def draw(
         axis.title.set_size(9)
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("regret less that of frozen")
-    axes[0][0].legend(fontsize=7)
+    if axes[0][0].get_legend_handles_labels()[0]:
+        axes[0][0].legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)

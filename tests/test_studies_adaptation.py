@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import subprocess
+import importlib
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -17,33 +17,38 @@ SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 @pytest.fixture
 def adaptation(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    import study_adaptation
-
-    return study_adaptation
+    return importlib.import_module("study_adaptation")
 
 
-def run(script: str, *arguments: str, to: Path) -> list[dict[str, str]]:
-    """Run a study in short; the rows of the one table it wrote."""
+@pytest.fixture
+def exploration(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    return importlib.import_module("study_exploration")
+
+
+def run(study: ModuleType, *arguments: str, to: Path) -> list[dict[str, str]]:
+    """Run a study in short, in this process; the rows of the one table it wrote."""
     folders = ["--quick", "--workers", "1", "--out", str(to), "--runs", str(to / "runs")]
-    command = [sys.executable, str(SCRIPTS / script), *arguments, *folders]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [study.__name__, *arguments, *folders])
+        study.main()
     (path,) = to.glob("*.csv")
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
-def test_exploration_tells_regret_and_calibration(tmp_path: Path) -> None:
+def test_exploration_tells_regret_and_calibration(exploration: ModuleType, tmp_path: Path) -> None:
     cells = ["last-layer/exact/auto-0.3", "last-layer/exact/oful"]
-    narrow, wide = run("study_exploration.py", "cells", "--agents", *cells, to=tmp_path)
+    narrow, wide = run(exploration, "cells", "--agents", *cells, to=tmp_path)
     assert [narrow["agent"], wide["agent"]] == cells
     assert float(narrow["coverage"]) < float(wide["coverage"]) == 1
     assert float(narrow["bonus / error"]) < float(wide["bonus / error"])
     assert (tmp_path / "exploration.png").stat().st_size > 10_000
 
 
-def test_adaptation_compares_with_the_frozen_agent(tmp_path: Path) -> None:
+def test_adaptation_compares_with_the_frozen_agent(adaptation: ModuleType, tmp_path: Path) -> None:
     chosen = ["--shifts", "pixels", "--agents", "frozen", "lin-ucb"]
-    frozen, linear = run("study_adaptation.py", *chosen, to=tmp_path)
+    frozen, linear = run(adaptation, *chosen, to=tmp_path)
     assert (frozen["agent"], linear["agent"], frozen["T"]) == ("frozen", "lin-ucb", "30")
     assert 0 < float(frozen["regret"]) < 30 * 0.8
     assert 70 < float(frozen["probe, %"]) < 95
