@@ -9,8 +9,8 @@ import shlex
 from pathlib import Path
 
 import pytest
+from docs_formulas import set_off_blocks
 
-from scripts.docs_formulas import set_off_blocks
 from vitucb.catalog import CATALOG
 from vitucb.cli import DemoArgs, EvaluateArgs, ReportArgs, SweepArgs, TuneArgs
 from vitucb.command_line import parse, pop_option, pop_values, split_options

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prove_resume import CONFIGS, kill_after, start
 
-from scripts.prove_resume import CONFIGS, kill_after, start
 from tests.soak.children import command, config, contents, wait, wait_for_rounds
 from tests.soak.conftest import Trials
 from vitucb.config import RunConfig, override
