@@ -66,6 +66,7 @@ CONTEXT_AGENTS: dict[str, dict[str, Any]] = {
 }
 ARM_AGENTS: dict[str, dict[str, Any]] = {
     "vit-ucb": {},
+    "vit-ucb, frozen": {"optimizer": {"name": "sgd", "lr": 0.0}},
     # The default was chosen for rewards of 0 and 1; noise three times the gaps asks for more.
     "vit-ucb, alpha 1": {"policy": {"alpha": 1.0}},
     "lin-ucb": {"name": "lin-ucb"},
