@@ -200,7 +200,7 @@ class ProjectedCovariance(FeatureCovariance):
         """Not available: the projection cannot be undone.
 
         Raises:
-            NotImplementedError: Always, unless the projection is an isometry.
+            NotImplementedError: Always.
         """
         raise NotImplementedError(
             "a projected covariance has no A^-1 v; use quad_form or cov, or the covariance 'exact'"
