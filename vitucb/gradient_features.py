@@ -288,12 +288,13 @@ class _Buffer:
         self._written: set[int] = set()
 
     def __call__(self, offset: int, grads: Tensor) -> None:
-        place = self.out[:, offset : offset + grads[0].numel()].view(grads.shape)
+        arms, rows, columns = grads.shape
+        place = self.out.narrow(1, offset, rows * columns).view(arms, rows, columns)
         if offset in self._written:
             place.add_(grads)
         else:
             place.copy_(grads)
-        self._written.add(offset)
+            self._written.add(offset)
 
 
 @contextlib.contextmanager

@@ -37,8 +37,8 @@ class PooledBlock:
         b = self.block
         if self._is_mean:
             x = x + b.ls1(b.attn(b.norm1(x)))
-            hidden = b.mlp.act(b.mlp.fc1(b.norm2(x))).mean(1, keepdim=True)
-            return x.mean(1, keepdim=True) + b.ls2(b.mlp.fc2(hidden))  # type: ignore[no-any-return]
+            hidden = _mean(b.mlp.act(b.mlp.fc1(b.norm2(x))))
+            return _mean(x) + b.ls2(b.mlp.fc2(hidden))  # type: ignore[no-any-return]
         x = x[:, :1] + b.ls1(_first_query(b.attn, b.norm1(x)))
         return x + b.ls2(b.mlp(b.norm2(x)))  # type: ignore[no-any-return]
 
@@ -51,6 +51,12 @@ def find_pooled_block(model: nn.Module) -> PooledBlock | None:
     block = vits[0].blocks[-1]
     is_mean = vits[0].global_pool == "avg"
     return PooledBlock(block, is_mean=is_mean) if _is_plain(block) else None
+
+
+def _mean(x: Tensor) -> Tensor:
+    """Mean over the tokens of x (b, n, d): (b, 1, d)."""
+    # Not x.mean: its backward writes the same gradient out for every token.
+    return x.sum(1, keepdim=True) / x.shape[1]
 
 
 def _first_query(attention: Attention, x: Tensor) -> Tensor:
