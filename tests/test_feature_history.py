@@ -29,7 +29,9 @@ class MovingFeatures:
         self.passes = 0
         self.dims = [DIM]
 
-    def __call__(self, images: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, images: Tensor, actions: Tensor, shared: object = None
+    ) -> tuple[Tensor, Tensor]:
         self.passes += len(images)
         phi = images.flatten(1) @ self.weight.T
         return phi[:, 0] / 100, phi * (1.0 + actions[:, None])

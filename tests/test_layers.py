@@ -14,7 +14,14 @@ PACKAGE = ROOT / "vitucb"
 
 FOUNDATION = {"types", "registry", "seeding", "config", "noise", "vit_layers", "adapters"}
 PARTS = {"covariance", "policies", "replay", "optim", "backbone", "assets"}
-MODEL = {"adapted_layers", "frozen_prefix", "pooled_block", "reward_model", "gradient_features"}
+MODEL = {
+    "adapted_layers",
+    "adapter_stack",
+    "frozen_prefix",
+    "gradient_features",
+    "pooled_block",
+    "reward_model",
+}
 ONLINE = {
     "links",
     "ridge_head",
@@ -49,13 +56,16 @@ ALLOWED = {
     "pooled_block": set(),
     "reward_model": FOUNDATION | PARTS | {"frozen_prefix", "pooled_block"},
     "gradient_features": FOUNDATION | PARTS | MODEL,
+    "adapter_stack": FOUNDATION | MODEL,
+    "lockstep": set(),
+    "parallel_seeds": {"config", "types", "lockstep", "adapter_stack", "agents"},
     "head_history": {"types"},
     "ridge_head": {"types", "head_history"},
     "logistic_head": {"types", "head_history"},
     "change_detection": {"types"},
     "links": FOUNDATION,
     "feature_maps": FOUNDATION | MODEL,
-    "feature_history": FOUNDATION | PARTS | {"feature_maps", "links"},
+    "feature_history": FOUNDATION | PARTS | {"adapter_stack", "feature_maps", "links"},
     "trainer": FOUNDATION | PARTS | MODEL | {"links"},
     "saved_agent": {"types", "config", "durable", "checkpoint"},
     "unanswered": {"types"},
@@ -114,6 +124,8 @@ TORCH_FREE = (
     "sweep",
     "envs",
     "experiment",
+    "lockstep",
+    "parallel_seeds",
 )
 HEAVY = {"torch", "timm", "peft", "transformers", "torchvision"}
 

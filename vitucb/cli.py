@@ -146,6 +146,8 @@ class SweepArgs:
 
     seeds: int = 1
     """Seeds per setting, counted up from --seed; the same for every setting."""
+    parallel_seeds: int = 1
+    """So many seeds of one vit-ucb setting go through the model together, in one process."""
     engine: str = "processes"
     """See `vitucb list engines`."""
     workers: int | None = None
@@ -177,6 +179,8 @@ def _sweep(words: list[str]) -> None:
         together=dict(map(parse_values, together)),
         seeds=args.seeds,
     )
+    if args.parallel_seeds > 1:
+        jobs = _shared(jobs, args.parallel_seeds)
     for job in jobs:
         check_names(job)
         check_same_config(job)
@@ -184,6 +188,19 @@ def _sweep(words: list[str]) -> None:
         print("\n".join(str(run_folder(job)) for job in jobs))
         return
     _finish_sweep(base, run_jobs(jobs, workers=args.workers, engine=args.engine), len(jobs))
+
+
+def _shared(jobs: Sequence[RunConfig], seeds: int) -> list[RunConfig]:
+    """The jobs with `parallel.seeds`, where they can share passes."""
+    from vitucb.parallel_seeds import why_alone
+
+    reasons = [why_alone(job) for job in jobs]
+    for reason in dict.fromkeys(filter(None, reasons)):
+        print(f"vitucb sweep: seeds one by one where {reason}", file=sys.stderr)
+    return [
+        job if reason else override(job, {"parallel": {"seeds": seeds}})
+        for job, reason in zip(jobs, reasons, strict=True)
+    ]
 
 
 def _finish_sweep(base: RunConfig, errors: Mapping[str, str], count: int) -> None:

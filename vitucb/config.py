@@ -250,8 +250,10 @@ class AgentConfig:
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """Several processes that train one agent; see `vitucb.distributed`."""
+    """Several processes that train one agent, or several seeds that share a backbone."""
 
+    seeds: int = 1
+    """Seeds that go through the model together; see `vitucb.parallel_seeds`."""
     sync_every: int = 1
     """Rounds that every process plays between two syncs."""
     timeout_s: float = 60.0
@@ -263,7 +265,7 @@ class ParallelConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        for name, least in (("sync_every", 1), ("ranks", 1), ("rank", 0)):
+        for name, least in (("seeds", 1), ("sync_every", 1), ("ranks", 1), ("rank", 0)):
             value = getattr(self, name)
             if value < least:
                 raise ValueError(f"parallel.{name} {value} must be at least {least}")

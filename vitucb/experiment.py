@@ -21,6 +21,7 @@ from vitucb.envs import (
     RandomArmSubset,
     load_dataset,
 )
+from vitucb.parallel_seeds import Seat, Table
 from vitucb.ranks import at_this_rank, rank_seed
 from vitucb.recorder import Recorder, run_folder
 from vitucb.registry import lookup, unknown_name
@@ -155,7 +156,11 @@ def make_agent(
     return agent
 
 
-def play(config: RunConfig, on_round: Callable[[Round], None] | None = None) -> Recorder:
+def play(
+    config: RunConfig,
+    on_round: Callable[[Round], None] | None = None,
+    seat: Seat | None = None,
+) -> Recorder:
     """Play one run and write its folder; go on where an unfinished run there was left.
 
     A process that torchrun started plays its rank's part; see `vitucb.distributed`.
@@ -163,6 +168,8 @@ def play(config: RunConfig, on_round: Callable[[Round], None] | None = None) -> 
     Args:
         config: The run.
         on_round: Called after every recorded round, e.g. by a progress bar.
+        seat: Where the run shares passes of the model with other seeds that play now; with
+            `parallel.seeds` above 1 and no seat it plays alone, at its own place all the same.
 
     Raises:
         ValueError: If the config cannot be run, another process plays this run, the folder holds
@@ -177,13 +184,15 @@ def play(config: RunConfig, on_round: Callable[[Round], None] | None = None) -> 
     with contextlib.ExitStack() as stack:
         # From the start: while the model is built, too, SIGTERM means leave in good order.
         stop = stack.enter_context(stop_flag())
+        if seat is None and config.parallel.seeds > 1:
+            seat = Table([config]).seats(stop)[0]
         _set_torch(config)
         ranks = None
         if config.parallel.ranks > 1:
             from vitucb.distributed import joined
 
             ranks = stack.enter_context(joined(config.parallel))
-        return _play(config, on_round, stop, started, ranks)
+        return _play(config, on_round, seat.stop if seat else stop, started, ranks, seat)
 
 
 def _play(
@@ -192,11 +201,14 @@ def _play(
     stop: threading.Event,
     started: float,
     ranks: Ranks | None,
+    seat: Seat | None,
 ) -> Recorder:
     env = make_env(config.env, config.num_rounds)
     agent = make_agent(
         config.agent.name, env, seed=config.seed, device=config.device, config=config.agent
     )
+    if seat is not None:
+        seat.take(agent, config)
     with locked(run_folder(config)):
         if ranks is not None:
             from vitucb.distributed import DataParallelAgent, keep_common_checkpoints

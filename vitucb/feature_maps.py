@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from vitucb.adapted_layers import FastAdapters
+from vitucb.adapter_stack import SharedPass
 from vitucb.adapters import lora_pairs
 from vitucb.gradient_features import BlockProjection, LoRAGradientFeatures
 from vitucb.reward_model import RewardModel
@@ -34,12 +35,15 @@ class FeatureMap(Protocol):
         """Number of features of each group; features are their concatenation."""
         ...
 
-    def __call__(self, images: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, images: Tensor, actions: Tensor, shared: SharedPass | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Scores (n,) and features (n, sum(dims)).
 
         Args:
             images: Image of each arm, (n, 3, H, W).
             actions: Output of the model that scores it, int64 (n,).
+            shared: Runs the model together with those of other runs; None runs it alone.
         """
         ...
 
@@ -63,7 +67,10 @@ class _Readout(nn.Module):
         self.scores = self.hidden = torch.zeros(0)
 
     def forward(self, images: Tensor) -> Tensor:
-        hidden = self.model.features(images)
+        return self.read(self.model.features(images))
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """What is differentiated, (n,), from the last layer (n, d); keeps that and the scores."""
         scores: Tensor = self.model.head(hidden).gather(1, self.actions[:, None])[:, 0]
         self.scores, self.hidden = scores.detach(), hidden.detach()
         if self.fixed is None:
@@ -109,10 +116,14 @@ class GradientMap:
         own = self._projection.sketch_dim if self._projection else self.gradients.dim
         return [own, *(self._last_layer.dims if self._last_layer else [])]
 
-    def __call__(self, images: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, images: Tensor, actions: Tensor, shared: SharedPass | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Scores (n,) and features (n, sum(dims))."""
         self._readout.actions = actions
-        if self._projection is None:
+        if shared is not None:
+            phi = self._projected(shared.gradients(images, self._readout.read))
+        elif self._projection is None:
             _, phi = self.gradients(images)
         else:
             _, phi = self.gradients.project(images, self._projection)
@@ -120,6 +131,13 @@ class GradientMap:
             last = self._last_layer.rows(self._readout.hidden, actions)
             phi = torch.cat([phi, last.to(phi.dtype)], dim=1)
         return self._readout.scores, phi
+
+    def _projected(self, phi: Tensor) -> Tensor:
+        if self._projection is None:
+            return phi
+        out = phi.new_zeros(len(phi), self._projection.sketch_dim)
+        self._projection.add_block(out, 0, phi)
+        return out
 
     def state_dict(self) -> State:
         """The fixed readout, if any; a projection comes from its seed."""
@@ -160,10 +178,16 @@ class LastLayerMap:
         return [self._model.head.out_features * (self._model.head.in_features + 1)]
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, images: Tensor, actions: Tensor, shared: SharedPass | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Scores (n,) and features (n, outputs (d + 1))."""
         distinct = images[:1] if images.stride(0) == 0 else images  # one image of all actions
-        hidden = self._adapters(self._model.features, distinct).expand(len(images), -1)
+        if shared is None:
+            hidden = self._adapters(self._model.features, distinct)
+        else:
+            hidden = shared.features(distinct)
+        hidden = hidden.expand(len(images), -1)
         scores = self._model.head(hidden).gather(1, actions[:, None])[:, 0]
         return scores, self.rows(hidden, actions)
 

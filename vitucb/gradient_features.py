@@ -166,7 +166,7 @@ class LoRAGradientFeatures:
                 out = torch.zeros(shape, dtype=self.dtype, device=self._factors[0].device)
             if out.shape != shape:
                 raise ValueError(f"out has shape {tuple(out.shape)}; it must be {shape}")
-            return self._run(images, _Buffer(out)), out
+            return self._run(images, GradientBuffer(out)), out
 
     def project(self, images: Tensor, projection: BlockProjection) -> tuple[Tensor, Tensor]:
         """Scores and projected features; the (K, p) matrix never exists.
@@ -262,7 +262,7 @@ class LoRAGradientFeatures:
             exact = torch.autograd.grad(scores, self._factors, weight, materialize_grads=True)
         out = torch.zeros(len(images), self.dim, dtype=scores.dtype, device=scores.device)
         try:
-            fast_scores = self._fast(images, _Buffer(out))
+            fast_scores = self._fast(images, GradientBuffer(out))
         except (RuntimeError, TypeError) as error:
             self._fall_back(f"an adapted layer cannot be run directly ({error})")
             return
@@ -280,14 +280,16 @@ class LoRAGradientFeatures:
         _logger.warning("gradient features take one backward per arm (slow): %s", reason)
 
 
-class _Buffer:
+class GradientBuffer:
     """A sink that writes to (K, p), and adds where a layer ran more than once."""
 
     def __init__(self, out: Tensor) -> None:
+        """Write to `out` (K, p)."""
         self.out = out
         self._written: set[int] = set()
 
     def __call__(self, offset: int, grads: Tensor) -> None:
+        """Take the gradients (K, rows, columns) of the factor that begins at `offset`."""
         arms, rows, columns = grads.shape
         place = self.out.narrow(1, offset, rows * columns).view(arms, rows, columns)
         if offset in self._written:

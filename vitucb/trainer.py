@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from vitucb.adapted_layers import FastAdapters
+from vitucb.adapter_stack import SharedPass
 from vitucb.adapters import lora_pairs
 from vitucb.backbone import Preprocess
 from vitucb.config import TrainingConfig
@@ -123,6 +124,7 @@ class OnlineTrainer:
         self._adapters = FastAdapters(model, lora_pairs(model), model.precision)
         self.fresh_rows: tuple[NDArray[np.int64], Tensor] | None = None
         self.peers: Peers | None = None
+        self.shared: SharedPass | None = None
         self._rounds = 0
         self._new: list[int] = []
 
@@ -190,22 +192,19 @@ class OnlineTrainer:
         if peers is not None:
             own = self.replay.items(peers.share(slots))
         inputs = self.inputs(own.images)
-        actions = torch.as_tensor(own.actions, device=inputs.device)
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.shared is not None:
+            loss = self.shared.train(inputs, lambda hidden: self._aim(batch, own, hidden)[1:])
+            self.optimizer.step()
+            return float(loss)
         phi = None
         if self._gradients is None:
             features = self._adapters(self.model.features, inputs)
         else:
+            actions = torch.as_tensor(own.actions, device=inputs.device)
             phi, features = self._gradients.with_hidden(inputs, actions)
-        if self._head is None:
-            scores = self.model.head(features).gather(1, actions[:, None])[:, 0]
-            objective = loss = self.link.loss(scores, torch.as_tensor(own.rewards).to(scores))
-        else:
-            scores, errors = self._leave_one_out(self._head, batch, own, features)
-            # The gradient of the loss at a fixed head, sum e_i df_i, with the fitted error e_i
-            # replaced by the leave-one-out error.
-            objective, loss = (2 * errors * scores).mean(), errors.square().mean()
+        scores, objective, loss = self._aim(batch, own, features)
         if peers is not None:  # Parts may differ in size: each counts by its share of the batch.
             share = len(own.slots) / len(batch.slots)
             objective, loss = objective * share, loss * share
@@ -218,6 +217,18 @@ class OnlineTrainer:
             loss = peers.add_up([p for p in self.model.parameters() if p.requires_grad], loss)
         self.optimizer.step()
         return float(loss.detach())
+
+    def _aim(self, batch: Batch, own: Batch, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores (b,) of the own part, what its gradient is taken of, and the loss to report."""
+        if self._head is None:
+            actions = torch.as_tensor(own.actions, device=features.device)
+            scores = self.model.head(features).gather(1, actions[:, None])[:, 0]
+            loss = self.link.loss(scores, torch.as_tensor(own.rewards).to(scores))
+            return scores, loss, loss
+        scores, errors = self._leave_one_out(self._head, batch, own, features)
+        # The gradient of the loss at a fixed head, sum e_i df_i, with the fitted error e_i
+        # replaced by the leave-one-out error.
+        return scores, (2 * errors * scores).mean(), errors.square().mean()
 
     def _leave_one_out(
         self, head: ClosedFormHead, batch: Batch, own: Batch, features: Tensor

@@ -67,6 +67,7 @@ def test_every_suite_has_a_figure(tmp_path: Path) -> None:
         },
         "end-to-end": {"model": "m", "agent": "vit-ucb", "x bare forward": 3.0},
         "scale": {"quantity": "arms", "value": 10, "x first": 1.0},
+        "seeds": {"model": "m", "seeds": 8, "x operations alone": 0.5},
     }
     files = draw_figures({suite: [row, row] for suite, row in rows.items()}, tmp_path / "b.json")
     assert set(rows) == set(SUITES)

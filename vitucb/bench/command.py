@@ -11,7 +11,7 @@ from vitucb.command_line import parse, table
 from vitucb.provenance import describe_environment
 from vitucb.registry import unknown_name
 
-SUITES = ("scoring", "covariance", "optimizers", "end-to-end", "scale")
+SUITES = ("scoring", "covariance", "optimizers", "end-to-end", "scale", "seeds")
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class BenchArgs:
     """Measure speed and memory side by side in one process, on one thread."""
 
     suite: str = "all"
-    """scoring, covariance, optimizers, end-to-end or scale; all if not given."""
+    """scoring, covariance, optimizers, end-to-end, scale or seeds; all if not given."""
     out: str | None = None
     """A .json file to write the tables to, with a figure of each suite beside it."""
     compare: tuple[str, str] | None = None

@@ -13,21 +13,23 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 from vitucb.config import RunConfig
-from vitucb.engines import OnRounds, Outcome
-from vitucb.engines.job import play_job
+from vitucb.engines import OnRounds, Outcome, unfinished
+from vitucb.engines.job import play_together
+from vitucb.parallel_seeds import together
 from vitucb.recorder import run_folder
 from vitucb.resume import stop_flag
 
 _POLL_SECONDS = 0.5
 # torch, timm and peft hold about 0.6 GiB before the first image.
 _GIB_PER_JOB = 1.0
+_GIB_PER_SEED = 0.4
 _TRIES = 2
 
 
 def play_jobs(
     jobs: Sequence[RunConfig], *, workers: int | None = None, on_rounds: OnRounds | None = None
 ) -> Iterator[Outcome]:
-    """Play `jobs` and yield each as it ends.
+    """Play `jobs` and yield each as it ends; those that share passes share a worker.
 
     A worker that dies (out of memory, say) costs its job one more try, which resumes it. SIGTERM
     and Ctrl-C let every worker finish its round and write a checkpoint.
@@ -37,7 +39,8 @@ def play_jobs(
         workers: Processes at a time; as many as cores and memory allow if None.
         on_rounds: Told how many rounds all jobs together have played.
     """
-    crew = _Crew(jobs, max(1, min(workers or workers_that_fit(jobs), len(jobs))))
+    groups = together(jobs)
+    crew = _Crew(groups, max(1, min(workers or workers_that_fit(jobs), len(groups))))
     with stop_flag(signal.SIGTERM, signal.SIGINT) as stop:
         try:
             while crew.is_busy:
@@ -53,12 +56,14 @@ def play_jobs(
 
 
 def workers_that_fit(jobs: Sequence[RunConfig]) -> int:
-    """How many jobs this machine's cores and free memory carry at a time, at least 1."""
+    """How many processes this machine's cores and free memory carry at a time, at least 1."""
     threads = max((job.threads for job in jobs), default=1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     by_cores = (cores or 1) // threads
     free = _free_gib()
-    return max(1, by_cores if free is None else min(by_cores, int(free / _GIB_PER_JOB)))
+    most = max(map(len, together(jobs)), default=1)
+    needed = _GIB_PER_JOB + (most - 1) * _GIB_PER_SEED
+    return max(1, by_cores if free is None else min(by_cores, int(free / needed)))
 
 
 def _free_gib() -> float | None:
@@ -74,21 +79,21 @@ def _free_gib() -> float | None:
 class _Crew:
     """The worker processes and what is left to do."""
 
-    def __init__(self, jobs: Sequence[RunConfig], size: int) -> None:
+    def __init__(self, groups: Sequence[list[RunConfig]], size: int) -> None:
         self._context = multiprocessing.get_context("spawn")
         self.played: Synchronized[int] = self._context.Value("q", 0)
-        self._queue, self._size = deque(jobs), size
+        self._queue, self._size = deque(groups), size
         self._workers: list[_Worker] = []
         self._deaths: Counter[Path] = Counter()
         self._is_stopping = False
 
     @property
     def is_busy(self) -> bool:
-        return bool(self._queue) or any(worker.job for worker in self._workers)
+        return bool(self._queue) or any(worker.jobs for worker in self._workers)
 
     def start_idle(self) -> None:
         """Give waiting jobs to idle workers, and hire some where there is room."""
-        idle = [worker for worker in self._workers if worker.job is None]
+        idle = [worker for worker in self._workers if not worker.jobs]
         while self._queue:
             if not idle and len(self._workers) == self._size:
                 return
@@ -101,19 +106,20 @@ class _Crew:
         """Wait a little, and yield the jobs that ended."""
         ready = wait([worker.pipe for worker in self._workers], timeout=_POLL_SECONDS)
         for worker in [w for w in self._workers if w.pipe in ready]:
-            job = worker.job
+            jobs = worker.jobs
             try:
-                error: str | None = worker.pipe.recv()
-                worker.job = None
+                errors: list[str | None] = worker.pipe.recv()
+                worker.jobs = []
             except (EOFError, ConnectionError):
                 worker.process.join()
                 self._workers.remove(worker)
-                error = f"its process died with exit code {worker.process.exitcode}"
-                if job is not None and self._deserves_another_try(job):
-                    self._queue.append(job)
+                errors = [f"its process died with exit code {worker.process.exitcode}"] * len(jobs)
+                if jobs and self._deserves_another_try(jobs[0]):
+                    left = unfinished(jobs)
+                    self._queue += [left] if left else []
+                    yield from ((job, None) for job in jobs if job not in left)
                     continue
-            if job is not None:
-                yield job, error
+            yield from zip(jobs, errors, strict=True)
 
     def _deserves_another_try(self, job: RunConfig) -> bool:
         folder = run_folder(job)
@@ -136,11 +142,11 @@ class _Crew:
 
 
 class _Worker:
-    """A process that plays one job after the other.
+    """A process that plays one group of jobs after the other.
 
     Attributes:
-        job: What it plays now, None while idle.
-        pipe: Takes jobs, gives back an error in one line, or None.
+        jobs: What it plays now, nothing while idle.
+        pipe: Takes jobs, gives back for each an error in one line, or None.
     """
 
     def __init__(self, context: SpawnContext, played: Synchronized[int]) -> None:
@@ -148,11 +154,11 @@ class _Worker:
         self.process = context.Process(target=_work, args=(theirs, played), daemon=True)
         self.process.start()
         theirs.close()
-        self.job: RunConfig | None = None
+        self.jobs: list[RunConfig] = []
 
-    def give(self, job: RunConfig) -> None:
-        self.job = job
-        self.pipe.send(job)
+    def give(self, jobs: list[RunConfig]) -> None:
+        self.jobs = jobs
+        self.pipe.send(jobs)
 
 
 def _work(pipe: Connection, played: Synchronized[int]) -> None:
@@ -165,7 +171,7 @@ def _work(pipe: Connection, played: Synchronized[int]) -> None:
 
     while True:
         try:
-            job = pipe.recv()
+            jobs = pipe.recv()
         except (EOFError, ConnectionError):
             return
-        pipe.send(play_job(job, count))
+        pipe.send(play_together(jobs, count))
