@@ -22,11 +22,11 @@ def play_together(
     SIGTERM lets all of them finish their round and write a checkpoint.
 
     Args:
-        jobs: One run, or several of one group of `vitucb.parallel_seeds.together`.
+        jobs: One group of `vitucb.parallel_seeds.together`.
         on_rounds: Told by each thread how many rounds it played since it last did so.
     """
-    if len(jobs) == 1:
-        return [play_job(jobs[0], on_rounds)]
+    if len(jobs) < 2:
+        return [play_job(job, on_rounds) for job in jobs]
     from vitucb.parallel_seeds import Table
 
     errors: list[str | None] = ["it did not come to its end"] * len(jobs)
