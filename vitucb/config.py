@@ -1,4 +1,4 @@
-"""The configuration of one run: frozen dataclasses, a YAML file as partial override, strict types.
+"""The configuration of one run: frozen dataclasses, and a YAML file as partial override.
 
 Defaults live here and nowhere else. Names of optimizers, covariances and so on are checked
 against their tables before anything heavy is imported.
@@ -6,21 +6,18 @@ against their tables before anything heavy is imported.
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import yaml
 
 from vitucb.durable import write_durably
+from vitucb.typed_override import flatten as flatten
+from vitucb.typed_override import override as override
+from vitucb.typed_override import to_dict as to_dict
 
 Option = int | float | bool | str
-ConfigT = TypeVar("ConfigT")
 
 
 @dataclass(frozen=True)
@@ -311,28 +308,6 @@ class RunConfig:
                 raise ValueError(f"{name} {value} must be at least 1")
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """A config as plain dicts, lists and scalars, ready for YAML or JSON."""
-    plain: dict[str, Any] = {}
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        if dataclasses.is_dataclass(value):
-            value = to_dict(value)
-        plain[f.name] = list(value) if isinstance(value, tuple) else value
-    return plain
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
 def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
     """Settings that change what a run records: dotted key -> (old, new) where they differ."""
     olds, news = (flatten(to_dict(config)) for config in (old, new))
@@ -349,38 +324,6 @@ _HARMLESS = (
     "images_every",
     "parallel.timeout_s",
 )
-
-
-def override(config: ConfigT, values: Mapping[str, Any], where: str = "") -> ConfigT:
-    """`config` with the fields named in `values` replaced, recursively.
-
-    Args:
-        config: A config dataclass instance.
-        values: Nested mapping; a section may be given as its name alone (`optimizer: lora-rite`).
-        where: Dotted path of `config`, for messages.
-
-    Raises:
-        ValueError: If a key is unknown or a value has the wrong type.
-    """
-    hints = typing.get_type_hints(type(config))
-    changes = {}
-    for key, value in values.items():
-        path = f"{where}{key}"
-        if key not in hints:
-            raise ValueError(_unknown_key(str(key), path, list(hints)))
-        current = getattr(config, key)
-        if not dataclasses.is_dataclass(current):
-            changes[key] = _checked(value, hints[key], path)
-            continue
-        if dataclasses.is_dataclass(value) and type(value) is type(current):
-            changes[key] = value
-            continue
-        if isinstance(value, str) and "name" in typing.get_type_hints(type(current)):
-            value = {"name": value}
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{path}: expected a section of settings, got {value!r}")
-        changes[key] = override(current, value, f"{path}.")
-    return dataclasses.replace(config, **changes)  # type: ignore[type-var]  # always a dataclass
 
 
 def load_config(path: str | Path, base: RunConfig | None = None) -> RunConfig:
@@ -405,54 +348,3 @@ def load_config(path: str | Path, base: RunConfig | None = None) -> RunConfig:
 def save_config(config: RunConfig, path: Path) -> None:
     """Write the fully resolved config as YAML."""
     write_durably(path, yaml.safe_dump(to_dict(config), sort_keys=False))
-
-
-def _unknown_key(key: str, path: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"unknown config key {path!r}; {hint}known here: {', '.join(known)}"
-
-
-def _checked(value: Any, hint: Any, path: str) -> Any:
-    """`value` as type `hint`, ints accepted as floats and lists as tuples."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        return _checked_union(value, args, path)
-    if origin is Literal:
-        if value in args:
-            return value
-        raise ValueError(f"{path}: expected one of {', '.join(map(str, args))}, got {value!r}")
-    if origin is tuple and isinstance(value, list | tuple):
-        return tuple(_checked(v, args[0], f"{path}[{i}]") for i, v in enumerate(value))
-    if origin is dict and isinstance(value, Mapping):
-        return {str(k): _checked(v, args[1], f"{path}.{k}") for k, v in value.items()}
-    if hint is float and isinstance(value, str):
-        value = _yaml_float(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    kind = origin or hint
-    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
-        return value
-    raise ValueError(f"{path}: expected {kind.__name__}, got {value!r}")
-
-
-def _checked_union(value: Any, members: tuple[Any, ...], path: str) -> Any:
-    for member in members:
-        if member is type(None):
-            if value is None:
-                return None
-            continue
-        try:
-            return _checked(value, member, path)
-        except ValueError:
-            continue
-    names = " or ".join(getattr(m, "__name__", str(m)) for m in members)
-    raise ValueError(f"{path}: expected {names.replace('NoneType', 'nothing')}, got {value!r}")
-
-
-def _yaml_float(value: str) -> float | str:
-    # YAML 1.1 reads 1e-3 (no dot) as a string; a person means a number.
-    try:
-        return float(value)
-    except ValueError:
-        return value
