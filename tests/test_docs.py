@@ -12,9 +12,10 @@ import pytest
 from docs_formulas import set_off_blocks
 
 from vitucb.catalog import CATALOG
-from vitucb.cli import DemoArgs, EvaluateArgs, ReportArgs, SweepArgs, TuneArgs
+from vitucb.cli import DemoArgs, EvaluateArgs, ReportArgs
 from vitucb.command_line import parse, pop_option, pop_values, split_options
 from vitucb.config import RunConfig
+from vitucb.sweep_command import SweepArgs, TuneArgs
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

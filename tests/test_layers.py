@@ -120,6 +120,7 @@ TORCH_FREE = (
     "evaluate",
     "report",
     "cli",
+    "sweep_command",
     "catalog",
     "engines",
     "sweep",

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import tyro
 
@@ -16,13 +15,13 @@ from vitucb.bench.command import bench
 from vitucb.command_line import (
     UsageError,
     cell,
+    fail,
     parse,
     pop_option,
-    pop_values,
-    split_options,
     table,
 )
 from vitucb.config import EnvConfig, RunConfig, load_config, override
+from vitucb.sweep_command import sweep, tune
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -43,20 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise unknown_name("command", words[0], list(COMMANDS))
         command(words[1:])
     except (UsageError, ValueError, TypeError) as error:
-        _fail(f"vitucb {words[0]}: {error}")
+        fail(f"vitucb {words[0]}: {error}")
     except BrokenPipeError:
         # The reader of a pipe (`vitucb list | head`) left; silence the flush at exit too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        _fail(f"vitucb {words[0]}: {_file_problem(error)}", 1)
+        fail(f"vitucb {words[0]}: {_file_problem(error)}", 1)
     except KeyboardInterrupt:
         message = "interrupted; the same command goes on from the last checkpoint"
-        _fail(f"vitucb {words[0]}: {message}", 130)
-
-
-def _fail(message: str, code: int = 2) -> NoReturn:
-    print(" ".join(message.split()), file=sys.stderr)
-    raise SystemExit(code)
+        fail(f"vitucb {words[0]}: {message}", 130)
 
 
 def _file_problem(error: OSError) -> str:
@@ -132,125 +126,12 @@ def _play_with_progress(config: RunConfig) -> None:
             print(f"vitucb run: {stopped}", file=sys.stderr)
             raise SystemExit(0) from None
         except RankLostError as lost:
-            _fail(f"vitucb run: {lost}", 1)
+            fail(f"vitucb run: {lost}", 1)
     print(_counts(recorder.parameters), file=sys.stderr)
 
 
 def _counts(parameters: dict[str, int]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in parameters.items())
-
-
-@dataclass(frozen=True)
-class SweepArgs:
-    """What to vary, and where to run it; the options of vitucb run set everything else."""
-
-    seeds: int = 1
-    """Seeds per setting, counted up from --seed; the same for every setting."""
-    parallel_seeds: int = 1
-    """So many seeds of one vit-ucb setting go through the model together, in one process."""
-    engine: str = "processes"
-    """See `vitucb list engines`."""
-    workers: int | None = None
-    """Runs at a time; what cores and memory allow if not given."""
-    dry_run: bool = False
-    """Only list the runs."""
-
-
-def _sweep(words: list[str]) -> None:
-    """Play a grid of settings times seeds, many runs at a time."""
-    if words in ([], ["-h"], ["--help"]):
-        print("--grid KEY=A,B ...  values of a setting; several keys are combined")
-        print("--list KEY=A,B ...  values of several settings that advance together\n")
-        parse(SweepArgs, ["--help"], "sweep")
-    from vitucb.catalog import check_names
-    from vitucb.recorder import run_folder
-    from vitucb.resume import check_same_config
-    from vitucb.sweep import expand, parse_values, run_jobs
-
-    words, grid = pop_values(words, "--grid")
-    words, together = pop_values(words, "--list")
-    options, words = split_options(words, SweepArgs)
-    args = parse(SweepArgs, options, "sweep")
-    words, config_file = pop_option(words, "--config")
-    base = parse(RunConfig, words, "sweep", load_config(config_file) if config_file else None)
-    jobs = expand(
-        base,
-        grid=dict(map(parse_values, grid)),
-        together=dict(map(parse_values, together)),
-        seeds=args.seeds,
-    )
-    if args.parallel_seeds > 1:
-        jobs = _shared(jobs, args.parallel_seeds)
-    for job in jobs:
-        check_names(job)
-        check_same_config(job)
-    if args.dry_run:
-        print("\n".join(str(run_folder(job)) for job in jobs))
-        return
-    _finish_sweep(base, run_jobs(jobs, workers=args.workers, engine=args.engine), len(jobs))
-
-
-def _shared(jobs: Sequence[RunConfig], seeds: int) -> list[RunConfig]:
-    """The jobs with `parallel.seeds`, where they can share passes."""
-    from vitucb.parallel_seeds import why_alone
-
-    reasons = [why_alone(job) for job in jobs]
-    for reason in dict.fromkeys(filter(None, reasons)):
-        print(f"vitucb sweep: seeds one by one where {reason}", file=sys.stderr)
-    return [
-        job if reason else override(job, {"parallel": {"seeds": seeds}})
-        for job, reason in zip(jobs, reasons, strict=True)
-    ]
-
-
-def _finish_sweep(base: RunConfig, errors: Mapping[str, str], count: int) -> None:
-    for folder, message in errors.items():
-        print(f"{folder}: {message}", file=sys.stderr)
-    if errors:
-        remedy = "the same command plays them again, from their checkpoints"
-        _fail(f"{len(errors)} of {count} runs did not finish; {remedy}", 1)
-    print(Path(base.out) / base.experiment)
-
-
-@dataclass(frozen=True)
-class TuneArgs:
-    """How much to search, and where to run it; the options of vitucb run set everything else."""
-
-    trials: int = 20
-    """Points to try; the first one are the settings as given."""
-    seeds: int = 3
-    """Runs per point, on seeds of their own."""
-    engine: str = "processes"
-    """See `vitucb list engines`."""
-    workers: int | None = None
-    """Runs at a time; what cores and memory allow if not given."""
-
-
-def _tune(words: list[str]) -> None:
-    """Search settings by their regret, on seeds and images that evaluations never see."""
-    if words in ([], ["-h"], ["--help"]):
-        print("--search KEY=LOW..HIGH[:log] KEY=A,B ...  settings to search\n")
-        parse(TuneArgs, ["--help"], "tune")
-    from vitucb.catalog import check_names
-    from vitucb.tune import parse_dimension, tune
-
-    words, space = pop_values(words, "--search")
-    options, words = split_options(words, TuneArgs)
-    args = parse(TuneArgs, options, "tune")
-    words, config_file = pop_option(words, "--config")
-    base = parse(RunConfig, words, "tune", load_config(config_file) if config_file else None)
-    check_names(base)
-    best, trials = tune(
-        base,
-        [parse_dimension(text) for text in space],
-        trials=args.trials,
-        seeds=args.seeds,
-        workers=args.workers,
-        engine=args.engine,
-    )
-    rows = [{"trial": t.number, **t.values, "regret": t.regret} for t in trials]
-    print(table(rows), file=sys.stderr)
-    print(best)
 
 
 @dataclass(frozen=True)
@@ -402,8 +283,8 @@ def _list(words: list[str]) -> None:
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "demo": _demo,
     "run": _run,
-    "sweep": _sweep,
-    "tune": _tune,
+    "sweep": sweep,
+    "tune": tune,
     "report": _report,
     "evaluate": _evaluate,
     "list": _list,

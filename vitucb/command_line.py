@@ -6,8 +6,9 @@ import contextlib
 import dataclasses
 import io
 import itertools
+import sys
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import tyro
 
@@ -16,6 +17,12 @@ ArgsT = TypeVar("ArgsT")
 
 class UsageError(Exception):
     """A mistake on the command line, already worded for the user."""
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """End the process with exit code `code` and one line on stderr."""
+    print(" ".join(message.split()), file=sys.stderr)
+    raise SystemExit(code)
 
 
 def parse(
