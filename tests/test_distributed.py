@@ -83,8 +83,9 @@ def rank_of() -> int:
 
 def write_histories(folder: Path) -> None:
     """Play every setting; after each sync, the hash of all that must be equal."""
-    from vitucb.distributed import DataParallelAgent, joined
+    from vitucb.distributed import DataParallelAgent
     from vitucb.experiment import make_agent, make_env
+    from vitucb.process_group import joined
     from vitucb.runner import Episode
 
     parallel = ParallelConfig(ranks=SIZE, rank=rank_of())
@@ -333,8 +334,9 @@ def test_impossible_settings_are_refused_by_name(changes: dict[str, Any]) -> Non
 
 
 def test_agents_and_schedules_that_cannot_be_shared_are_refused(tmp_path: Path) -> None:
-    from vitucb.distributed import DataParallelAgent, Ranks
+    from vitucb.distributed import DataParallelAgent
     from vitucb.experiment import make_agent, make_env
+    from vitucb.process_group import Ranks
 
     env, ranks = make_env(config(tmp_path).env, 5), Ranks(ParallelConfig(ranks=2))
     settings = config(tmp_path, agent={"name": "random"})

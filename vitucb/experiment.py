@@ -39,7 +39,7 @@ from vitucb.saved_agent import Blueprint, Savable
 from vitucb.types import Agent, Round
 
 if TYPE_CHECKING:
-    from vitucb.distributed import Ranks
+    from vitucb.process_group import Ranks
 
 # Modules draw their first weights from torch's one global generator, which threads share.
 _BUILDING = threading.RLock()
@@ -177,7 +177,7 @@ def play(
         OSError: If the folder cannot be written, because the disk is full, say; what was recorded
             stays, and playing again goes on from the last checkpoint.
         StoppedError: If SIGTERM arrived: a checkpoint was written.
-        vitucb.distributed.RankLostError: If another rank has ended or does not answer.
+        vitucb.ranks.RankLostError: If another rank has ended or does not answer.
     """
     started = time.perf_counter()
     config = at_this_rank(config)
@@ -189,7 +189,7 @@ def play(
         _set_torch(config)
         ranks = None
         if config.parallel.ranks > 1:
-            from vitucb.distributed import joined
+            from vitucb.process_group import joined
 
             ranks = stack.enter_context(joined(config.parallel))
         return _play(config, on_round, seat.stop if seat else stop, started, ranks, seat)
