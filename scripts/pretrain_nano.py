@@ -22,14 +22,14 @@ import numpy.typing as npt
 import timm
 import torch
 from PIL import Image
+from pretrain_augmentation import augment, uniform
+from pretrain_glyphs import GLYPH_CLASSES, SIDE, draw_glyphs, glyph_prototypes
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vitucb.backbone import ConvStem
 
-SIDE = 32
-GLYPH_CLASSES = 1000
 # Same forward cost, four times the tokens: the alternative the patch size was chosen against.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "nano": {},
@@ -70,130 +70,6 @@ def _as_array(picture: Image.Image) -> npt.NDArray[np.uint8]:
     if picture.size != (SIDE, SIDE):
         picture = picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     return np.asarray(picture)
-
-
-def uniform(size: tuple[int, ...], low: float, high: float, rng: torch.Generator) -> Tensor:
-    """Draw float32 values uniform in [low, high) on the generator's device."""
-    return torch.rand(size, generator=rng, device=rng.device) * (high - low) + low
-
-
-def crop_and_flip(x: Tensor, rng: torch.Generator, *, strong: bool) -> Tensor:
-    """Cut a random window out of each image (B, 3, H, W), resize it back, flip half of them.
-
-    Strong windows have 35 to 100 % of the area and aspect ratios from 3:4 to 4:3; weak ones are
-    the whole image shifted by up to 4 of 32 px.
-    """
-    count = x.shape[0]
-    flip = 1 - 2 * (uniform((count,), 0, 1, rng) < 0.5).float()
-    shift = uniform((count, 2), -1, 1, rng)
-    if strong:
-        area = uniform((count,), 0.35, 1, rng)
-        aspect = torch.exp(uniform((count,), -1, 1, rng) * math.log(4 / 3)).sqrt()
-        window = torch.stack([area.sqrt() * aspect, area.sqrt() / aspect], 1).clamp_max(1)
-        shift = shift * (1 - window)
-    else:
-        window, shift = torch.ones_like(shift), shift * (4 / 16)
-    theta = torch.zeros(count, 2, 3, device=x.device)
-    theta[:, 0, 0], theta[:, 1, 1] = window[:, 0] * flip, window[:, 1]
-    theta[:, :, 2] = shift
-    grid = nn.functional.affine_grid(theta, list(x.shape), align_corners=False)
-    return nn.functional.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
-
-
-def jitter_colours(x: Tensor, rng: torch.Generator) -> Tensor:
-    """Random brightness, contrast, saturation, channel gain, grayscale and inversion of [0, 1]."""
-    draw = partial(uniform, (x.shape[0], 1, 1, 1), rng=rng)
-    gray = x.mean(1, keepdim=True)
-    saturation = draw(low=0.4, high=1.6) * (draw(low=0, high=1) > 0.2)
-    x = gray + (x - gray) * saturation
-    x = x * uniform((x.shape[0], 3, 1, 1), 0.85, 1.15, rng)
-    level = gray.mean((2, 3), keepdim=True)
-    x = (level + (x - level) * draw(low=0.5, high=1.5)) * draw(low=0.6, high=1.4)
-    x = x.clamp(0, 1)
-    return torch.where(draw(low=0, high=1) < 0.15, 1 - x, x)
-
-
-def lower_resolution(x: Tensor, share: float, rng: torch.Generator) -> Tensor:
-    """Reduce a random share of the images to 8 px, as many to 16 px, and enlarge them again."""
-    x = x.clone()
-    kind = uniform((x.shape[0],), 0, 1, rng)
-    for low, factor in ((0.0, 4), (share, 2)):
-        chosen = (kind >= low) & (kind < low + share)
-        small = nn.functional.avg_pool2d(x[chosen], factor)
-        if small.shape[0]:
-            x[chosen] = nn.functional.interpolate(small, size=x.shape[-2:], mode="bicubic")
-    return x.clamp(0, 1)
-
-
-def augment(images: Tensor, rng: torch.Generator, *, strong: bool) -> Tensor:
-    """Augment uint8 (B, 3, 32, 32) to the model's float32 input in [-1, 1]."""
-    x = crop_and_flip(images.float() / 255, rng, strong=strong)
-    if strong:
-        x = lower_resolution(jitter_colours(x, rng), 0.1, rng)
-    return x * 2 - 1
-
-
-def glyph_prototypes(rng: torch.Generator) -> Tensor:
-    """Draw the control points (classes, 3 strokes, 3 points, xy) of random pen-stroke figures.
-
-    Consecutive strokes are joined with probability 0.7; a third of the figures has fewer than
-    three. All are drawn by chance alone: no writing system's characters are among the data.
-    """
-    points = uniform((GLYPH_CLASSES, 3, 3, 2), -0.75, 0.75, rng)
-    joined = uniform((GLYPH_CLASSES, 2, 1), 0, 1, rng) < 0.7
-    for stroke in (1, 2):
-        before = points[:, stroke - 1, 2]
-        points[:, stroke, 0] = torch.where(joined[:, stroke - 1], before, points[:, stroke, 0])
-    few = uniform((GLYPH_CLASSES, 1, 1), 0, 1, rng)
-    points[:, 2] = torch.where(few < 1 / 3, points[:, 1], points[:, 2])
-    points[:, 1:] = torch.where(few[..., None] < 0.1, points[:, :1], points[:, 1:])
-    return points
-
-
-def draw_glyphs(prototypes: Tensor, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw random figures with jittered points, slant, size, pen width and two colours.
-
-    Args:
-        prototypes: Control points of `glyph_prototypes`.
-        count: How many images.
-        rng: Source of chance.
-
-    Returns:
-        Float32 images (count, 3, 32, 32) in [-1, 1] and their class labels (count,).
-    """
-    device = prototypes.device
-    labels = torch.randint(len(prototypes), (count,), generator=rng, device=device)
-    points = prototypes[labels] + uniform((count, 3, 3, 2), -0.1, 0.1, rng)
-    turn = uniform((count,), -0.3, 0.3, rng)
-    rows = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], 1).view(count, 2, 2)
-    slant = torch.eye(2, device=device) + torch.zeros(count, 2, 2, device=device)
-    slant[:, 0, 1] = uniform((count,), -0.35, 0.35, rng)
-    size = uniform((count, 1, 2), 0.65, 1.3, rng)
-    affine = rows @ slant * size
-    points = torch.einsum("nij,nskj->nski", affine, points)
-    points = points + uniform((count, 1, 1, 2), -0.12, 0.12, rng)
-    t = torch.linspace(0, 1, 12, device=device).view(-1, 1)
-    start, middle, end = (points[:, :, None, k] for k in range(3))
-    curve = (1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end
-    axis = (torch.arange(SIDE, device=device) + 0.5) / SIDE * 2 - 1
-    pixels = torch.cartesian_prod(axis, axis).flip(1)
-    distance = torch.cdist(pixels.expand(count, -1, -1), curve.flatten(1, 2)).amin(2)
-    pen = uniform((count, 1), 0.05, 0.22, rng)
-    ink = torch.sigmoid((pen - distance) * uniform((count, 1), 15, 50, rng)).view(-1, 1, SIDE, SIDE)
-    paper, colour = _two_colours(count, rng)
-    x = paper + (colour - paper) * ink
-    return lower_resolution(x, 0.25, rng) * 2 - 1, labels
-
-
-def _two_colours(count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Background and pen colours (count, 3, 1, 1), half gray, at least 0.4 of brightness apart."""
-    gap = uniform((count, 1, 1, 1), 0.4, 1, rng)
-    dark = uniform((count, 1, 1, 1), 0, 1, rng) * (1 - gap)
-    tint = uniform((count, 3, 1, 1), -0.2, 0.2, rng)
-    tint = tint * (uniform((count, 1, 1, 1), 0, 1, rng) < 0.5)
-    swap = uniform((count, 1, 1, 1), 0, 1, rng) < 0.5
-    paper, colour = torch.where(swap, dark, dark + gap), torch.where(swap, dark + gap, dark)
-    return (paper + tint).clamp(0, 1), (colour - tint).clamp(0, 1)
 
 
 def contrast_loss(views: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
