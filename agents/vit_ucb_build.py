@@ -112,12 +112,14 @@ def _features(
         return last_layer, covariance(last_layer.dims[0])
     tracked = sum(pair.A.numel() + pair.B.numel() for pair in lora_pairs(model))
     of_gradients = covariance(tracked)
+    projection = None
+    # Of two groups the covariance takes the features as they are, and projects by itself.
+    if config.features == "lora-gradient" and isinstance(of_gradients, ProjectedCovariance):
+        projection = of_gradients.projection
     features = GradientMap(
         model,
         fixed_readout=config.readout == "prior",
-        projection=(
-            of_gradients.projection if isinstance(of_gradients, ProjectedCovariance) else None
-        ),
+        projection=projection,
         with_last_layer=config.features == "both",
     )
     if features.gradients.dim != tracked:

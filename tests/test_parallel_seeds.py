@@ -204,17 +204,30 @@ def adapters(job: RunConfig) -> dict[str, Tensor]:
     return model
 
 
-@pytest.mark.parametrize("features", ["lora-gradient", "last-layer"])
-def test_runs_together_are_the_runs_alone(tmp_path: Path, features: str) -> None:
-    changes = {"agent": {"lora": {"blocks": (-1,)}, "features": features}}
-    shared = seeds_of(config(tmp_path / "shared", **changes))
-    alone = seeds_of(config(tmp_path / "alone", parallel={"seeds": 1}, **changes))
-    assert play_together(shared) == [None] * SIZE
+@pytest.mark.parametrize(
+    ("agent", "env"),
+    [
+        ({}, {}),
+        ({"features": "last-layer"}, {"id": "vitucb/ImageContext-v0", "num_arms": None}),
+        ({"features": "both", "covariance": "low-rank", "policy": "thompson"}, {}),
+        (
+            {"head": "gradient", "precision": "bfloat16", "optimizer": "lora-rite"},
+            {"delay": {"law": "geometric", "rounds": 3}, "arm_subset": {"min_arms": 2}},
+        ),
+    ],
+)
+def test_runs_together_are_the_runs_alone(
+    tmp_path: Path, agent: dict[str, Any], env: dict[str, Any]
+) -> None:
+    changes = {"agent": {"lora": {"blocks": (-1,)}} | agent, "env": {"dataset": "digits"} | env}
+    shared = seeds_of(config(tmp_path / "shared", **changes), 2)
+    alone = seeds_of(config(tmp_path / "alone", parallel={"seeds": 1}, **changes), 2)
+    assert play_together(shared) == [None] * 2
     for ours, theirs in zip(shared, alone, strict=True):
         play(theirs)
         assert rounds(ours) == rounds(theirs)
         for name, tensor in adapters(theirs).items():
-            torch.testing.assert_close(adapters(ours)[name], tensor, rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(adapters(ours)[name], tensor, rtol=1e-2, atol=1e-4)
 
 
 def test_a_run_by_itself_has_the_bits_of_the_run_among_others(tmp_path: Path) -> None:

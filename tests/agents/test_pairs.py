@@ -1,4 +1,4 @@
-"""Every agent with every policy: a run that is resumed equals the run that went on."""
+"""Every agent with every policy resumes; every feature map goes with every covariance."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import vitucb
 from tests.agents.test_every_agent import two_digits
 from vitucb.checkpoint import load_state, save_state
+from vitucb.covariance.table import COVARIANCES
 from vitucb.policies import POLICIES
 from vitucb.types import Agent, Round
 
@@ -51,3 +52,15 @@ def test_resumes_bit_for_bit(name: str, policy: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(decision.mean, then.mean)
         np.testing.assert_array_equal(decision.width, then.width)
         restored.update(played.observation, decision, played.reward)
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize("features", ["lora-gradient", "last-layer", "both"])
+def test_features_go_with_covariance(features: str, covariance: str) -> None:
+    env, chosen = two_digits(18), {"features": features, "covariance": covariance}
+    agent = vitucb.make_agent("vit-ucb", env, **SMALL_VIT, **chosen)
+    rounds = list(vitucb.run(env, agent, seed=0))
+    assert len(rounds) == 18  # past the first rebuild
+    widths = np.array([played.decision.width for played in rounds])
+    assert np.isfinite(widths).all()
+    assert (widths > 0).all()
