@@ -57,8 +57,9 @@ def test_resumes_bit_for_bit(name: str, policy: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("covariance", COVARIANCES)
 @pytest.mark.parametrize("features", ["lora-gradient", "last-layer", "both"])
 def test_features_go_with_covariance(features: str, covariance: str) -> None:
-    env, chosen = two_digits(18), {"features": features, "covariance": covariance}
-    agent = vitucb.make_agent("vit-ucb", env, **SMALL_VIT, **chosen)
+    env = two_digits(18)
+    settings = SMALL_VIT | {"features": features, "covariance": covariance}
+    agent = vitucb.make_agent("vit-ucb", env, **settings)
     rounds = list(vitucb.run(env, agent, seed=0))
     assert len(rounds) == 18  # past the first rebuild
     widths = np.array([played.decision.width for played in rounds])
