@@ -122,7 +122,7 @@ class GradientMap:
         """Scores (n,) and features (n, sum(dims))."""
         self._readout.actions = actions
         if shared is not None:
-            phi = self._projected(shared.gradients(images, self._readout.read))
+            phi = self.projected(shared.gradients(images, self._readout.read))
         elif self._projection is None:
             _, phi = self.gradients(images)
         else:
@@ -132,7 +132,8 @@ class GradientMap:
             phi = torch.cat([phi, last.to(phi.dtype)], dim=1)
         return self._readout.scores, phi
 
-    def _projected(self, phi: Tensor) -> Tensor:
+    def projected(self, phi: Tensor) -> Tensor:
+        """Gradients (n, p) as a call gives them: (n, sketch_dim) where there is a projection."""
         if self._projection is None:
             return phi
         out = phi.new_zeros(len(phi), self._projection.sketch_dim)

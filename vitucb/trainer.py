@@ -66,6 +66,10 @@ class ScoreGradients(Protocol):
         """Add sum_k c_k phi_k to the `.grad` of the adapters."""
         ...
 
+    def projected(self, phi: Tensor) -> Tensor:
+        """The gradients as rows of the covariance."""
+        ...
+
 
 class Peers(Protocol):
     """Trainers elsewhere with the same history, who share the work of a batch."""
@@ -211,7 +215,8 @@ class OnlineTrainer:
         if self._gradients is not None and phi is not None:
             coefficients = torch.autograd.grad(objective, scores, retain_graph=True)[0]
             self._gradients.add_gradient(phi, coefficients)
-            self.fresh_rows = (batch.slots, phi if peers is None else peers.gather(phi))
+            rows = self._gradients.projected(phi)
+            self.fresh_rows = (batch.slots, rows if peers is None else peers.gather(rows))
         torch.autograd.backward(objective)
         if peers is not None:
             loss = peers.add_up([p for p in self.model.parameters() if p.requires_grad], loss)

@@ -54,11 +54,20 @@ def test_resumes_bit_for_bit(name: str, policy: str, tmp_path: Path) -> None:
         restored.update(played.observation, decision, played.reward)
 
 
+REPLAY = {"readout": "head", "training": {"batch_size": 2, "rebuild": "replay"}}
+FEATURES: dict[str, dict[str, Any]] = {
+    "lora-gradient": {},
+    "last-layer": {"features": "last-layer"},
+    "both": {"features": "both"},
+    "lora-gradient, rows from training": REPLAY,
+}
+
+
 @pytest.mark.parametrize("covariance", COVARIANCES)
-@pytest.mark.parametrize("features", ["lora-gradient", "last-layer", "both"])
+@pytest.mark.parametrize("features", FEATURES)
 def test_features_go_with_covariance(features: str, covariance: str) -> None:
     env = two_digits(18)
-    settings = SMALL_VIT | {"features": features, "covariance": covariance}
+    settings = SMALL_VIT | FEATURES[features] | {"covariance": covariance}
     agent = vitucb.make_agent("vit-ucb", env, **settings)
     rounds = list(vitucb.run(env, agent, seed=0))
     assert len(rounds) == 18  # past the first rebuild
