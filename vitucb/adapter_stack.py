@@ -83,7 +83,7 @@ class AdapterStack:
     def answer(self, kind: Hashable, requests: Mapping[int, Any]) -> dict[int, Any]:
         """One pass for all `requests`: `kind` is (what, shape of the inputs of each)."""
         assert isinstance(kind, tuple)
-        what, shape = kind
+        what, _ = kind
         for place in requests:
             if _versions(self._pairs[place]) != self._versions[place]:
                 raise RuntimeError(
@@ -91,53 +91,40 @@ class AdapterStack:
                     "play these seeds one by one"
                 )
         with torch.inference_mode(False):
-            answers: dict[int, Any] = getattr(self, f"_{what}")(shape[0], requests)
+            answers: dict[int, Any] = getattr(self, f"_{what}")(requests)
         return answers
 
     @torch.no_grad()
-    def _features(self, count: int, requests: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    def _features(self, requests: Mapping[int, Tensor]) -> dict[int, Tensor]:
         hidden = self._hidden(requests, None, 0, lambda offset, grads: None)
-        return {place: hidden[self._rows(place, count)] for place in requests}
+        return {place: hidden[place] for place in requests}
 
     @torch.enable_grad()
-    def _gradients(
-        self, count: int, requests: Mapping[int, tuple[Tensor, Readout]]
-    ) -> dict[int, Any]:
+    def _gradients(self, requests: Mapping[int, tuple[Tensor, Readout]]) -> dict[int, Any]:
         inputs = {place: given for place, (given, _) in requests.items()}
         anchor = torch.zeros((), requires_grad=True)
-        images = self._size * count
+        images = self._size * len(next(iter(inputs.values())))
         pairs = [layer.pair for layer in self._layers]
         dim = sum(pair.A.numel() + pair.B.numel() for pair in pairs)
         phi = torch.zeros(images, dim, dtype=pairs[0].A.dtype, device=pairs[0].A.device)
         hidden = self._hidden(inputs, anchor, images, GradientBuffer(phi))
-        readouts = {place: readout for place, (_, readout) in requests.items()}
-        read = {p: self._part(readouts[p], hidden, p, count) for p in readouts}
+        read = {place: _tried(readout, hidden[place]) for place, (_, readout) in requests.items()}
         sums = [r.sum() for r in read.values() if isinstance(r, Tensor)]
         if sums:
             torch.autograd.grad(torch.stack(sums).sum(), anchor, allow_unused=True)
-        rows = {place: phi[self._rows(place, count)] for place in read}
+        rows = phi.view(self._size, -1, dim)
         return {p: r if isinstance(r, Exception) else rows[p] for p, r in read.items()}
 
     @torch.enable_grad()
-    def _train(
-        self, count: int, requests: Mapping[int, tuple[Tensor, Objective]]
-    ) -> dict[int, Any]:
+    def _train(self, requests: Mapping[int, tuple[Tensor, Objective]]) -> dict[int, Any]:
         inputs = {place: given for place, (given, _) in requests.items()}
         anchor = torch.zeros((), requires_grad=True)
         hidden = self._hidden(inputs, anchor, self._size, self._keep_gradients(requests))
-        objectives = {place: objective for place, (_, objective) in requests.items()}
-        read = {p: self._part(objectives[p], hidden, p, count) for p in objectives}
+        read = {place: _tried(aim, hidden[place]) for place, (_, aim) in requests.items()}
         parts = [r[0] for r in read.values() if not isinstance(r, Exception)]
         if parts:
             torch.autograd.backward(torch.stack(parts).sum())
         return {p: r if isinstance(r, Exception) else r[1].detach() for p, r in read.items()}
-
-    def _part(self, read: Callable[[Tensor], Any], hidden: Tensor, place: int, count: int) -> Any:
-        """What the run at `place` makes of its rows; an exception is its own affair."""
-        try:
-            return read(hidden[self._rows(place, count)])
-        except Exception as error:
-            return error
 
     def _keep_gradients(self, places: Mapping[int, object]) -> Sink:
         """Puts the stacked gradients (s, ...) of a factor into the `.grad` of every run's own."""
@@ -160,8 +147,8 @@ class AdapterStack:
 
     def _hidden(
         self, inputs: Mapping[int, Tensor], anchor: Tensor | None, groups: int, sink: Sink
-    ) -> Tensor:
-        """The last layer (s n, d) for inputs (n, ...) of every place; zeros where there are none.
+    ) -> Sequence[Tensor]:
+        """The last layer (n, d) of every place, for inputs (n, ...); zeros where there are none.
 
         Args:
             inputs: By place.
@@ -181,10 +168,11 @@ class AdapterStack:
             return y
 
         with layers_run_by(run, self._layers):
-            hidden = model.features(batch)
+            features = model.features(batch)
+        hidden = features.view(self._size, len(some), -1).unbind()
         if not self._is_checked:
             self._is_checked = True
-            self._check(inputs, hidden.detach(), model.precision)
+            self._check(inputs, hidden, model.precision)
         return hidden
 
     @torch.no_grad()
@@ -201,25 +189,24 @@ class AdapterStack:
 
     @torch.no_grad()
     def _check(
-        self, inputs: Mapping[int, Tensor], hidden: Tensor, precision: torch.dtype | None
+        self,
+        inputs: Mapping[int, Tensor],
+        hidden: Sequence[Tensor],
+        precision: torch.dtype | None,
     ) -> None:
         """Compare the first pass with every run's own model.
 
         Raises:
             RuntimeError: If they give something else.
         """
-        tolerance = torch.finfo(precision or hidden.dtype).eps ** 0.5
         for place, given in inputs.items():
             alone = self._models[place].features(given)
-            rows = hidden[self._rows(place, len(given))]
-            if not torch.allclose(rows, alone, rtol=tolerance, atol=tolerance):
+            tolerance = torch.finfo(precision or alone.dtype).eps ** 0.5
+            if not torch.allclose(hidden[place], alone, rtol=tolerance, atol=tolerance):
                 raise RuntimeError(
                     "parallel.seeds: the backbone mixes the images of a batch, or an adapted layer "
                     "computes something else than W x + b + s B (A x); play these seeds one by one"
                 )
-
-    def _rows(self, place: int, count: int) -> slice:
-        return slice(place * count, (place + 1) * count)
 
 
 class _Stacked(torch.autograd.Function):
@@ -271,6 +258,14 @@ class _Stacked(torch.autograd.Function):
                 g_x = (g_x + torch.bmm(g_z, A)).to(x.dtype)
             g_x = g_x.view(x.shape)
         return g_x, *[None] * 7
+
+
+def _tried(read: Callable[[Tensor], Any], hidden: Tensor) -> Any:
+    """What a run makes of its last layer; an exception is its own affair."""
+    try:
+        return read(hidden)
+    except Exception as error:
+        return error
 
 
 def _versions(pairs: Sequence[LoRAPair]) -> list[int]:
