@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from vitucb.covariance import make_covariance
+from vitucb.covariance import dense, make_covariance
 from vitucb.covariance.discounted import DiscountedCovariance
 
 GAMMA = 0.9
@@ -63,3 +64,16 @@ def test_restored_matrices_continue_identically() -> None:
         one.discount(GAMMA)
         one.update(phi[3])
     torch.testing.assert_close(covariance.quad_form(phi), other.quad_form(phi), rtol=0, atol=0)
+
+
+def test_a_discount_that_takes_long_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(dense, "_LARGE", 3)
+    played(rows(n=3, dim=3))
+    assert not caplog.records
+    played(rows(n=3, dim=4))
+    assert [record.message for record in caplog.records] == [
+        "discounting a dense covariance of dim 4 factorises it anew in every round, which takes "
+        "long; the covariance 'exact' does not"
+    ]

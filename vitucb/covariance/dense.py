@@ -17,6 +17,8 @@ MAX_DIM = 16_384
 _REBUILD_EVERY = 1024
 _PROBE_EVERY = 256
 _PROBE_TOLERANCE = 1e-8
+# A factorisation of this size takes a second or so.
+_LARGE = 2048
 
 
 class DenseCovariance(FeatureCovariance):
@@ -54,6 +56,7 @@ class DenseCovariance(FeatureCovariance):
                 f"a dense covariance of dim {dim} needs {dim * dim * 16 / 2**30:.0f} GiB; "
                 "use 'exact' or 'low-rank'"
             )
+        self._has_warned = False
         self._start(torch.device("cpu"))
 
     def _start(self, device: torch.device) -> None:
@@ -153,6 +156,13 @@ class DenseCovariance(FeatureCovariance):
 
     def discount(self, gamma: float) -> None:
         """Forget: A <- gamma A + (1 - gamma) ridge I; costs one factorisation."""
+        if self.dim > _LARGE and not self._has_warned:
+            self._has_warned = True
+            _logger.warning(
+                "discounting a dense covariance of dim %d factorises it anew in every round, which "
+                "takes long; the covariance 'exact' does not",
+                self.dim,
+            )
         self._matrix.mul_(check_gamma(gamma))
         self._matrix.diagonal().add_((1.0 - gamma) * self.ridge)
         self._scored = None
