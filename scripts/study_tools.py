@@ -19,6 +19,7 @@ from vitucb.sweep import run_jobs
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 Curves = NDArray[np.float64]
+_LOG_RATIO = 30
 
 
 def study_parser(doc: str | None, *, rounds: int, seeds: int) -> argparse.ArgumentParser:
@@ -119,7 +120,10 @@ def write_table(path: Path, rows: Sequence[Sequence[str]]) -> None:
 
 
 def draw_curves(curves: Mapping[str, Curves], title: str, path: Path) -> None:
-    """Mean cumulative regret of every label, and the range over seeds."""
+    """Mean cumulative regret of every label, and the range over seeds.
+
+    On a log scale where ends lie so far apart that the smallest could not be read otherwise.
+    """
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
@@ -130,7 +134,9 @@ def draw_curves(curves: Mapping[str, Curves], title: str, path: Path) -> None:
         if len(regrets) > 1:
             low, high = regrets.min(0), regrets.max(0)
             axis.fill_between(rounds, low, high, alpha=0.2, color=line.get_color())
-    axis.set(title=title, xlabel="round", ylabel="cumulative regret", yscale="symlog")
+    ends = [regrets[:, -1].mean() for regrets in curves.values()]
+    scale = "symlog" if max(ends) > _LOG_RATIO * min(ends) else "linear"
+    axis.set(title=title, xlabel="round", ylabel="cumulative regret", yscale=scale)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     figure.tight_layout()
