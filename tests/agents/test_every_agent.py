@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,9 @@ import numpy as np
 import pytest
 
 import vitucb
+from tests.agents.two_digits import two_digits, zeros_and_ones
 from vitucb.agents import AGENTS
 from vitucb.checkpoint import load_state, save_state
-from vitucb.envs.datasets import load_dataset
-from vitucb.envs.image_dataset import ImageDataset
 from vitucb.types import Agent, Decision, Observation
 
 MLP = {"hidden": 16, "steps": 4, "batch_size": 32, "lr": 3e-3}
@@ -55,30 +53,6 @@ EVERY = sorted(SETTINGS)
 # A variant whose state is that of another one is played for learning and masks only.
 STATEFUL = [key for key in EVERY if key not in ("neural-linear-frozen", "prototype-diagonal")]
 CONTEXTUAL = ["lin-ucb", "lin-ts", "neural-ucb", "neural-ucb-cnn", "neural-linear-frozen"]
-
-
-@cache
-def zeros_and_ones() -> ImageDataset:
-    """Handwritten 0s and 1s."""
-    digits = load_dataset("digits")
-    assert digits.labels is not None
-    kept = np.flatnonzero(digits.labels < 2)
-    return ImageDataset(
-        images=digits.images[kept],
-        labels=digits.labels[kept],
-        class_names=("0", "1"),
-        name="zeros and ones",
-    )
-
-
-def two_digits(rounds: int) -> gym.Env[Any, Any]:
-    return gym.make(
-        "vitucb/ImageArms-v0",
-        dataset=zeros_and_ones(),
-        num_arms=2,
-        class_rewards=[0.05, 0.95],
-        max_episode_steps=rounds,
-    )
 
 
 def make(key: str, env: gym.Env[Any, Any], seed: int = 0) -> Agent:

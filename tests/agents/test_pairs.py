@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import vitucb
-from tests.agents.test_every_agent import two_digits
+from tests.agents.two_digits import two_digits
 from vitucb.checkpoint import load_state, save_state
 from vitucb.covariance.table import COVARIANCES
 from vitucb.policies import POLICIES
