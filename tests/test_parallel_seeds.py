@@ -227,7 +227,7 @@ def test_runs_together_are_the_runs_alone(
         play(theirs)
         assert rounds(ours) == rounds(theirs)
         for name, tensor in adapters(theirs).items():
-            torch.testing.assert_close(adapters(ours)[name], tensor, rtol=1e-2, atol=1e-4)
+            torch.testing.assert_close(adapters(ours)[name], tensor, rtol=1e-4, atol=1e-6)
 
 
 def test_a_run_by_itself_has_the_bits_of_the_run_among_others(tmp_path: Path) -> None:
