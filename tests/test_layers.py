@@ -12,7 +12,16 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "vitucb"
 
-FOUNDATION = {"types", "registry", "seeding", "config", "noise", "vit_layers", "adapters"}
+FOUNDATION = {
+    "types",
+    "registry",
+    "seeding",
+    "config",
+    "noise",
+    "vit_layers",
+    "adapters",
+    "fast_linear",
+}
 PARTS = {"covariance", "policies", "replay", "optim", "backbone", "assets"}
 MODEL = {
     "adapted_layers",
@@ -46,6 +55,7 @@ ALLOWED = {
     "event_log": {"types"},
     "vit_layers": set(),
     "adapters": {"vit_layers"},
+    "fast_linear": set(),
     "covariance": FOUNDATION | {"covariance"},
     "policies": FOUNDATION | {"policies"},
     "replay": FOUNDATION,

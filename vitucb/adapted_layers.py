@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from vitucb.adapters import LoRAPair
+from vitucb.fast_linear import fast_linear
 
 _logger = logging.getLogger(__name__)
 
@@ -118,7 +119,8 @@ def adapted_output(o: Operands, layer: AdaptedLayer) -> tuple[Tensor, Tensor]:
     """
     z = linear(o.x.to(o.A.dtype), o.A).mul_(layer.pair.scaling)
     bias, dtype = layer.base.bias, o.weight.dtype
-    y = linear(o.x.to(dtype), o.weight, None if bias is None else bias.to(dtype)).to(o.x.dtype)
+    cast = None if bias is None else bias.to(dtype)
+    y = fast_linear(o.x.to(dtype), o.weight, cast).to(o.x.dtype)
     if y.dtype == z.dtype:
         y.view(-1, y.shape[-1]).addmm_(z.view(-1, z.shape[-1]), o.B.mT)
     else:
@@ -135,7 +137,7 @@ def through_factors(g: Tensor, o: Operands, layer: AdaptedLayer) -> tuple[Tensor
 
 def input_gradient(g: Tensor, g_z: Tensor, o: Operands) -> Tensor:
     """Gradient of the input x, from that of the output (n, out) and of A x (n, r)."""
-    g_x = (g.to(o.weight.dtype) @ o.weight).to(o.x.dtype)
+    g_x = fast_linear(g.to(o.weight.dtype), o.weight.mT).to(o.x.dtype)
     if g_x.dtype == o.A.dtype:
         g_x.addmm_(g_z, o.A)
     else:

@@ -17,7 +17,6 @@ from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from vitucb.adapted_layers import (
     AdaptedLayer,
@@ -26,6 +25,7 @@ from vitucb.adapted_layers import (
     operands_of,
 )
 from vitucb.adapters import LoRAPair, lora_pairs
+from vitucb.fast_linear import fast_linear
 from vitucb.gradient_features import GradientBuffer, Sink
 from vitucb.reward_model import RewardModel
 
@@ -226,7 +226,7 @@ class _Stacked(torch.autograd.Function):
     ) -> Tensor:
         weight = operands_of(x, layer, precision).weight
         bias = None if layer.base.bias is None else layer.base.bias.to(weight.dtype)
-        y = linear(x.to(weight.dtype), weight, bias).to(x.dtype)
+        y = fast_linear(x.to(weight.dtype), weight, bias).to(x.dtype)
         z = torch.bmm(x.reshape(len(A), -1, A.shape[2]).to(A.dtype), A.mT).mul_(layer.pair.scaling)
         parts = y.view(len(B), -1, B.shape[1])
         if y.dtype == z.dtype:
@@ -251,7 +251,7 @@ class _Stacked(torch.autograd.Function):
         ctx.sink(layer.offset + rank * width, grad_b.mT)
         g_x = None
         if ctx.needs_input_grad[0]:
-            g_x = (g.to(weight.dtype) @ weight).to(x.dtype)
+            g_x = fast_linear(g.to(weight.dtype), weight.mT).to(x.dtype)
             if g_x.dtype == A.dtype:
                 g_x.baddbmm_(g_z, A)
             else:

@@ -23,6 +23,7 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 
 from vitucb.assets import EMBEDDED_BACKBONES
+from vitucb.fast_linear import use_fast_linear
 from vitucb.registry import import_path
 from vitucb.vit_layers import call_every_layer, check_forward, find_layers
 
@@ -194,6 +195,7 @@ def create_backbone(
 
 def _build(name: str, **options: Any) -> nn.Module:
     model: nn.Module = timm.create_model(name, **options)
+    use_fast_linear(model)
     return model.eval()
 
 

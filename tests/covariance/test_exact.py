@@ -64,11 +64,11 @@ def test_quad_form_equals_the_svd_reference(
 def test_float32_rows_are_kept_as_float32_and_growing_moves_none() -> None:
     covariance = RowCovariance(DIM)
     covariance.update(make_features(300).float())
-    addresses = [block.data_ptr() for block in covariance._rows.blocks]
+    addresses = [tile.data_ptr() for tiles in covariance._rows.blocks for tile in tiles]
     covariance.update(make_features(300, seed=3).float())
-    blocks = covariance._rows.blocks
-    assert blocks[0].dtype == torch.float32
-    assert [block.data_ptr() for block in blocks[: len(addresses)]] == addresses
+    tiles = [tile for tiles in covariance._rows.blocks for tile in tiles]
+    assert tiles[0].dtype == torch.float32
+    assert [tile.data_ptr() for tile in tiles[: len(addresses)]] == addresses
     assert covariance.memory_bytes == 600 * DIM * 4 + 8 * 600 * 601
 
 

@@ -75,6 +75,7 @@ _NETWORK = (
     "aten::addmm",
     "aten::bmm",
     "aten::linear",
+    "mkldnn::_linear_pointwise",
     "aten::convolution",
     "aten::gelu",
     "aten::native_layer_norm",

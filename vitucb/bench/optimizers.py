@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vitucb.adapters import LoRAPair, add_lora, lora_pairs
-from vitucb.bench.scoring import Row, least_times, make_bare, one_thread
+from vitucb.bench.scoring import Row, least_times, make_frozen, one_thread
 from vitucb.optim import create_optimizer
 
 REFERENCE = "torch AdamW, fused"
@@ -107,7 +107,7 @@ def pass_time(model: nn.Module) -> float:
 
 def model_rows(label: str, backbone: str) -> list[Row]:
     """One row per optimizer on the pairs of one model."""
-    model = add_lora(make_bare(backbone, None), rank=RANK)
+    model = add_lora(make_frozen(backbone, None), rank=RANK)
     pairs = lora_pairs(model)
     built = {
         name: create_optimizer(key, copy_pairs(pairs), lr=1e-4, **options)

@@ -16,6 +16,7 @@ small.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from torch import Tensor
 from vitucb.covariance.base import FeatureCovariance, Scored, State
 from vitucb.covariance.factor import PANEL, GrowingCholesky, LowerPanels
 from vitucb.covariance.guards import check_gamma, limit_weights
-from vitucb.covariance.row_blocks import RowBlocks
+from vitucb.covariance.row_blocks import BLOCK_ROWS, RowBlocks
 
 # Below this share of |phi|^2 the difference in (1) has lost too many digits, by product type.
 _CANCELLED = {torch.float32: 1e-3, torch.float64: 1e-5}
@@ -85,7 +86,7 @@ class RowCovariance(FeatureCovariance):
         self._adopt(phi)
         self._refresh_factor()
         query = self._rows.query(phi)
-        gram = (query @ query.mT).double()
+        gram = self._rows.gram(query)
         cross = self._rows.products(query)
         solved = self._factor.forward(self.root_weights * cross)
         scored = Scored(phi, torch.empty(0), gram, cross, solved)
@@ -258,11 +259,10 @@ class RowCovariance(FeatureCovariance):
         squares: Tensor = scored.gram.diagonal() - solved.square().sum(0)
         return squares.clamp_min(0.0) / ridge
 
-    def row_chunks(self) -> list[tuple[Tensor, Tensor]]:
-        """(features (b, p), weights (b,)) that together are all observations."""
-        sizes = [min(PANEL, self.size - start) for start in range(0, self.size, PANEL)]
-        blocks = [block[:size] for block, size in zip(self._rows.blocks, sizes, strict=False)]
-        return list(zip(blocks, torch.split(self._weights, PANEL), strict=False))
+    def row_chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """(features (b, p), weights (b,)) that together are all observations so far."""
+        weights = torch.split(self._weights, BLOCK_ROWS)
+        return zip(self._rows.row_chunks(), weights, strict=False)
 
     def set_rows(self, mixing: Tensor, squares: Tensor) -> None:
         """Replace the weighted rows by combinations of them that are orthogonal.

@@ -1,0 +1,134 @@
+"""Products with frozen weights: those of PyTorch to rounding, whoever takes them."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from vitucb.backbone import create_backbone
+from vitucb.fast_linear import FastLinear, fast_linear, use_fast_linear
+
+LARGE, SMALL = (10, 50, 384), (2, 3, 8)
+"""Shapes of inputs whose products are oneDNN's and PyTorch's."""
+
+
+def make_product(
+    shape: tuple[int, ...], dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator, dtype=dtype)
+    weight = torch.randn(2 * shape[-1], shape[-1], generator=generator, dtype=dtype)
+    return x, weight, torch.randn(len(weight), generator=generator, dtype=dtype)
+
+
+def exact(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return linear(x.double(), weight.double(), None if bias is None else bias.double())
+
+
+@pytest.mark.parametrize("shape", [LARGE, SMALL])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_a_product_is_right_to_rounding(shape: tuple[int, ...], with_bias: bool) -> None:
+    x, weight, some = make_product(shape)
+    bias = some if with_bias else None
+    y, reference = fast_linear(x, weight, bias), exact(x, weight, bias)
+    assert (y.shape, y.dtype) == (reference.shape, torch.float32)
+    assert y.is_contiguous()
+    assert float((y - reference).norm() / reference.norm()) < 1e-6
+
+
+def test_strided_operands() -> None:
+    x, weight, _ = make_product(LARGE)
+    # The transposed weight of a backward, tokens in another order, and a column slice.
+    for a, b in (
+        (x @ weight.mT, weight.mT),
+        (x.transpose(0, 1), weight),
+        (x[..., ::2], weight[:, ::2]),
+    ):
+        y, reference = fast_linear(a, b), exact(a, b, None)
+        assert float((y - reference).norm() / reference.norm()) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_types_are_pytorchs(dtype: torch.dtype) -> None:
+    x, weight, bias = make_product(LARGE, dtype)
+    assert torch.equal(fast_linear(x, weight, bias), linear(x, weight, bias))
+
+
+def test_rows_do_not_depend_on_the_batch() -> None:
+    x, weight, bias = make_product((40, 50, 384))
+    whole = fast_linear(x, weight, bias)
+    assert torch.equal(fast_linear(x[7:20], weight, bias), whole[7:20])
+
+
+def test_no_rows() -> None:
+    assert fast_linear(torch.zeros(0, 384), torch.zeros(768, 384)).shape == (0, 768)
+
+
+@pytest.mark.filterwarnings("ignore:TF32")
+def test_switched_off_with_onednn() -> None:
+    x, weight, bias = make_product(LARGE)
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert torch.equal(fast_linear(x, weight, bias), linear(x, weight, bias))
+
+
+def make_layer(*, frozen: bool) -> FastLinear:
+    torch.manual_seed(0)
+    layer = nn.Sequential(nn.Linear(384, 768)).requires_grad_(not frozen)
+    use_fast_linear(layer)
+    assert isinstance(layer[0], FastLinear)
+    return layer[0]
+
+
+def test_the_gradient_of_the_input() -> None:
+    layer, (x, _, _) = make_layer(frozen=True), make_product(LARGE)
+    x.requires_grad_(True)
+    g = torch.randn(10, 50, 768, generator=torch.Generator().manual_seed(1))
+    (ours,) = torch.autograd.grad(layer(x), x, g)
+    (reference,) = torch.autograd.grad(linear(x, layer.weight, layer.bias), x, g)
+    torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-5)
+
+
+def test_a_gradient_of_a_gradient_is_refused() -> None:
+    layer, (x, _, _) = make_layer(frozen=True), make_product(LARGE)
+    x.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        torch.autograd.backward(gradient.sum())
+
+
+def test_trained_weights_get_their_gradients() -> None:
+    layer, (x, _, _) = make_layer(frozen=False), make_product(LARGE)
+    layer(x).sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.bias.grad is not None
+    layer.zero_grad()
+    layer.weight.requires_grad_(False)
+    layer(x).sum().backward()
+    assert layer.weight.grad is None
+    assert layer.bias.grad is not None
+
+
+def test_a_backbone_is_timms_own_to_rounding() -> None:
+    model = create_backbone("vitucb-nano")
+    assert not any(type(module) is nn.Linear for module in model.modules())
+    timms = copy.deepcopy(model)
+    for module in timms.modules():
+        if isinstance(module, FastLinear):
+            module.__class__ = nn.Linear  # type: ignore[assignment]
+    images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), timms(images), rtol=1e-4, atol=1e-4)
+    assert model.state_dict().keys() == timms.state_dict().keys()
+
+
+def test_peft_adapts_it() -> None:
+    layer = make_layer(frozen=False)
+    model = get_peft_model(nn.Sequential(layer), LoraConfig(target_modules=["0"], r=2))
+    x = make_product(LARGE)[0]
+    model(x).sum().backward()
+    assert sum(p.grad is not None for p in model.parameters()) == 2  # lora_A and lora_B
