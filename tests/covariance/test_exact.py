@@ -9,6 +9,7 @@ from torch import Tensor
 from vitucb.covariance import make_covariance
 from vitucb.covariance.factor import GrowingCholesky
 from vitucb.covariance.handover import HandoverCovariance, row_capacity
+from vitucb.covariance.row_blocks import RowBlocks
 from vitucb.covariance.rows import RowCovariance
 
 DIM = 5000  # Above the dimension where the dense form takes over.
@@ -64,11 +65,11 @@ def test_quad_form_equals_the_svd_reference(
 def test_float32_rows_are_kept_as_float32_and_growing_moves_none() -> None:
     covariance = RowCovariance(DIM)
     covariance.update(make_features(300).float())
-    addresses = [tile.data_ptr() for tiles in covariance._rows.blocks for tile in tiles]
+    addresses = [block.data_ptr() for block in covariance._rows.blocks]
     covariance.update(make_features(300, seed=3).float())
-    tiles = [tile for tiles in covariance._rows.blocks for tile in tiles]
-    assert tiles[0].dtype == torch.float32
-    assert [tile.data_ptr() for tile in tiles[: len(addresses)]] == addresses
+    blocks = covariance._rows.blocks
+    assert blocks[0].dtype == torch.float32
+    assert [block.data_ptr() for block in blocks[: len(addresses)]] == addresses
     assert covariance.memory_bytes == 600 * DIM * 4 + 8 * 600 * 601
 
 
@@ -174,3 +175,13 @@ def test_row_capacity_fills_the_budget() -> None:
 def test_a_budget_for_less_than_two_rows_is_refused() -> None:
     with pytest.raises(ValueError, match="raise it"):
         make_covariance("exact", 10_000, budget_bytes=1000)
+
+
+def test_long_sums_keep_their_digits() -> None:
+    generator = torch.Generator().manual_seed(0)
+    phi, queries = (torch.rand(n, 100_000, generator=generator) for n in (300, 10))
+    rows = RowBlocks(100_000, torch.float32)
+    rows.append(phi)
+    # All terms are positive: a float32 sum over all columns is off by 4e-6.
+    exact = phi.double() @ queries.double().mT
+    assert float((rows.products(queries) / exact - 1.0).abs().max()) < 4e-7

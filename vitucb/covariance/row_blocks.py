@@ -1,16 +1,16 @@
-"""Rows of features in tiles that are allocated as they are needed, and products with them.
+"""Rows of features in blocks that are allocated as they are needed, and products with them.
 
-A tile is 256 rows by at most 4,096 columns. Products are summed over tiles in float64: a float32
-sum over all columns would lose a digit to its own length.
+A block is 256 rows cut into tiles of at most 4,096 columns. Products are summed over tiles in
+float64: a float32 sum over all columns would lose a digit to its own length.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from vitucb.fast_linear import fast_linear
 
@@ -25,7 +25,7 @@ class RowBlocks:
         size: Number of rows n.
         dtype: Stored type: float64, float32, bfloat16 or float16.
         product_dtype: Type in which products are taken, float32 or float64.
-        blocks: For every 256 rows the tiles (256, columns) that side by side hold them.
+        blocks: Tiles (tiles, 256, columns) of every 256 rows; zeros fill up the last tile.
     """
 
     def __init__(self, dim: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
@@ -35,40 +35,41 @@ class RowBlocks:
         self.device = torch.device(device)
         self.product_dtype = torch.float64 if dtype == torch.float64 else torch.float32
         self.size = 0
-        self.blocks: list[list[Tensor]] = []
-        count = max(-(-dim // _TILE_COLUMNS), 1)
-        # Equal widths: a narrow tile at the end would be a slow product of its own.
-        ends = [dim * i // count for i in range(count + 1)]
-        self._spans = [slice(a, b) for a, b in pairwise(ends)]
+        self.blocks: list[Tensor] = []
+        self._tiles = max(-(-dim // _TILE_COLUMNS), 1)
+        self._columns = -(-dim // self._tiles)
 
     def append(self, rows: Tensor) -> None:
         """Store rows (b, p) at the end."""
         while len(rows):
             number, first = divmod(self.size, BLOCK_ROWS)
             if number == len(self.blocks):
-                self.blocks.append([self._new_tile(span) for span in self._spans])
+                # Not zeroed: pages of a block cost nothing before a row is written there.
+                shape = (self._tiles, BLOCK_ROWS, self._columns)
+                self.blocks.append(torch.empty(shape, dtype=self.dtype, device=self.device))
             now, rows = rows[: BLOCK_ROWS - first], rows[BLOCK_ROWS - first :]
-            self._write(number, slice(first, first + len(now)), now)
+            self.blocks[number][:, first : first + len(now)] = self._cut(now)
             self.size += len(now)
 
-    def _new_tile(self, span: slice) -> Tensor:
-        # Not zeroed: pages of a tile cost nothing before a row is written there.
-        shape = (BLOCK_ROWS, span.stop - span.start)
-        return torch.empty(shape, dtype=self.dtype, device=self.device)
+    def _cut(self, rows: Tensor) -> Tensor:
+        """Rows (b, p) as tiles (tiles, b, columns)."""
+        missing = self._tiles * self._columns - self.dim
+        rows = pad(rows, (0, missing)) if missing else rows
+        return rows.reshape(-1, self._tiles, self._columns).transpose(0, 1)
 
-    def _write(self, number: int, where: slice, rows: Tensor) -> None:
-        for tile, span in zip(self.blocks[number], self._spans, strict=True):
-            tile[where] = rows[:, span]
+    def _join(self, tiles: Tensor) -> Tensor:
+        """Tiles (tiles, b, columns) as rows (b, p)."""
+        return tiles.transpose(0, 1).flatten(1)[:, : self.dim]
 
     def __getitem__(self, index: int) -> Tensor:
-        """Row `index`, (p,): a copy."""
+        """Row `index`, (p,)."""
         number, row = divmod(index, BLOCK_ROWS)
-        return torch.cat([tile[row] for tile in self.blocks[number]])
+        return self._join(self.blocks[number][:, row : row + 1])[0]
 
     def write(self, index: int, row: Tensor) -> None:
         """Overwrite one row with `row` (p,)."""
         number, first = divmod(index, BLOCK_ROWS)
-        self._write(number, slice(first, first + 1), row[None])
+        self.blocks[number][:, first : first + 1] = self._cut(row[None])
 
     def query(self, phi: Tensor) -> Tensor:
         """`phi` rounded as a stored row would be, in the product type.
@@ -80,30 +81,32 @@ class RowBlocks:
 
     def products(self, query: Tensor) -> Tensor:
         """Phi query' for a query (b, p) in the product type: float64 (n, b)."""
-        out = torch.zeros(self.size, len(query), dtype=torch.float64, device=self.device)
-        for span in self._spans:
-            part = query[:, span].contiguous()
-            for start, rows in self._tiles(span):
-                # (b, p) x (p, m) runs 1.6 times faster on a CPU than (m, p) x (p, b).
-                out[start : start + len(rows)] += fast_linear(part, rows).mT
-        return out
+        return self._products(self._cut(query).contiguous())
 
-    def gram(self, query: Tensor) -> Tensor:
-        """Inner products of a query (b, p) in the product type: float64 (b, b)."""
-        out = torch.zeros(len(query), len(query), dtype=torch.float64, device=self.device)
-        for span in self._spans:
-            out += query[:, span] @ query[:, span].mT
-        return out
+    def products_and_gram(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Phi query', float64 (n, b), and query query', float64 (b, b)."""
+        parts = self._cut(query).contiguous()
+        gram = torch.bmm(parts, parts.mT).sum(0, dtype=torch.float64)
+        return self._products(parts), gram
+
+    def _products(self, parts: Tensor) -> Tensor:
+        columns = [torch.empty(parts.shape[1], 0, dtype=torch.float64, device=self.device)]
+        for _, tiles in self._blocks():
+            pairs = zip(parts.unbind(), tiles.unbind(), strict=True)
+            # (b, p) x (p, m) runs 1.6 times faster on a CPU than (m, p) x (p, b).
+            found = [fast_linear(part, tile.to(self.product_dtype)) for part, tile in pairs]
+            columns.append(torch.stack(found).sum(0, dtype=torch.float64))
+        return torch.cat(columns, dim=1).mT
 
     def combine(self, weights: Tensor) -> Tensor:
         """The product weights' Phi for weights (n, c): (c, p) in the product type."""
-        shape = (weights.shape[1], self.dim)
+        shape = (self._tiles, weights.shape[1], self._columns)
         out = torch.zeros(shape, dtype=self.product_dtype, device=self.device)
-        for span in self._spans:
-            for start, rows in self._tiles(span):
-                part = weights[start : start + len(rows)].mT.to(self.product_dtype)
-                out[:, span].addmm_(part, rows)
-        return out
+        for start, tiles in self._blocks():
+            part = weights[start : start + tiles.shape[1]].mT.to(self.product_dtype)
+            for number, tile in enumerate(tiles.unbind()):
+                out[number].addmm_(part, tile.to(self.product_dtype))
+        return self._join(out)
 
     def to_tensor(self) -> Tensor:
         """All rows, (n, p): a copy."""
@@ -111,16 +114,11 @@ class RowBlocks:
         return torch.cat([empty, *self.row_chunks()])
 
     def row_chunks(self) -> Iterator[Tensor]:
-        """Rows (b, p), at most 256 at a time, together all: copies."""
-        size = self.size
-        for number in range(-(-size // BLOCK_ROWS)):
-            held = min(size - number * BLOCK_ROWS, BLOCK_ROWS)
-            yield torch.cat([tile[:held] for tile in self.blocks[number]], dim=1)
+        """Rows (b, p), at most 256 at a time, together all there are now."""
+        return (self._join(tiles) for _, tiles in list(self._blocks()))
 
-    def _tiles(self, span: slice) -> Iterator[tuple[int, Tensor]]:
-        """(number of the first row, columns `span` of rows in the product type), all rows."""
-        column = self._spans.index(span)
-        for number in range(-(-self.size // BLOCK_ROWS)):
-            start = number * BLOCK_ROWS
+    def _blocks(self) -> Iterator[tuple[int, Tensor]]:
+        """(number of the first row, tiles (tiles, b, columns) of rows held), together all."""
+        for number, start in enumerate(range(0, self.size, BLOCK_ROWS)):
             held = min(self.size - start, BLOCK_ROWS)
-            yield start, self.blocks[number][column][:held].to(self.product_dtype)
+            yield start, self.blocks[number].narrow(1, 0, held)

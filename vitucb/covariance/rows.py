@@ -86,8 +86,7 @@ class RowCovariance(FeatureCovariance):
         self._adopt(phi)
         self._refresh_factor()
         query = self._rows.query(phi)
-        gram = self._rows.gram(query)
-        cross = self._rows.products(query)
+        cross, gram = self._rows.products_and_gram(query)
         solved = self._factor.forward(self.root_weights * cross)
         scored = Scored(phi, torch.empty(0), gram, cross, solved)
         scored.squares = (gram.diagonal() - solved.square().sum(0)) / self.ridge
