@@ -45,7 +45,8 @@ from vitucb.agents.networks import History, SmallCNN, SymmetricNetwork, TwoLayer
 from vitucb.agents.options import read_options, require_positive
 from vitucb.backbone import Preprocess
 from vitucb.config import AgentConfig
-from vitucb.covariance import FeatureCovariance, make_covariance
+from vitucb.covariance import FeatureCovariance
+from vitucb.covariance.factory import configured_covariance
 from vitucb.noise import RewardScale
 from vitucb.policies import Array, Policy, make_policy
 from vitucb.seeding import numpy_generator, stream_seed, torch_generator
@@ -207,11 +208,10 @@ def build_neural_ucb(config: AgentConfig, env: gym.Env[Any, Any], seed: int, dev
         network.to(device),
         inputs,
         frozen,
-        make_covariance(
-            config.covariance.name,
+        configured_covariance(
+            config.covariance,
             network.num_parameters,
             ridge=covariance_ridge(config, env),
-            rank=config.covariance.rank,
             seed=stream_seed(seed, "covariance"),
         ),
         make_policy(config.policy),

@@ -15,7 +15,8 @@ from vitucb.agents.vit_ucb import ViTUCB
 from vitucb.backbone import Preprocess, create_backbone, preprocess_for
 from vitucb.change_detection import ChangeDetector
 from vitucb.config import AgentConfig
-from vitucb.covariance import FeatureCovariance, make_covariance
+from vitucb.covariance import FeatureCovariance
+from vitucb.covariance.factory import configured_covariance
 from vitucb.covariance.grouped import GroupedCovariance
 from vitucb.covariance.projected import ProjectedCovariance
 from vitucb.feature_history import FeatureHistory, RefreshSettings
@@ -99,12 +100,8 @@ def _features(
     """The feature map and the covariance it feeds, one group or two."""
 
     def covariance(dim: int) -> FeatureCovariance:
-        return make_covariance(
-            config.covariance.name,
-            dim,
-            ridge=ridge,
-            rank=config.covariance.rank,
-            seed=stream_seed(seed, "covariance"),
+        return configured_covariance(
+            config.covariance, dim, ridge=ridge, seed=stream_seed(seed, "covariance")
         )
 
     last_layer = LastLayerMap(model)

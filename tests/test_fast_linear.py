@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import bench_products
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -132,3 +133,13 @@ def test_peft_adapts_it() -> None:
     x = make_product(LARGE)[0]
     model(x).sum().backward()
     assert sum(p.grad is not None for p in model.parameters()) == 2  # lora_A and lora_B
+
+
+def test_the_table_of_rates(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench_products, "REPEATS", 1)
+    bench_products.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + len(bench_products.SHAPES)
+    assert lines[2].startswith("| 160, 192, 768 (embedded ViT")

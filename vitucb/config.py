@@ -142,6 +142,8 @@ class CovarianceConfig:
     every arm has its image and 0.1 where actions share one."""
     rank: int | None = None
     """Rank or width of a sketch; its own default if not given."""
+    budget_mib: int | None = None
+    """Memory of the rows of `exact`, MiB, past which a sketch takes over; 24 if not given."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,7 @@ class AgentConfig:
     """Side of the square input of the backbone, pixels."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Type of the matrix products in the backbone from the first adapter on (vit-ucb): bfloat16 is
-    up to three times faster where the processor has it, and good to two or three digits."""
+    up to twice as fast where the processor has it, and good to two or three digits."""
     prefix_cache_mib: int = 256
     """Memory for what the layers before the first adapter make of images, MiB; 0 computes it anew
     every time (vit-ucb)."""

@@ -7,10 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from vitucb.config import CovarianceConfig
 from vitucb.covariance import make_covariance
 from vitucb.covariance.countsketch import CountSketch
+from vitucb.covariance.factory import configured_covariance
 from vitucb.covariance.frequent_directions import FrequentDirections
 from vitucb.covariance.grouped import GroupedCovariance
+from vitucb.covariance.handover import HandoverCovariance, row_capacity
 from vitucb.covariance.projected import (
     ProjectedCovariance,
     debiased_ridge,
@@ -268,6 +271,22 @@ def test_sketches_merge_discount_and_resume() -> None:
     assert left.log_det == resumed.log_det
     with pytest.raises(ValueError, match="one seed"):
         left.merge(low_rank(3000, sketch_dim=512, rank=32, seed=1))
+
+
+def test_the_configured_budget_is_in_mib_and_of_exact_alone() -> None:
+    made = configured_covariance(CovarianceConfig(budget_mib=2), 5000, ridge=2.0, seed=1)
+    assert isinstance(made, HandoverCovariance)
+    assert (made.budget_bytes, made.ridge) == (2 * 2**20, 2.0)
+    made.update(make_features(row_capacity(5000, 4, 2 * 2**20), 5000).float())
+    assert made.is_exact
+    made.update(make_features(1, 5000).float())
+    assert not made.is_exact
+    for config, message in (
+        (CovarianceConfig(budget_mib=0), "budget_mib 0 must be at least 1"),
+        (CovarianceConfig(name="low-rank", budget_mib=2), "bounds the rows of exact, not low-rank"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            configured_covariance(config, 5000, ridge=1.0, seed=0)
 
 
 def test_exact_hands_over_to_the_sketch_at_its_budget() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from vitucb.config import CovarianceConfig
 from vitucb.covariance.base import FeatureCovariance
 from vitucb.covariance.table import COVARIANCES
 from vitucb.registry import lookup
@@ -39,3 +40,30 @@ def make_covariance(
         dim, ridge=ridge, rank=rank, seed=seed, dtype=dtype, **options
     )
     return made
+
+
+def configured_covariance(
+    config: CovarianceConfig, dim: int, *, ridge: float, seed: int
+) -> FeatureCovariance:
+    """The covariance of p = `dim` features that `config` asks for, empty.
+
+    Args:
+        config: Name, rank and budget; its ridge is in other units.
+        dim: Number of features p.
+        ridge: Ridge of A.
+        seed: Seed of a random sketch.
+
+    Raises:
+        ValueError: If the name, the rank or the budget is not usable.
+    """
+    options = {}
+    if config.budget_mib is not None:
+        if config.name != "exact":
+            raise ValueError(
+                f"agent.covariance.budget_mib {config.budget_mib} bounds the rows of exact, not "
+                f"{config.name}; leave it out"
+            )
+        if config.budget_mib < 1:
+            raise ValueError(f"agent.covariance.budget_mib {config.budget_mib} must be at least 1")
+        options["budget_bytes"] = config.budget_mib << 20
+    return make_covariance(config.name, dim, ridge=ridge, rank=config.rank, seed=seed, **options)

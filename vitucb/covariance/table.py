@@ -14,7 +14,7 @@ COVARIANCES = {
 """Name -> import path of what is called as `(dim, *, ridge, rank, seed, dtype, **options)`."""
 
 DESCRIPTIONS = {
-    "exact": "all rows and a small Cholesky factor, any p; a sketch takes over past 64 MiB",
+    "exact": "all rows and a small Cholesky factor, any p; a sketch takes over past 24 MiB",
     "dense": "the p x p matrix and its inverse in float64, for p up to about 4,000",
     "low-rank": "CountSketch, then frequent directions: memory and time independent of the horizon",
     "frequent-directions": "a sketch of the largest directions with a certain, two-sided error",
