@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from vitucb.config import CovarianceConfig
@@ -56,7 +58,7 @@ def configured_covariance(
     Raises:
         ValueError: If the name, the rank or the budget is not usable.
     """
-    options = {}
+    options: dict[str, Any] = {}
     if config.budget_mib is not None:
         if config.name != "exact":
             raise ValueError(
