@@ -94,6 +94,18 @@ def test_the_gradient_of_the_input() -> None:
     torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-5)
 
 
+def test_outputs_may_be_changed_in_place() -> None:
+    layer, (x, _, _) = make_layer(frozen=True), make_product(LARGE)
+    x.requires_grad_(True)
+    y = layer(x)
+    y += 1.0  # as EVA adds its bias to queries
+    (gradient,) = torch.autograd.grad(y.square().sum(), x)
+    expected = 2.0 * (linear(x, layer.weight, layer.bias) + 1.0) @ layer.weight
+    torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-3)
+    with torch.no_grad():
+        assert not layer(x)._is_view()
+
+
 def test_a_gradient_of_a_gradient_is_refused() -> None:
     layer, (x, _, _) = make_layer(frozen=True), make_product(LARGE)
     x.requires_grad_(True)

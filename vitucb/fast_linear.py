@@ -31,9 +31,11 @@ def fast_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     """
     if not _is_for_onednn(x, weight):
         return linear(x, weight, bias)
-    x = x.contiguous()
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return y
+    rows = x.reshape(-1, x.shape[-1])
+    y = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+    # No view: networks that change an output in place could not change that of a function.
+    whole: Tensor = torch.ops.aten._unsafe_view(y, [*x.shape[:-1], len(weight)])
+    return whole
 
 
 def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
