@@ -8,6 +8,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from vitucb import fast_linear
 from vitucb.adapters import add_lora, lora_pairs
 from vitucb.backbone import create_backbone, input_size
 from vitucb.gradient_features import LoRAGradientFeatures
@@ -44,10 +45,18 @@ def images(rows: int, size: int) -> Tensor:
     return torch.randn(rows, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.parametrize("least", [0, fast_linear._LEAST_PRODUCTS], ids=["onednn", "torch"])
 @pytest.mark.parametrize(("name", "size", "options", "roles"), MODELS, ids=IDS)
 def test_roles_are_found_by_structure_and_every_adapter_takes_part(
-    name: str, size: int, options: dict[str, Any], roles: dict[str, int]
+    name: str,
+    size: int,
+    options: dict[str, Any],
+    roles: dict[str, int],
+    least: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # These models are too small for the products of models in use.
+    monkeypatch.setattr(fast_linear, "_LEAST_PRODUCTS", least)
     backbone = small(name, size, options)
     assert input_size(backbone) == (size, size)
     layers = find_layers(backbone)
