@@ -64,7 +64,7 @@ def _draw(suite: str, rows: Sequence[Row], path: Path) -> None:
         if length.startswith("x "):
             axis.axvline(1.0, color="black", linewidth=0.8)
     figure.tight_layout()
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=80, bbox_inches="tight")  # labels of bars may stick out
     plt.close(figure)
 
 
@@ -74,7 +74,8 @@ def _text(value: str | float) -> str:
 
 def _draw_bars(axis: Axes, bars: Mapping[str, float]) -> None:
     drawn = axis.barh(list(bars), list(bars.values()), color="C0")
-    axis.bar_label(drawn, [f"{value:.3g}" for value in bars.values()], padding=3, fontsize=8)
+    labels = [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in bars.values()]
+    axis.bar_label(drawn, labels, padding=3, fontsize=8)
     axis.set_xscale("log")
     axis.margins(x=0.15)
     axis.invert_yaxis()
