@@ -44,8 +44,8 @@ class Scored:
     is_finite: Tensor | None = None
     parts: list[Scored] | None = None
 
-    def take(self, which: Tensor) -> Scored:
-        """The chosen arms, by index or mask (b,)."""
+    def take(self, which: Tensor | slice) -> Scored:
+        """The chosen arms, by index or mask (b,), or a stretch of them as views."""
         return Scored(
             self.phi[which],
             self.squares[which],
@@ -381,7 +381,7 @@ class FeatureCovariance(abc.ABC):
         arms = len(self._scored.squares)
         if not 0 <= index < arms:
             raise ValueError(f"index {index} is not one of the {arms} scored arms")
-        return self._scored.take(torch.tensor([index], device=self._scored.squares.device))
+        return self._scored.take(slice(index, index + 1))
 
     @staticmethod
     def _as_weights(weight: float | Tensor, scored: Scored) -> Tensor:
