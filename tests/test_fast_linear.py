@@ -31,6 +31,10 @@ def exact(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return linear(x.double(), weight.double(), None if bias is None else bias.double())
 
 
+def relative(actual: Tensor, expected: Tensor) -> float:
+    return float(((actual - expected).norm() / expected.norm()).detach())
+
+
 @pytest.mark.parametrize("shape", [LARGE, SMALL])
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_a_product_is_right_to_rounding(shape: tuple[int, ...], with_bias: bool) -> None:
@@ -39,7 +43,7 @@ def test_a_product_is_right_to_rounding(shape: tuple[int, ...], with_bias: bool)
     y, reference = fast_linear(x, weight, bias), exact(x, weight, bias)
     assert (y.shape, y.dtype) == (reference.shape, torch.float32)
     assert y.is_contiguous()
-    assert float((y - reference).norm() / reference.norm()) < 1e-6
+    assert relative(y, reference) < 1e-6
 
 
 def test_strided_operands() -> None:
@@ -50,8 +54,7 @@ def test_strided_operands() -> None:
         (x.transpose(0, 1), weight),
         (x[..., ::2], weight[:, ::2]),
     ):
-        y, reference = fast_linear(a, b), exact(a, b, None)
-        assert float((y - reference).norm() / reference.norm()) < 1e-6
+        assert relative(fast_linear(a, b), exact(a, b, None)) < 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -90,8 +93,7 @@ def test_the_gradient_of_the_input() -> None:
     x.requires_grad_(True)
     g = torch.randn(10, 50, 768, generator=torch.Generator().manual_seed(1))
     (ours,) = torch.autograd.grad(layer(x), x, g)
-    (reference,) = torch.autograd.grad(linear(x, layer.weight, layer.bias), x, g)
-    torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-5)
+    assert relative(ours, g.double() @ layer.weight.double()) < 1e-6
 
 
 def test_outputs_may_be_changed_in_place() -> None:
@@ -100,8 +102,8 @@ def test_outputs_may_be_changed_in_place() -> None:
     y = layer(x)
     y += 1.0  # as EVA adds its bias to queries
     (gradient,) = torch.autograd.grad(y.square().sum(), x)
-    expected = 2.0 * (linear(x, layer.weight, layer.bias) + 1.0) @ layer.weight
-    torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-3)
+    expected = 2.0 * (exact(x, layer.weight, layer.bias) + 1.0) @ layer.weight.double()
+    assert relative(gradient, expected) < 1e-6
     with torch.no_grad():
         assert not layer(x)._is_view()
 
@@ -132,10 +134,10 @@ def test_a_backbone_is_timms_own_to_rounding() -> None:
     timms = copy.deepcopy(model)
     for module in timms.modules():
         if isinstance(module, FastLinear):
-            module.__class__ = nn.Linear  # type: ignore[assignment]
+            module.__class__ = nn.Linear  # type: ignore[assignment]  # back to timm's
     images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        torch.testing.assert_close(model(images), timms(images), rtol=1e-4, atol=1e-4)
+        assert relative(model(images), timms(images)) < 1e-6
     assert model.state_dict().keys() == timms.state_dict().keys()
 
 

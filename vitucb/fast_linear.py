@@ -73,7 +73,7 @@ class _Frozen(torch.autograd.Function):
         return fast_linear(x, weight, bias)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator,unused-ignore]
+    @once_differentiable  # type: ignore[untyped-decorator,unused-ignore]  # torch's is untyped
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
         return fast_linear(grads[0], weight.mT), None, None

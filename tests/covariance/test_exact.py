@@ -185,3 +185,23 @@ def test_long_sums_keep_their_digits() -> None:
     # All terms are positive: a float32 sum over all columns is off by 4e-6.
     exact = phi.double() @ queries.double().mT
     assert float((rows.products(queries) / exact - 1.0).abs().max()) < 4e-7
+
+
+@pytest.mark.parametrize("dim", [1, 4096, 4097, 9001])
+def test_rows_of_any_length_are_cut_into_tiles_and_joined_again(dim: int) -> None:
+    phi = torch.randn(300, dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rows = RowBlocks(dim, torch.float64)
+    rows.append(phi[:7])
+    rows.append(phi[7:])
+    rows.write(299, phi[0])
+    held = torch.cat([phi[:299], phi[:1]])
+    assert torch.equal(rows.to_tensor(), held)
+    assert torch.equal(rows[256], phi[256])
+    cross, gram = rows.products_and_gram(phi[:5])
+    weights = phi[:, :1]
+    for ours, expected in (
+        (cross, held @ phi[:5].mT),
+        (gram, phi[:5] @ phi[:5].mT),
+        (rows.combine(weights), weights.mT @ held),
+    ):
+        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-11)
