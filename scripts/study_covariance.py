@@ -206,7 +206,8 @@ def variants() -> dict[str, dict[str, Any]]:
     """Settings of vit-ucb, by label."""
     last_layer: dict[str, Any] = {"features": "last-layer", "covariance": {"name": "dense"}}
     return {
-        "exact": {},
+        "exact": {"covariance": {"budget_mib": 8192}},
+        "default: exact to 24 MiB, then low-rank": {},
         "low-rank": {"covariance": {"name": "low-rank"}},
         "last-layer": last_layer,
         "diagonal": {"covariance": {"name": "diagonal"}},

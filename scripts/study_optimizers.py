@@ -74,8 +74,6 @@ SETS = {
     "fashion": "fashion_mnist_test10k.npz",
     "cifar10": "cifar10_test10k_jpeg.npz",  # the backbone was trained on its training images
 }
-# Tuned on the first and the third rate of four alone, to save time.
-COARSE = ("fashion", "cifar10")
 BATCH, HELD_OUT, ARMS, FIRST_TUNING_SEED = 8, 200, 10, 1000
 
 
@@ -184,7 +182,7 @@ def tuned_rates(options: argparse.Namespace) -> dict[tuple[str, str], float]:
     best = {}
     for data in options.sets:
         for label in options.only:
-            rates = CASES[label][2][:: 2 if data in COARSE or options.quick else 1]
+            rates = CASES[label][2][:: 2 if options.quick else 1]
             if len(rates) == 1:
                 best[data, label] = rates[0]
                 continue
@@ -352,7 +350,7 @@ def options_of_study() -> argparse.Namespace:
     parser = study_parser(__doc__, rounds=100, seeds=6)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(MAIN))
-    parser.add_argument("--tuning-seeds", type=int, default=1)
+    parser.add_argument("--tuning-seeds", type=int, default=3)
     parser.add_argument("--tuning-rounds", type=int, default=100)
     parser.add_argument("--online", action="store_true", help="regret of vit-ucb, not the streams")
     options = study_options(parser)

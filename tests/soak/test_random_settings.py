@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def drawn_config(seed: int) -> RunConfig:
     agent: dict[str, Any] = {
         "name": pick(AGENTS),
         "features": pick(["lora-gradient", "last-layer", "both"]),
-        "covariance": {"name": pick(list(COVARIANCES)), "rank": pick([None, 8])},
+        "covariance": drawn_covariance(pick),
         "policy": {"name": pick(sorted(POLICIES)), "radius": pick(["auto", "constant", "oful"])},
         "link": link,
         "head": pick(["ridge", "gradient"]),
@@ -38,9 +39,9 @@ def drawn_config(seed: int) -> RunConfig:
         "precision": pick(["float32", "bfloat16"]),
         "prefix_cache_mib": pick([0, 256]),
         "lora": {
-            "rank": pick([1, 2]),
+            "rank": pick([1, 2, 4]),
             "targets": pick([["qkv"], ["fc2"], ["proj", "fc1"]]),
-            "blocks": pick([[-1], [2]]),
+            "blocks": pick([[-1], [2], None]),
             "init": pick(["default", "orthogonal", "pissa", "olora", "gaussian"]),
             "use_rslora": pick([True, False]),
             "use_dora": pick([True, False, False, False]),
@@ -72,6 +73,14 @@ def drawn_config(seed: int) -> RunConfig:
         env |= {"id": "vitucb/ImageContext-v0", "num_arms": None, "reward": None}
     values = {"agent": agent, "env": env, "seed": seed, "num_rounds": ROUNDS}
     return override(RunConfig(), values)
+
+
+def drawn_covariance(pick: Callable[[list[Any]], Any]) -> dict[str, Any]:
+    """A covariance; `exact` often with a budget that the larger adapters soon use up."""
+    name = pick([*COVARIANCES, "exact"])
+    if name == "exact" and pick([True, False]):
+        return {"name": name, "budget_mib": 1}
+    return {"name": name, "rank": pick([None, 8])}
 
 
 def play_and_resume(config: RunConfig, agent: Agent, folder: Path) -> None:
