@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vitucb.backbone import Preprocess, create_backbone, preprocess_for
 from vitucb.config import AgentConfig
 from vitucb.covariance import FeatureCovariance
+from vitucb.image_cache import ImageCache, check_limit, noise_images, steady_batch
 from vitucb.noise import ResidualNoise
 from vitucb.policies import Array, Choice, Policy, choose
 from vitucb.saved_agent import Savable
@@ -145,6 +146,11 @@ def num_label_actions(env: gym.Env[Any, Any]) -> int | None:
     return int(actions) if is_shared and actions > 1 else None
 
 
+def images_per_round(env: gym.Env[Any, Any]) -> int:
+    """How many images a round of `env` brings at most."""
+    return 1 if num_label_actions(env) else int(env.action_space.n)  # type: ignore[attr-defined]
+
+
 def covariance_ridge(config: AgentConfig, env: gym.Env[Any, Any]) -> float:
     """Ridge of the covariance of `config`, or its default for `env`.
 
@@ -181,20 +187,39 @@ class FrozenFeatures:
         dim: Number of features d.
     """
 
-    def __init__(self, backbone: nn.Module, preprocess: Preprocess) -> None:
-        """Use a backbone that maps images (n, 3, H, W) to (n, d), and what feeds it."""
+    def __init__(
+        self, backbone: nn.Module, preprocess: Preprocess, *, limit_mib: int, arms: int
+    ) -> None:
+        """Start with nothing held.
+
+        Args:
+            backbone: Maps inputs (n, 3, H, W) to features (n, d).
+            preprocess: Makes its input of an image.
+            limit_mib: Memory for features of images seen before, MiB.
+            arms: How many images a round brings at most.
+
+        Raises:
+            ValueError: If `limit_mib` is negative.
+        """
+        check_limit(limit_mib)
         self._backbone, self._preprocess = backbone.eval(), preprocess
         self.dim = int(backbone.num_features)  # type: ignore[arg-type]  # timm sets an int
+        batch = steady_batch(self._embed, noise_images(backbone, preprocess.size), arms)
+        self._cache = ImageCache(self._embed, preprocess, limit_bytes=limit_mib << 20, batch=batch)
         self._scale: float | None = None
 
-    @torch.no_grad()
     def __call__(self, images: NDArray[np.uint8]) -> Tensor:
         """Features of images uint8 (n, H, W, C): float64 (n, d) on the CPU."""
-        h = self._backbone(self._preprocess(images)).double().cpu()
+        h = self._cache(list(images)).double().cpu()
         if self._scale is None:
             self._scale = float(h.norm(dim=1).square().mean().sqrt().clamp_min(1e-12))
         scaled: Tensor = h / self._scale
         return scaled
+
+    @torch.no_grad()
+    def _embed(self, inputs: Tensor) -> Tensor:
+        h: Tensor = self._backbone(inputs)
+        return h
 
     def state_dict(self) -> State:
         """The scale."""
@@ -205,7 +230,18 @@ class FrozenFeatures:
         self._scale = state["scale"]
 
 
-def build_frozen_features(config: AgentConfig, device: str) -> FrozenFeatures:
-    """The configured backbone, frozen, on `device`."""
+def build_frozen_features(
+    config: AgentConfig, env: gym.Env[Any, Any], device: str
+) -> FrozenFeatures:
+    """The configured backbone, frozen, on `device`, for the images of `env`.
+
+    Raises:
+        ValueError: If a setting is not usable.
+    """
     backbone = create_backbone(config.backbone, weights=config.weights, img_size=config.img_size)
-    return FrozenFeatures(backbone.to(device), preprocess_for(backbone, device))
+    return FrozenFeatures(
+        backbone.to(device),
+        preprocess_for(backbone, device),
+        limit_mib=config.prefix_cache_mib,
+        arms=images_per_round(env),
+    )

@@ -111,7 +111,7 @@ def build_lin_ucb(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device
     discount = config.training.discount
     if not 0 < discount <= 1:
         raise ValueError(f"agent.training.discount {discount} must be in (0, 1]")
-    frozen = build_frozen_features(config, device)
+    frozen = build_frozen_features(config, env, device)
     dim = (frozen.dim + 1) * (num_label_actions(env) or 1)
     return LinearAgent(
         frozen,

@@ -199,7 +199,7 @@ def build_neural_ucb(config: AgentConfig, env: gym.Env[Any, Any], seed: int, dev
     frozen: FrozenFeatures | None = None
     inputs: Callable[[NDArray[np.uint8]], Tensor] = _pixels(device)
     if options.network == "mlp":
-        frozen = build_frozen_features(config, device)
+        frozen = build_frozen_features(config, env, device)
         inputs = unit_inputs(frozen, device)
         network = SymmetricNetwork(TwoLayer(frozen.dim + 1, options.hidden, outputs, generator))
     else:

@@ -9,7 +9,12 @@ import gymnasium as gym
 import torch
 
 from vitucb.adapters import add_lora, lora_pairs
-from vitucb.agents.feature_agent import covariance_ridge, head_ridge, num_label_actions
+from vitucb.agents.feature_agent import (
+    covariance_ridge,
+    head_ridge,
+    images_per_round,
+    num_label_actions,
+)
 from vitucb.agents.options import refuse_options
 from vitucb.agents.vit_ucb import ViTUCB
 from vitucb.backbone import Preprocess, create_backbone, preprocess_for
@@ -56,7 +61,7 @@ def build(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -
         preprocess,
         preprocess.size,
         limit_mib=config.prefix_cache_mib,
-        arms=1 if num_label_actions(env) else int(env.action_space.n),  # type: ignore[attr-defined]
+        arms=images_per_round(env),
     )
     features, covariance = _features(config, model, covariance_ridge(config, env), seed)
     trainer = _trainer(config, model, preprocess, features, prefix, head_ridge(config, env), seed)

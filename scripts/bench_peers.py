@@ -226,9 +226,10 @@ def make(label: str, seed: int, rounds: int) -> tuple[Episode, Clocked]:
     env = gym.make("vitucb/ImageArms-v0", dataset="digits", num_arms=ARMS, max_episode_steps=rounds)
     agent: Agent
     if label in PEERS:
-        agent = PeerAgent(PEERS[label], build_frozen_features(AgentConfig(), "cpu"), seed)
+        config = AgentConfig(prefix_cache_mib=0)
+        agent = PeerAgent(PEERS[label], build_frozen_features(config, env, "cpu"), seed)
     else:
-        agent = vitucb.make_agent(label, env, seed=seed)
+        agent = vitucb.make_agent(label, env, seed=seed, prefix_cache_mib=0)
     clocked = Clocked(agent)
     return Episode(env, clocked, seed=seed), clocked
 

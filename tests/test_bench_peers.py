@@ -67,7 +67,7 @@ def test_a_peer_sees_features_and_learns_every_reward_with_chance_of_its_own(
 ) -> None:
     def play(global_seed: int) -> tuple[list[int], StubBandit]:
         env = gym.make("vitucb/ImageArms-v0", dataset="digits", num_arms=4, max_episode_steps=6)
-        frozen = build_frozen_features(AgentConfig(), "cpu")
+        frozen = build_frozen_features(AgentConfig(), env, "cpu")
         agent = peers.PeerAgent(peers.PEERS["calvera LinearUCB"], frozen, 0)
         torch.manual_seed(global_seed)
         rounds = list(vitucb.run(env, agent, seed=0))

@@ -21,6 +21,7 @@ FOUNDATION = {
     "vit_layers",
     "adapters",
     "fast_linear",
+    "image_cache",
 }
 PARTS = {"covariance", "policies", "replay", "optim", "backbone", "assets"}
 MODEL = {
@@ -56,6 +57,7 @@ ALLOWED = {
     "vit_layers": set(),
     "adapters": {"vit_layers"},
     "fast_linear": set(),
+    "image_cache": set(),
     "covariance": FOUNDATION | {"covariance"},
     "policies": FOUNDATION | {"policies"},
     "replay": FOUNDATION,

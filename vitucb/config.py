@@ -225,8 +225,8 @@ class AgentConfig:
     """Type of the matrix products in the backbone from the first adapter on (vit-ucb): bfloat16 is
     up to twice as fast where the processor has it, and good to two or three digits."""
     prefix_cache_mib: int = 256
-    """Memory for what the layers before the first adapter make of images, MiB; 0 computes it anew
-    every time (vit-ucb)."""
+    """Memory for what the layers before the first adapter, or a frozen backbone, make of images,
+    MiB; 0 computes it anew every time."""
     head: Literal["ridge", "gradient"] = "ridge"
     """Reward head solved for after every reward, or trained by gradient steps."""
     head_ridge: float | None = None

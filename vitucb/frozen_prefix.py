@@ -4,18 +4,13 @@ Stem, position embedding and the blocks without adapters are frozen: what they m
 depends on the image alone. Images come again and again, in the replay at every step and on most
 streams as arms too, so their tokens are kept, up to a bound, and the model goes on from there.
 
-This is exact to the bit, whatever is held: the bits of a matrix product may depend on how many
-rows it has, so missing tokens are always made in batches of one size, filled up where too few are
-missing. A run that starts again with nothing held gets the same tokens.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,12 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vitucb.adapters import lora_pairs
+from vitucb.image_cache import ImageCache, check_limit, noise_images, steady_batch
 from vitucb.vit_layers import forward_as
 
 _logger = logging.getLogger(__name__)
-
-Images = Sequence[NDArray[np.uint8]]
-_LARGEST_BATCH = 16
 
 
 class FrozenPrefix:
@@ -134,13 +127,11 @@ class FrozenPrefix:
         return inputs.shape[1:] == self.shape
 
 
-class PrefixCache:
-    """Tokens of images, kept by the content of the image; the latest used stay.
+class PrefixCache(ImageCache):
+    """Tokens of images.
 
     Attributes:
         prefix: Makes them.
-        bytes: Held now.
-        misses: Images whose tokens had to be made so far.
     """
 
     def __init__(
@@ -151,45 +142,9 @@ class PrefixCache:
         limit_bytes: int,
         batch: int,
     ) -> None:
-        """Start with nothing held.
-
-        Args:
-            prefix: Makes tokens of the model's input.
-            preprocess: One image uint8 (H, W, C) to the model's input (3, H, W).
-            limit_bytes: Bound of what is held.
-            batch: How many images go through the prefix at a time, always.
-        """
-        self.prefix, self.bytes, self.misses = prefix, 0, 0
-        self._preprocess, self._limit, self._batch = preprocess, limit_bytes, batch
-        self._held: OrderedDict[bytes, Tensor] = OrderedDict()
-
-    def __call__(self, images: Images) -> Tensor:
-        """Tokens (b, ...) of images uint8 (H, W, C) each."""
-        keys = [_key(image) for image in images]
-        wanted = dict(zip(keys, images, strict=True))
-        tokens = {key: self._held[key] for key in wanted if key in self._held}
-        missing = {key: image for key, image in wanted.items() if key not in tokens}
-        self.misses += len(missing)
-        tokens |= zip(missing, self._make(list(missing.values())), strict=True)
-        for key in wanted:
-            self._hold(key, tokens[key])
-        return torch.stack([tokens[key] for key in keys])
-
-    def _make(self, images: Images) -> Iterator[Tensor]:
-        for start in range(0, len(images), self._batch):
-            chunk = map(np.ascontiguousarray, images[start : start + self._batch])
-            inputs = [self._preprocess(image) for image in chunk]
-            filled = inputs + inputs[-1:] * (self._batch - len(inputs))
-            for row in self.prefix.before(torch.stack(filled))[: len(inputs)]:
-                yield row.clone()  # else one row kept would keep the batch
-
-    def _hold(self, key: bytes, tokens: Tensor) -> None:
-        if key not in self._held:
-            self._held[key] = tokens
-            self.bytes += tokens.nbytes
-        self._held.move_to_end(key)
-        while self.bytes > self._limit:
-            self.bytes -= self._held.popitem(last=False)[1].nbytes
+        """As `ImageCache`, of what `prefix` makes."""
+        super().__init__(prefix.before, preprocess, limit_bytes=limit_bytes, batch=batch)
+        self.prefix = prefix
 
 
 def make_prefix_cache(
@@ -212,23 +167,16 @@ def make_prefix_cache(
     Raises:
         ValueError: If `limit_mib` is negative.
     """
-    if limit_mib < 0:
-        raise ValueError(f"agent.prefix_cache_mib {limit_mib} must be at least 0")
+    check_limit(limit_mib)
     if limit_mib == 0:
         return None
-    # All new images of a round in as few batches as possible, none of them mostly filling.
-    batch = -(-arms // -(-arms // _LARGEST_BATCH))
-    parameter = next(model.parameters())
-    noise = torch.randn(max(batch, 2), 3, *size, generator=torch.Generator().manual_seed(0))
-    images = noise.to(parameter)
+    images = noise_images(model, size)
     try:
         prefix = FrozenPrefix(model, images[:2])
     except ValueError as error:
         _logger.info("the part before the first adapter is computed every time: %s", error)
         return None
-    tokens, turned = prefix.before(images[:batch]), prefix.before(images[:batch].roll(1, 0))
-    if not torch.equal(tokens.roll(1, 0), turned):
-        batch = 1  # Here bits depend on the place in the batch too.
+    batch = steady_batch(prefix.before, images, arms)
     return PrefixCache(prefix, preprocess, limit_bytes=limit_mib << 20, batch=batch)
 
 
@@ -262,9 +210,3 @@ def _is_costly(module: nn.Module) -> bool:
 def _is_per_image(output: object, count: int) -> bool:
     """Whether it is a tensor with a row per image; a position bias, for one, has none."""
     return isinstance(output, Tensor) and output.shape[:1] == (count,)
-
-
-def _key(image: NDArray[np.uint8]) -> bytes:
-    digest = hashlib.blake2b(f"{image.dtype}{image.shape}".encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(image).data)
-    return digest.digest()

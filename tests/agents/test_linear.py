@@ -10,7 +10,9 @@ import pytest
 import torch
 
 import vitucb
+from vitucb.agents.feature_agent import FrozenFeatures
 from vitucb.agents.linear import LinearAgent
+from vitucb.backbone import Preprocess
 from vitucb.types import Observation, Round
 
 RIDGE = 0.05
@@ -87,3 +89,63 @@ def test_restored_agent_continues_identically() -> None:
 def test_ridge_must_be_positive() -> None:
     with pytest.raises(ValueError, match="ridge"):
         played(1, head_ridge=0.0)
+
+
+class Counted(torch.nn.Module):
+    """A backbone that counts the batches it is given."""
+
+    num_features = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(
+            torch.randn(8, 48, generator=torch.Generator().manual_seed(0))
+        )
+        self.batches: list[int] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Features (n, 8) of images (n, 3, 4, 4)."""
+        self.batches.append(len(x))
+        return x.flatten(1) @ self.weight.T
+
+
+def frozen(arms: int = 4, limit_mib: int = 1) -> tuple[FrozenFeatures, Counted]:
+    backbone = Counted()
+    preprocess = Preprocess((4, 4), (0.5,) * 3, (0.5,) * 3)
+    made = FrozenFeatures(backbone, preprocess, limit_mib=limit_mib, arms=arms)
+    backbone.batches.clear()
+    return made, backbone
+
+
+def pictures(count: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
+
+
+def test_an_image_seen_before_does_not_go_through_the_backbone_again() -> None:
+    features, backbone = frozen()
+    images = pictures(6)
+    first = features(images[:4])
+    assert torch.equal(features(images[[2, 0, 2, 1]]), first[[2, 0, 2, 1]])
+    assert backbone.batches == [4]
+    features(images)
+    assert backbone.batches == [4, 4]
+
+
+def test_features_have_the_same_bits_whether_images_are_held_or_not() -> None:
+    images = pictures(9)
+    (held, _), (never, backbone) = frozen(), frozen(limit_mib=0)
+    for order in ([0, 1, 2, 3], [3, 4, 0], [8, 7, 6, 5, 0], [2]):
+        assert torch.equal(held(images[order]), never(images[order]))
+    assert backbone.batches == [4, 4, 4, 4, 4]
+
+
+def test_a_negative_bound_of_memory_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"agent.prefix_cache_mib -1 must be at least 0"):
+        played(1, prefix_cache_mib=-1)
+
+
+def test_memory_for_features_changes_no_decision() -> None:
+    with_memory, without = (played(30, prefix_cache_mib=limit)[1] for limit in (256, 0))
+    for one, two in zip(with_memory, without, strict=True):
+        np.testing.assert_array_equal(one.decision.mean, two.decision.mean)
+        np.testing.assert_array_equal(one.decision.width, two.decision.width)

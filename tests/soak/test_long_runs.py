@@ -79,7 +79,7 @@ def test_memory_of_vit_ucb_is_flat(tmp_path: Path, trials: Trials) -> None:
 )
 def test_means_of_a_long_run_do_not_drift(tmp_path: Path, trials: Trials) -> None:
     ridge, rounds, held = 0.7, 100_000, []
-    agent = {"name": "tests.soak.cached_agent:build", "head_ridge": ridge}
+    agent = {"name": "lin-ucb", "head_ridge": ridge}
     settings, tenth = config(tmp_path, agent, rounds), rounds // 10
     gram, response = torch.zeros(1), torch.zeros(1)
 
