@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import vitucb
+from vitucb.agents.feature_agent import FrozenFeatures
 from vitucb.agents.vit_ucb import ViTUCB
 from vitucb.bench.scoring import ARMS, Row, fill_covariance, least_times, make_images, one_thread
 from vitucb.envs.datasets import load_dataset
@@ -64,6 +65,7 @@ AGENTS: dict[str, tuple[str, dict[str, Any]]] = {
         "vit-ucb",
         {"training": _SCORING_ONLY, "covariance": "low-rank"},
     ),
+    "lin-ucb": ("lin-ucb", {}),
     "prototype": ("prototype", {}),
     "neural-ucb": ("neural-ucb", {}),
 }
@@ -146,8 +148,12 @@ class Contestant:
         )
         self.agent = vitucb.make_agent(name, self._env, seed=0, **backbone, **settings)
         self.phases = Phases()
+        images = [dataset.images[i] for i in range(len(dataset.images))]
+        frozen = getattr(self.agent, "_frozen", None)
+        if isinstance(frozen, FrozenFeatures):
+            frozen(np.stack(images))
         if isinstance(self.agent, ViTUCB):
-            show_history(self.agent, [dataset.images[i] for i in range(len(dataset.images))])
+            show_history(self.agent, images)
             self.phases.watch(self.agent.history, {"score": "scoring", "refresh": "rebuild"})
             self.phases.watch(self.agent.trainer, {"train": "training"})
             self.phases.watch(
