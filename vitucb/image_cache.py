@@ -19,13 +19,15 @@ from torch import Tensor, nn
 
 Images = Sequence[NDArray[np.uint8]]
 _LARGEST_BATCH = 16
+# Bytes that key, tensor and storage take besides the numbers, measured.
+_OBJECTS = 700
 
 
 class ImageCache:
     """What a frozen function makes of images; the latest used stay.
 
     Attributes:
-        bytes: Held now.
+        bytes: Held now, with the objects that hold it.
         misses: Images for which it had to be made so far.
     """
 
@@ -73,10 +75,10 @@ class ImageCache:
     def _hold(self, key: bytes, row: Tensor) -> None:
         if key not in self._held:
             self._held[key] = row
-            self.bytes += row.nbytes
+            self.bytes += row.nbytes + _OBJECTS
         self._held.move_to_end(key)
         while self.bytes > self._limit:
-            self.bytes -= self._held.popitem(last=False)[1].nbytes
+            self.bytes -= self._held.popitem(last=False)[1].nbytes + _OBJECTS
 
 
 def steady_batch(make: Callable[[Tensor], Tensor], inputs: Tensor, arms: int) -> int:
