@@ -226,10 +226,9 @@ def make(label: str, seed: int, rounds: int) -> tuple[Episode, Clocked]:
     env = gym.make("vitucb/ImageArms-v0", dataset="digits", num_arms=ARMS, max_episode_steps=rounds)
     agent: Agent
     if label in PEERS:
-        config = AgentConfig(prefix_cache_mib=0)
-        agent = PeerAgent(PEERS[label], build_frozen_features(config, env, "cpu"), seed)
+        agent = PeerAgent(PEERS[label], build_frozen_features(AgentConfig(), env, "cpu"), seed)
     else:
-        agent = vitucb.make_agent(label, env, seed=seed, prefix_cache_mib=0)
+        agent = vitucb.make_agent(label, env, seed=seed)
     clocked = Clocked(agent)
     return Episode(env, clocked, seed=seed), clocked
 
