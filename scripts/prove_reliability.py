@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+SUITE = ROOT / "tests" / "soak"
 _BEGIN, _END = "<!-- table -->", "<!-- end of table -->"
 Row = dict[str, Any]
 
@@ -80,6 +81,11 @@ def table(rows: dict[str, Row]) -> str:
     return "\n".join([*lines, f"| **all** | **{tried:,}** | **{failed}** | |"])
 
 
+def parts(only: str) -> list[Path]:
+    """The files of the suite with `only` in their names."""
+    return [path for path in sorted(SUITE.glob("test_*.py")) if only in path.name]
+
+
 def main() -> None:
     """Run the suite, print the table; exit code 1 if anything failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -87,8 +93,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, help="counts of all parts run so far, JSON")
     parser.add_argument("--page", type=Path, help="page whose table is replaced")
     arguments = parser.parse_args()
-    folder = ROOT / "tests" / "soak"
-    files = [str(path) for path in sorted(folder.glob(f"test_*{arguments.only}*.py"))]
+    files = [str(path) for path in parts(arguments.only)]
+    if not files:
+        parser.error(f"--only {arguments.only!r} is in the name of no file in tests/soak")
     tally, started = Tally(), time.monotonic()
     code = pytest.main(["-m", "soak", "--rootdir", str(ROOT), *files], plugins=[tally])
     rows = tally.rows
