@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,12 @@ import numpy as np
 import pytest
 
 from tests.soak.conftest import Trials
+from vitucb.agents.vit_ucb import ViTUCB
 from vitucb.checkpoint import load_state, save_state
-from vitucb.config import RunConfig, override
+from vitucb.config import LoRAConfig, RunConfig, override
+from vitucb.covariance.grouped import GroupedCovariance
+from vitucb.covariance.handover import HandoverCovariance
+from vitucb.covariance.rows import RowCovariance
 from vitucb.covariance.table import COVARIANCES
 from vitucb.experiment import make_agent, make_env
 from vitucb.optim.table import ENTRIES
@@ -31,7 +34,7 @@ def drawn_config(seed: int) -> RunConfig:
     agent: dict[str, Any] = {
         "name": pick(AGENTS),
         "features": pick(["lora-gradient", "last-layer", "both"]),
-        "covariance": drawn_covariance(pick),
+        "covariance": {"name": pick(list(COVARIANCES)), "rank": pick([None, 8])},
         "policy": {"name": pick(sorted(POLICIES)), "radius": pick(["auto", "constant", "oful"])},
         "link": link,
         "head": pick(["ridge", "gradient"]),
@@ -39,9 +42,9 @@ def drawn_config(seed: int) -> RunConfig:
         "precision": pick(["float32", "bfloat16"]),
         "prefix_cache_mib": pick([0, 256]),
         "lora": {
-            "rank": pick([1, 2, 4]),
+            "rank": pick([1, 2]),
             "targets": pick([["qkv"], ["fc2"], ["proj", "fc1"]]),
-            "blocks": pick([[-1], [2], None]),
+            "blocks": pick([[-1], [2]]),
             "init": pick(["default", "orthogonal", "pissa", "olora", "gaussian"]),
             "use_rslora": pick([True, False]),
             "use_dora": pick([True, False, False, False]),
@@ -73,14 +76,6 @@ def drawn_config(seed: int) -> RunConfig:
         env |= {"id": "vitucb/ImageContext-v0", "num_arms": None, "reward": None}
     values = {"agent": agent, "env": env, "seed": seed, "num_rounds": ROUNDS}
     return override(RunConfig(), values)
-
-
-def drawn_covariance(pick: Callable[[list[Any]], Any]) -> dict[str, Any]:
-    """A covariance; `exact` often with a budget that the larger adapters soon use up."""
-    name = pick([*COVARIANCES, "exact"])
-    if name == "exact" and pick([True, False]):
-        return {"name": name, "budget_mib": 1}
-    return {"name": name, "rank": pick([None, 8])}
 
 
 def play_and_resume(config: RunConfig, agent: Agent, folder: Path) -> None:
@@ -121,3 +116,31 @@ def test_random_settings_are_refused_or_played(seed: int, tmp_path: Path, trials
         return
     play_and_resume(config, agent, tmp_path)
     trials.check(True, "")
+
+
+@pytest.mark.soak(
+    "The same with an exact covariance whose budget is used up on the way",
+    "one line before the first round, or hands over to the sketch and resumes to the bit",
+)
+@pytest.mark.parametrize("seed", range(1_000, 1_030))
+def test_random_settings_hand_over(seed: int, tmp_path: Path, trials: Trials) -> None:
+    lora = {"targets": LoRAConfig.targets, "blocks": None, "rank": 4}
+    exact = {"name": "exact", "rank": None, "budget_mib": 1}  # 5 rows
+    agent: dict[str, Any] = {"name": "vit-ucb", "covariance": exact, "lora": lora}
+    try:
+        config = drawn_config(seed)
+        if config.agent.features == "last-layer":
+            agent["features"] = "lora-gradient"
+        config = override(config, {"agent": agent})
+        built = build(config)
+    except ValueError as refusal:
+        trials.check("\n" not in str(refusal), str(refusal))
+        return
+    assert isinstance(built, ViTUCB)
+    play_and_resume(config, built, tmp_path)
+    first = built.covariance
+    if isinstance(first, GroupedCovariance):
+        first = first.groups["adapters"]
+    assert isinstance(first, HandoverCovariance)
+    has_forgotten = config.agent.training.discount < 1 or config.agent.training.reset_on_drift
+    trials.check(has_forgotten or not isinstance(first.current, RowCovariance), "no handover")
