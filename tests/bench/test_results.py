@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vitucb.bench.command import SUITES
+from vitucb.bench.command import SUITES, bench, suites
 from vitucb.bench.end_to_end import Contestant, model_settings
 from vitucb.bench.figures import draw_figures
 from vitucb.bench.results import Row, Tables, compare_tables, read_tables, write_tables
@@ -73,3 +73,33 @@ def test_every_suite_has_a_figure(tmp_path: Path) -> None:
     assert set(rows) == set(SUITES)
     assert [file.name for file in files] == [f"b-{suite}.png" for suite in rows]
     assert all(file.stat().st_size > 2_000 for file in files)
+
+
+def test_suites_are_named_one_by_one_in_a_list_or_all() -> None:
+    assert suites("scale") == ("scale",)
+    assert suites("scoring, covariance,scoring") == ("scoring", "covariance")
+    assert suites("all") == SUITES
+
+
+@pytest.mark.parametrize("names", ["speed", "scoring,speed", "scoring,"])
+def test_an_unknown_suite_is_named_before_anything_is_measured(names: str) -> None:
+    with pytest.raises(ValueError, match=r"unknown suite '(speed)?'; known: all, covariance"):
+        suites(names)
+
+
+def test_a_file_that_tables_cannot_go_to_is_refused_before_anything_is_measured() -> None:
+    with pytest.raises(ValueError, match=r"--out 'bench.csv' must be a .json file"):
+        bench(["--out", "bench.csv"])
+
+
+def test_tables_are_kept_after_every_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise KeyboardInterrupt
+
+    rows = [{"quantity": "arms", "value": 10.0, "ms": 2.0}]
+    monkeypatch.setattr("vitucb.bench.scale.run_suite", lambda: rows)
+    monkeypatch.setattr("vitucb.bench.seeds.run_suite", fail)
+    out = tmp_path / "new" / "bench.json"
+    with pytest.raises(KeyboardInterrupt):
+        bench(["--suite", "scale,seeds", "--out", str(out)])
+    assert read_tables(out) == {"scale": rows}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from pathlib import Path
 
 from vitucb.bench.figures import draw_figures
 from vitucb.bench.results import compare_tables, read_tables, write_tables
@@ -19,7 +20,7 @@ class BenchArgs:
     """Measure speed and memory side by side in one process, on one thread."""
 
     suite: str = "all"
-    """scoring, covariance, optimizers, end-to-end, scale or seeds; all if not given."""
+    """Any of scoring,covariance,optimizers,end-to-end,scale,seeds; all if not given."""
     out: str | None = None
     """A .json file to write the tables to, with a figure of each suite beside it."""
     compare: tuple[str, str] | None = None
@@ -32,13 +33,31 @@ def bench(words: list[str]) -> None:
     if args.compare is not None:
         print(table(compare_tables(*map(read_tables, args.compare))))
         return
-    if args.suite not in (*SUITES, "all"):
-        raise unknown_name("suite", args.suite, [*SUITES, "all"])
+    if args.out is not None:
+        if not args.out.endswith(".json"):
+            raise ValueError(f"--out {args.out!r} must be a .json file")
+        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     tables = {}
-    for suite in SUITES if args.suite == "all" else (args.suite,):
+    for suite in suites(args.suite):
         module = importlib.import_module(f"vitucb.bench.{suite.replace('-', '_')}")
         tables[suite] = module.run_suite()
-        print(f"{suite}:\n{table(tables[suite])}\n")
+        print(f"{suite}:\n{table(tables[suite])}\n", flush=True)
+        if args.out is not None:
+            write_tables(args.out, tables, describe_environment())
     if args.out is not None:
-        write_tables(args.out, tables, describe_environment())
         print(args.out, *draw_figures(tables, args.out), sep="\n")
+
+
+def suites(names: str) -> tuple[str, ...]:
+    """The suites in `names`, which commas separate, each once.
+
+    Raises:
+        ValueError: If there is no such suite.
+    """
+    if names == "all":
+        return SUITES
+    chosen = tuple(dict.fromkeys(name.strip() for name in names.split(",")))
+    for name in chosen:
+        if name not in SUITES:
+            raise unknown_name("suite", name, [*SUITES, "all"])
+    return chosen
