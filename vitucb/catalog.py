@@ -99,4 +99,4 @@ def check_names(config: RunConfig) -> None:
     for field, name, kind in named:
         known = CATALOG[kind]()
         if name not in known and ":" not in name:
-            raise unknown_name(field, name, known)
+            raise unknown_name(field, name, known, or_path=True)

@@ -66,7 +66,7 @@ def make_env(config: EnvConfig, num_rounds: int | None = None) -> gym.Env[Any, A
         env = gym.make(config.id, disable_env_checker=True, **arguments)
     except gym.error.Error as error:
         known = [name for name in gym.registry if name.startswith("vitucb/")]
-        raise unknown_name("env.id", config.id, known) from error
+        raise unknown_name("env.id", config.id, known, or_path=True) from error
     except TypeError as error:
         raise ValueError(f"env: {config.id} does not take these settings: {error}") from error
     return _wrapped(env, config)

@@ -25,14 +25,17 @@ def import_path(path: str) -> Any:
         raise ValueError(f"module {module_name!r} has no attribute {attribute!r}") from error
 
 
-def unknown_name(kind: str, name: str, known: Mapping[str, Any] | list[str]) -> ValueError:
-    """The error for a name that is in no table, with the nearest one suggested."""
+def unknown_name(
+    kind: str, name: str, known: Mapping[str, Any] | list[str], *, or_path: bool = False
+) -> ValueError:
+    """The error for a name that is in no table, with the nearest one suggested.
+
+    With `or_path` it says that an import path would do, too.
+    """
     close = difflib.get_close_matches(name, list(known), n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return ValueError(
-        f"unknown {kind} {name!r}; {hint}known: {', '.join(sorted(known))}; "
-        "or an import path 'module:attribute'"
-    )
+    path = "; or an import path 'module:attribute'" if or_path else ""
+    return ValueError(f"unknown {kind} {name!r}; {hint}known: {', '.join(sorted(known))}{path}")
 
 
 def lookup(kind: str, name: str, table: Mapping[str, Any]) -> Any:
@@ -51,7 +54,7 @@ def lookup(kind: str, name: str, table: Mapping[str, Any]) -> Any:
         return import_path(entry) if isinstance(entry, str) else entry
     if ":" in name:
         return import_path(name)
-    raise unknown_name(kind, name, table)
+    raise unknown_name(kind, name, table, or_path=True)
 
 
 def import_extra(module: str, extra: str, what: str) -> Any:
