@@ -40,7 +40,7 @@ from vitucb.config import RunConfig, override
 from vitucb.statistics import bootstrap_ci, coverage, paired_difference
 
 ALPHAS: dict[str, dict[str, Any]] = {
-    f"alpha-{alpha}": {"policy": {"alpha": alpha}} for alpha in (0.3, 0.6, 1.0)
+    f"alpha-{alpha}": {"policy": {"alpha": alpha}} for alpha in (0.3, 0.6, 1.0, 1.6)
 }
 LINEAR_ALPHAS: dict[str, dict[str, Any]] = {
     label: {"name": "lin-ucb", **agent} for label, agent in ALPHAS.items()
