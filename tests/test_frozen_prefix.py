@@ -149,10 +149,10 @@ def test_tokens_have_the_same_bits_alone_in_company_and_held() -> None:
 def test_bytes_are_bounded_and_the_latest_used_stay() -> None:
     one = cache()
     row = one(pictures(0)).nbytes
-    assert row < one.bytes < row + 1024
-    bounded = cache(limit_bytes=3 * one.bytes)
+    assert row < one.num_bytes < row + 1024
+    bounded = cache(limit_bytes=3 * one.num_bytes)
     first = bounded(pictures(0, 1, 2, 3, 4))
-    assert bounded.bytes == 3 * one.bytes
+    assert bounded.num_bytes == 3 * one.num_bytes
     bounded(pictures(2))
     bounded(pictures(5))
     assert bounded.misses == 6

@@ -19,15 +19,15 @@ from torch import Tensor, nn
 
 Images = Sequence[NDArray[np.uint8]]
 _LARGEST_BATCH = 16
-# Bytes that key, tensor and storage take besides the numbers, measured.
-_OBJECTS = 700
+_SLAB_BYTES = 1 << 22
+# Bytes that key and place of a row take, measured.
+_OBJECTS = 250
 
 
 class ImageCache:
     """What a frozen function makes of images; the latest used stay.
 
     Attributes:
-        bytes: Held now, with the objects that hold it.
         misses: Images for which it had to be made so far.
     """
 
@@ -47,38 +47,62 @@ class ImageCache:
             limit_bytes: Bound of what is held; 0 holds nothing.
             batch: How many images are made at a time, always; see `steady_batch`.
         """
-        self.bytes, self.misses = 0, 0
+        self.misses = 0
         self._make, self._preprocess = make, preprocess
         self._limit, self._batch = limit_bytes, batch
-        self._held: OrderedDict[bytes, Tensor] = OrderedDict()
+        # Image -> number of its row. Rows lie in slabs: as tensors of their own, made between the
+        # large ones of a forward, they would tear the heap to pieces, at 40 KB for a row of 768.
+        self._rows: OrderedDict[bytes, int] = OrderedDict()
+        self._slabs: list[Tensor] = []
 
     def __call__(self, images: Images) -> Tensor:
         """What is made (b, ...) of images uint8 (H, W, C) each."""
         keys = [_key(image) for image in images]
         wanted = dict(zip(keys, images, strict=True))
-        made = {key: self._held[key] for key in wanted if key in self._held}
-        missing = {key: image for key, image in wanted.items() if key not in made}
+        missing = {key: image for key, image in wanted.items() if key not in self._rows}
         self.misses += len(missing)
-        made |= zip(missing, self._rows(list(missing.values())), strict=True)
+        made = dict(zip(missing, self._made(list(missing.values())), strict=True))
+        held = {key: self._row(self._rows[key]) for key in wanted if key not in missing}
+        whole = torch.stack([made[key] if key in made else held[key] for key in keys])
         for key in wanted:
-            self._hold(key, made[key])
-        return torch.stack([made[key] for key in keys])
+            if key in held:
+                self._rows.move_to_end(key)
+        for key, row in made.items():
+            self._hold(key, row)
+        return whole
 
-    def _rows(self, images: Images) -> Iterator[Tensor]:
+    @property
+    def num_bytes(self) -> int:
+        """Held now, with the objects that hold it."""
+        return len(self._rows) * self._bytes_of(self._slabs[0][0]) if self._rows else 0
+
+    def _made(self, images: Images) -> Iterator[Tensor]:
         for start in range(0, len(images), self._batch):
             chunk = map(np.ascontiguousarray, images[start : start + self._batch])
             inputs = [self._preprocess(image) for image in chunk]
             filled = inputs + inputs[-1:] * (self._batch - len(inputs))
-            for row in self._make(torch.stack(filled))[: len(inputs)]:
-                yield row.clone()  # else one row kept would keep the batch
+            yield from self._make(torch.stack(filled))[: len(inputs)]
 
     def _hold(self, key: bytes, row: Tensor) -> None:
-        if key not in self._held:
-            self._held[key] = row
-            self.bytes += row.nbytes + _OBJECTS
-        self._held.move_to_end(key)
-        while self.bytes > self._limit:
-            self.bytes -= self._held.popitem(last=False)[1].nbytes + _OBJECTS
+        capacity = self._limit // self._bytes_of(row)
+        if capacity == 0:
+            return
+        number = len(self._rows)
+        if number == capacity:
+            number = self._rows.popitem(last=False)[1]
+        size = max(1, _SLAB_BYTES // row.nbytes)
+        if number == len(self._slabs) * size:
+            self._slabs.append(row.new_empty(min(size, capacity - number), *row.shape))
+        self._row(number).copy_(row)
+        self._rows[key] = number
+
+    def _row(self, number: int) -> Tensor:
+        size = len(self._slabs[0])
+        return self._slabs[number // size][number % size]
+
+    @staticmethod
+    def _bytes_of(row: Tensor) -> int:
+        return row.nbytes + _OBJECTS
 
 
 def steady_batch(make: Callable[[Tensor], Tensor], inputs: Tensor, arms: int) -> int:
