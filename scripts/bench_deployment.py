@@ -104,6 +104,7 @@ def main() -> None:
     parser.add_argument("--num-arms", type=int, default=10)
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--update-every", type=int, default=1)
+    parser.add_argument("--prefix-cache-mib", type=int, default=256)
     args = parser.parse_args()
     torch.set_num_threads(1)
     training = {"replay_capacity": _CAP, "update_every": args.update_every}
@@ -113,6 +114,7 @@ def main() -> None:
         max_unanswered=_CAP,
         covariance=args.covariance,
         training=training,
+        prefix_cache_mib=args.prefix_cache_mib,
     )
     loop = Loop(agent, args.num_arms, args.image_size, 0)
     print(f"before: {private_memory_mib():,.0f} MiB", flush=True)
