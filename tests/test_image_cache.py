@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
+import vitucb
 from vitucb import image_cache
 from vitucb.image_cache import ImageCache, steady_batch
 
@@ -59,6 +61,17 @@ def test_the_latest_used_stay() -> None:
     assert held.misses == 4
     held(images([1]))
     assert held.misses == 5
+
+
+@pytest.mark.parametrize("name", ["lin-ucb", "neural-ucb"])
+def test_what_is_kept_under_inference_mode_serves_later_calls(name: str) -> None:
+    env = gym.make("vitucb/ImageArms-v0", num_arms=3, max_episode_steps=3)
+    agent = vitucb.make_agent(name, env, seed=0)
+    obs, _ = env.reset(seed=0)
+    with torch.inference_mode():
+        agent.probabilities(obs)
+    rounds = list(vitucb.run(env, agent, seed=0))
+    assert len(rounds) == 3
 
 
 def test_many_rows_lie_in_few_tensors() -> None:

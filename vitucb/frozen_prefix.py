@@ -3,7 +3,6 @@
 Stem, position embedding and the blocks without adapters are frozen: what they make of an image
 depends on the image alone. Images come again and again, in the replay at every step and on most
 streams as arms too, so their tokens are kept, up to a bound, and the model goes on from there.
-
 """
 
 from __future__ import annotations

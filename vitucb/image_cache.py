@@ -57,6 +57,11 @@ class ImageCache:
 
     def __call__(self, images: Images) -> Tensor:
         """What is made (b, ...) of images uint8 (H, W, C) each."""
+        # What is held must serve a later training, whatever mode the caller is in.
+        with torch.inference_mode(False), torch.no_grad():
+            return self._look_up(images)
+
+    def _look_up(self, images: Images) -> Tensor:
         keys = [_key(image) for image in images]
         wanted = dict(zip(keys, images, strict=True))
         missing = {key: image for key, image in wanted.items() if key not in self._rows}
