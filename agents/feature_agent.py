@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vitucb.backbone import Preprocess, create_backbone, preprocess_for
 from vitucb.config import AgentConfig
 from vitucb.covariance import FeatureCovariance
+from vitucb.grad_mode import with_gradients
 from vitucb.image_cache import ImageCache, check_limit, noise_images, steady_batch
 from vitucb.noise import ResidualNoise
 from vitucb.policies import Array, Choice, Policy, choose
@@ -55,6 +56,7 @@ class FeatureAgent(Savable, abc.ABC):
         """What sqrt(phi' A^-1 phi) is multiplied by, reward units: the estimated noise."""
         return self._noise.std
 
+    @with_gradients()
     def select_action(self, obs: Observation) -> Decision:
         """Score every arm, let the policy choose, and count the choice in the covariance."""
         mean, width, phi, choice = self._choose(obs)
@@ -70,6 +72,7 @@ class FeatureAgent(Savable, abc.ABC):
             bonus=choice.bonus,
         )
 
+    @with_gradients()
     def probabilities(self, obs: Observation) -> Array:
         """Probability of choosing each arm now, float64 (K,); changes nothing.
 
@@ -100,6 +103,7 @@ class FeatureAgent(Savable, abc.ABC):
         )
         return mean, width, phi, choice
 
+    @with_gradients()
     def update(self, obs: Observation, decision: Decision, reward: float) -> dict[str, float]:
         """Learn from the reward of an earlier decision."""
         self._noise.add(reward - float(decision.mean[decision.action]))

@@ -29,6 +29,7 @@ from vitucb.agents.networks import History
 from vitucb.backbone import Preprocess, create_backbone, preprocess_for
 from vitucb.config import AgentConfig
 from vitucb.covariance import FeatureCovariance, make_covariance
+from vitucb.grad_mode import with_gradients
 from vitucb.noise import RewardScale
 from vitucb.policies import Array, Policy
 from vitucb.reward_model import RewardModel
@@ -151,6 +152,7 @@ class LastLayerAgent(FeatureAgent):
         score, phi = self._encode(images, outputs)
         return self._mean(score, phi), phi
 
+    @with_gradients()
     def select_action(self, obs: Observation) -> Decision:
         """Choose as every feature bandit does, and remember the image until the reward comes."""
         decision = super().select_action(obs)

@@ -28,6 +28,7 @@ from vitucb.change_detection import ChangeDetector
 from vitucb.config import PolicyConfig
 from vitucb.covariance import FeatureCovariance, oful_radius
 from vitucb.feature_history import Chosen, FeatureHistory
+from vitucb.grad_mode import with_gradients
 from vitucb.policies import Array, Choice, Policy, choose
 from vitucb.reward_model import RewardModel
 from vitucb.saved_agent import Savable
@@ -93,6 +94,7 @@ class ViTUCB(Savable):
         """Score all arms at once, choose, and count the choice in the covariance."""
         return self.select_actions([obs])[0]
 
+    @with_gradients()
     def select_actions(self, observations: Sequence[Observation]) -> list[Decision]:
         """Choose for several contexts with one pass of the model.
 
@@ -112,6 +114,7 @@ class ViTUCB(Savable):
             start += size
         return decisions
 
+    @with_gradients()
     def probabilities(self, obs: Observation) -> Array:
         """Probability of choosing each arm now, float64 (K,); changes nothing.
 
@@ -197,6 +200,7 @@ class ViTUCB(Savable):
         """
         return self.update_batch([(obs, decision, reward)])
 
+    @with_gradients()
     def update_batch(
         self, feedback: Sequence[tuple[Observation, Decision, float]]
     ) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -11,7 +10,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-import vitucb
 from vitucb import image_cache
 from vitucb.image_cache import ImageCache, steady_batch
 
@@ -63,15 +61,11 @@ def test_the_latest_used_stay() -> None:
     assert held.misses == 5
 
 
-@pytest.mark.parametrize("name", ["lin-ucb", "neural-ucb"])
-def test_what_is_kept_under_inference_mode_serves_later_calls(name: str) -> None:
-    env = gym.make("vitucb/ImageArms-v0", num_arms=3, max_episode_steps=3)
-    agent = vitucb.make_agent(name, env, seed=0)
-    obs, _ = env.reset(seed=0)
+def test_what_is_kept_under_inference_mode_serves_a_training() -> None:
+    held = cache(3)
     with torch.inference_mode():
-        agent.probabilities(obs)
-    rounds = list(vitucb.run(env, agent, seed=0))
-    assert len(rounds) == 3
+        held(images([0, 1]))
+    assert not held(images([0, 1, 2])).is_inference()
 
 
 def test_many_rows_lie_in_few_tensors() -> None:

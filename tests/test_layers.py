@@ -21,6 +21,7 @@ FOUNDATION = {
     "vit_layers",
     "adapters",
     "fast_linear",
+    "grad_mode",
     "image_cache",
 }
 PARTS = {"covariance", "policies", "replay", "optim", "backbone", "assets"}
@@ -57,6 +58,7 @@ ALLOWED = {
     "vit_layers": set(),
     "adapters": {"vit_layers"},
     "fast_linear": set(),
+    "grad_mode": set(),
     "image_cache": set(),
     "covariance": FOUNDATION | {"covariance"},
     "policies": FOUNDATION | {"policies"},

@@ -36,6 +36,7 @@ from vitucb.adapted_layers import (
     through_factors,
 )
 from vitucb.adapters import LoRAPair, lora_pairs
+from vitucb.grad_mode import with_gradients
 
 _logger = logging.getLogger(__name__)
 
@@ -161,7 +162,7 @@ class LoRAGradientFeatures:
             ValueError: If the model does not give one score per image, or `out` has another shape.
         """
         shape = (len(images), self.dim)
-        with _grad_mode():
+        with with_gradients():
             if out is None:
                 out = torch.zeros(shape, dtype=self.dtype, device=self._factors[0].device)
             if out.shape != shape:
@@ -178,7 +179,7 @@ class LoRAGradientFeatures:
         Returns:
             Scores (K,) and projected features (K, projection.sketch_dim), both detached.
         """
-        with _grad_mode():
+        with with_gradients():
             shape = (len(images), projection.sketch_dim)
             out = torch.zeros(shape, dtype=self.dtype, device=self._factors[0].device)
 
@@ -297,13 +298,6 @@ class GradientBuffer:
         else:
             place.copy_(grads)
             self._written.add(offset)
-
-
-@contextlib.contextmanager
-def _grad_mode() -> Iterator[None]:
-    """Gradients on, whatever mode the caller is in."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
 
 
 @contextlib.contextmanager

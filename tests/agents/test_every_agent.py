@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 import vitucb
 from tests.agents.two_digits import two_digits, zeros_and_ones
@@ -50,13 +52,14 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 BLIND = {"ucb1", "kl-ucb", "gaussian-ts", "beta-ts", "random", "best-fixed-arm", "oracle"}
 EVERY = sorted(SETTINGS)
+Modes = list[contextlib.AbstractContextManager[Any]]
 # A variant whose state is that of another one is played for learning and masks only.
 STATEFUL = [key for key in EVERY if key not in ("neural-linear-frozen", "prototype-diagonal")]
 CONTEXTUAL = ["lin-ucb", "lin-ts", "neural-ucb", "neural-ucb-cnn", "neural-linear-frozen"]
 
 
 def make(key: str, env: gym.Env[Any, Any], seed: int = 0) -> Agent:
-    name, overrides = SETTINGS[key]
+    name, overrides = SETTINGS.get(key, (key, {}))
     return vitucb.make_agent(name, env, seed=seed, **overrides)
 
 
@@ -101,6 +104,25 @@ def test_saved_and_restored_at_half_time_it_decides_as_if_never_stopped(
         np.testing.assert_array_equal(decision.mean, r.decision.mean)
         np.testing.assert_array_equal(decision.width, r.decision.width)
         restored.update(r.observation, decision, r.reward)
+
+
+@pytest.mark.parametrize("key", [*STATEFUL, "vit-ucb"])
+def test_the_mode_of_autograd_around_it_changes_nothing(key: str) -> None:
+    def played(modes: Modes) -> list[float]:
+        env = two_digits(6)
+        agent = make(key, env)
+        obs, _ = env.reset(seed=0)
+        given = []
+        for mode in modes:
+            with mode:
+                decision = agent.select_action(obs)
+                obs, reward, *_ = env.step(decision.action)
+                agent.update(obs, decision, float(reward))
+                given += [float(reward), *decision.mean.tolist()]
+        return given
+
+    modes: Modes = [torch.inference_mode(), torch.no_grad(), contextlib.nullcontext()]
+    assert played(modes * 2) == played([contextlib.nullcontext()] * 6)
 
 
 @pytest.mark.parametrize("key", STATEFUL)
