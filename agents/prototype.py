@@ -87,6 +87,11 @@ class DiagonalRecursion(DiagonalCovariance):
             d = 1 / self._diagonal
             self._diagonal = 1 / (d - weight * d * d * row / (1 + weight * (d * row).sum()))
 
+    def interval(self, phi: Tensor) -> tuple[Tensor, Tensor]:
+        """What holds for any A: the recursion knows no more. float64 (...), float64 (...)."""
+        norms = phi.double().square().sum(-1)
+        return torch.zeros_like(norms), norms / self.ridge
+
 
 class Prototype(FeatureAgent):
     """Gradient features of a slice of the network, a frozen covariance, a short replay."""

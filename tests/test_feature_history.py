@@ -161,6 +161,21 @@ def test_replaced_rows_equal_fresh_ones_whatever_order_the_rewards_came_in() -> 
     bench.matches(fresh + waiting)
 
 
+def test_a_choice_that_did_not_enter_has_no_row() -> None:
+    bench = Bench(rebuild="replay")
+    rounds = [bench.decide(), bench.decide()]
+    weight, bench.features.weight = bench.features.weight, bench.features.weight * torch.nan
+    rounds.append(bench.decide())
+    bench.features.weight = weight
+    assert bench.history.covariance.count == 2
+    for r in rounds:
+        bench.reward(r)
+    before = bench.history.covariance.state_dict()["current.rows"]
+    fresh = bench.features(inputs([image(5)]), torch.zeros(1))[1]
+    bench.history.replace(np.array([2]), fresh)
+    assert torch.equal(bench.history.covariance.state_dict()["current.rows"], before)
+
+
 def test_bernoulli_rows_are_weighted_by_curvature() -> None:
     bench = Bench(BernoulliLink(), rebuild="doubling")
     for _ in range(20):

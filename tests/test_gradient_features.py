@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import timm
 import torch
+from peft.tuners.lora.layer import Linear, LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from vitucb.adapted_layers import FastAdapters
 from vitucb.adapters import LoRAPair, add_lora, lora_pairs
 from vitucb.covariance.countsketch import CountSketch
 from vitucb.gradient_features import LoRAGradientFeatures
@@ -179,6 +181,50 @@ def test_dropout_merged_and_disabled_adapters_take_the_slow_way() -> None:
         assert features(images)[1].abs().max() == 0
 
 
+def test_another_scaling_is_seen() -> None:
+    model, images = make_model(), make_images(2)
+    features = LoRAGradientFeatures(model)
+    features(images)
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            layer.set_scale("default", 3.0)
+    scores, phi = features(images)
+    assert relative(phi, autograd_features(model, images, features.pairs)) < 1e-12
+    torch.testing.assert_close(scores, model(images).detach())
+
+
+class Bent(Linear):  # type: ignore[misc]  # PEFT is untyped
+    """At B = 0 the same as LoRA, gradients included."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        through = self.lora_B["default"](self.lora_A["default"](x))
+        y: Tensor = self.base_layer(x) + self.scaling["default"] * torch.tanh(through)
+        return y
+
+
+def test_a_layer_that_differs_only_where_b_is_not_zero_is_found_out() -> None:
+    model, images = make_model(), make_images(2)
+    pairs = lora_pairs(model)
+    with torch.no_grad():
+        for pair in pairs:
+            pair.B.zero_()
+    for module in model.modules():
+        if isinstance(module, Linear):
+            module.__class__ = Bent
+    features, training = LoRAGradientFeatures(model), FastAdapters(model, pairs)
+    features(images)
+    training(model, images)
+    assert features.is_fast
+    assert training.is_fast
+    with torch.no_grad():
+        for pair in pairs:
+            pair.B.fill_(0.1)
+    assert relative(features(images)[1], autograd_features(model, images, pairs)) < 1e-12
+    torch.testing.assert_close(training(model, images), model(images))
+    assert not features.is_fast
+    assert not training.is_fast
+
+
 def test_layers_are_restored_when_the_model_raises() -> None:
     model = make_model()
     features = LoRAGradientFeatures(model)
@@ -290,7 +336,8 @@ def test_layers_that_are_never_called_have_gradient_zero() -> None:
             tokens: Tensor = inner.blocks[0](inner._pos_embed(inner.patch_embed(images)))
             return tokens.sum(dim=(1, 2))
 
-    torch.empty(2, whole.shape[1], dtype=torch.float64).fill_(float("nan"))
-    phi = LoRAGradientFeatures(Shorter(), lora_pairs(model))(images)[1]
+    used = whole.clone()  # by a call before, as by the hot loop of a training
+    phi = LoRAGradientFeatures(Shorter(), lora_pairs(model))(images, out=used)[1]
     later = phi[:, whole.shape[1] // 3 :]
     assert float(later.abs().max()) == 0.0
+    assert float(phi.abs().max()) > 0

@@ -51,6 +51,7 @@ class AdaptedLayer:
             or getattr(module, "merged", False)
             or getattr(module, "disable_adapters", False)
             or (module.training and any(getattr(d, "p", 0.0) > 0 for d in dropouts.values()))
+            or any(s != self.pair.scaling for s in getattr(module, "scaling", {}).values())
         )
 
 
@@ -80,6 +81,26 @@ def _is_variant(module: nn.Module) -> bool:
     """Whether PEFT adds something else than s B (A x), such as DoRA: at B = 0 it would not show."""
     biases = getattr(module, "lora_bias", None) or {}
     return bool(getattr(module, "lora_variant", None)) or any(biases.values())
+
+
+class Comparison:
+    """When to compare layers with their own forward: at first, and when B first is not 0.
+
+    At B = 0, where training starts, not every difference shows.
+    """
+
+    def __init__(self, up: Tensor) -> None:
+        """Of layers of which one has the factor B = `up`."""
+        self._up, self._was_made, self._is_final = up, False, False
+
+    @property
+    def is_due(self) -> bool:
+        """Whether to compare now."""
+        return not self._is_final and (not self._was_made or bool(self._up.any()))
+
+    def made(self) -> None:
+        """It was made, with the factors as they are."""
+        self._was_made, self._is_final = True, bool(self._up.any())
 
 
 @contextlib.contextmanager
@@ -201,14 +222,15 @@ class FastAdapters:
         self._layers = find_adapted_layers(model, pairs)
         self._factors = [factor for pair in pairs for factor in (pair.A, pair.B)]
         self.is_fast = len(self._layers) == len(pairs)
-        self._is_checked = False
+        self._comparison = Comparison(pairs[0].B)
 
     def __call__(self, function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         """`function(inputs)`, a tensor that depends on the layers, with its graph."""
         if not self.is_fast or not all(layer.is_plain for layer in self._layers):
             return function(inputs)
-        if not self._is_checked:
-            self.is_fast, self._is_checked = self._agrees(function, inputs), True
+        if self._comparison.is_due:
+            self.is_fast = self._agrees(function, inputs)
+            self._comparison.made()
             if not self.is_fast:
                 _logger.warning("training runs the adapted layers as PEFT does (slower)")
                 return function(inputs)

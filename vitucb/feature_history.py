@@ -172,8 +172,10 @@ class FeatureHistory:
         self, index: int, weight: float, round: int, image: NDArray[np.uint8], action: int
     ) -> None:
         """Count arm `index` of the batch last scored by the covariance as chosen in `round`."""
+        before = self.covariance.count
         self.covariance.update(index=index, weight=weight)
-        self._row_of_round[round] = self.covariance.count - 1
+        if self.covariance.count > before:  # else its features were not finite
+            self._row_of_round[round] = before
         self._await_reward(round, image, action)
 
     def _await_reward(self, round: int, image: NDArray[np.uint8], action: int) -> None:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from vitucb.adapted_layers import (
     AdaptedLayer,
+    Comparison,
     Operands,
     adapted_output,
     find_adapted_layers,
@@ -95,11 +96,12 @@ class LoRAGradientFeatures:
     `autograd.grad(f_k, [A_1, B_1, A_2, B_2, ...])`. The head is not part of it: its gradient [h; 1]
     would carry nearly all of the norm and turn the bonus into a last-layer one.
 
-    The first call compares scores and summed features with the model's own forward and autograd.
+    The first call, and the first one with B not 0, compare scores and summed features with the
+    model's own forward and autograd.
     Where they differ (DoRA, layers that use their factors elsewhere), or where a layer is no PEFT
     LoRA layer on an `nn.Linear`, every call takes the slow way: one batched forward and K
-    backwards. That is logged once. A call in which adapters are merged, disabled or under dropout
-    is slow too.
+    backwards. That is logged once. A call in which adapters are merged, disabled, under dropout or
+    of another scaling than at first is slow too.
 
     The model must not mix the arms of a batch (no batch normalisation in training mode) and should
     be in evaluation mode. Parameters' `.grad` is left alone, and the layers are as before after the
@@ -139,7 +141,7 @@ class LoRAGradientFeatures:
         self._factors = [factor for pair in self.pairs for factor in (pair.A, pair.B)]
         self._layers = find_adapted_layers(model, self.pairs)
         self.is_fast = True
-        self._is_checked, self._precision = False, precision
+        self._comparison, self._precision = Comparison(self.pairs[0].B), precision
         if len(self._layers) < len(self.pairs):
             self._fall_back("a pair does not belong to a LoRA layer on an nn.Linear")
 
@@ -165,8 +167,10 @@ class LoRAGradientFeatures:
         with with_gradients():
             if out is None:
                 out = torch.zeros(shape, dtype=self.dtype, device=self._factors[0].device)
-            if out.shape != shape:
+            elif out.shape != shape:
                 raise ValueError(f"out has shape {tuple(out.shape)}; it must be {shape}")
+            else:
+                out.zero_()  # A layer the model skips writes nothing.
             return self._run(images, GradientBuffer(out)), out
 
     def project(self, images: Tensor, projection: BlockProjection) -> tuple[Tensor, Tensor]:
@@ -210,7 +214,7 @@ class LoRAGradientFeatures:
         """Send the gradients of all factors to `sink`; returns the scores."""
         if images.is_inference():
             images = images.clone()  # Inference tensors cannot be saved for a backward.
-        if self.is_fast and not self._is_checked:
+        if self.is_fast and self._comparison.is_due:
             self._check(images)
         if self.is_fast and all(layer.is_plain for layer in self._layers):
             return self._fast(images, sink)
@@ -272,7 +276,7 @@ class LoRAGradientFeatures:
         agrees = bool(
             (out.sum(0) - reference).norm() <= tolerance * out.norm() * len(images) ** 0.5
         ) and torch.allclose(fast_scores, scores, rtol=tolerance, atol=tolerance)
-        self._is_checked = True
+        self._comparison.made()
         if not agrees:
             self._fall_back("an adapted layer does not compute W x + b + s B (A x)")
 

@@ -56,6 +56,14 @@ def test_without_discount_it_is_dense() -> None:
     torch.testing.assert_close(one.quad_form(query), two.quad_form(query))
 
 
+def test_a_huge_feature_counts_for_as_much_in_both_matrices() -> None:
+    huge = torch.full((1, 24), 1e7, dtype=torch.float64)
+    both, one = make_covariance("discounted", 24), make_covariance("dense", 24)
+    for covariance in (both, one):
+        covariance.update(huge)
+    assert float(both.quad_form(huge)) <= float(one.quad_form(huge))
+
+
 def test_restored_matrices_continue_identically() -> None:
     phi = rows()
     covariance, other = played(phi), make_covariance("discounted", 4, ridge=0.5)

@@ -114,6 +114,37 @@ def test_float32_products_are_given_up_when_coarser_than_the_ridge() -> None:
     assert relative(covariance.quad_form(queries), expected) < 1e-6
 
 
+@pytest.mark.parametrize("spread", [1e-4, 1e-2])
+@pytest.mark.parametrize("how", ["one by one", "batch", "replace", "ridge"])
+def test_near_duplicates_in_float32_keep_their_digits(how: str, spread: float) -> None:
+    near = make_features(1, seed=3) + spread * make_features(40, seed=8)
+    near = (near / near.norm(dim=1, keepdim=True)).float()
+    covariance = RowCovariance(DIM, ridge=1.0 if how == "ridge" else 1e-6)
+    if how == "one by one":
+        for row in near:
+            covariance.update(row)
+    elif how == "replace":
+        covariance.update(make_features(40).float())
+        covariance.replace(torch.arange(40), near)
+    else:
+        covariance.update(near)
+        covariance.set_ridge(1e-6)
+    queries = torch.cat([near[:3], make_features(3, seed=9).float()])
+    expected = reference_squares(near, queries, 1e-6)
+    assert relative(covariance.quad_form(queries), expected) < 1e-6
+
+
+def test_the_budget_counts_the_type_rows_are_stored_in() -> None:
+    budget = 50 * 5000 * 8 + 8 * 50 * 51
+    covariance = HandoverCovariance(5000, budget_bytes=budget)
+    covariance.update(make_features(1, 5000))
+    for seed in range(60):
+        covariance.update(make_features(1, 5000, seed=seed).float())
+        if isinstance(covariance.current, RowCovariance):
+            assert covariance.memory_bytes <= budget
+    assert not isinstance(covariance.current, RowCovariance)
+
+
 def test_a_factor_can_be_grown_row_by_row_or_by_chunks() -> None:
     rows = make_features(600, dim=700)
     gram = rows @ rows.T + 0.1 * torch.eye(600, dtype=torch.float64)

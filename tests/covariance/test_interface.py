@@ -249,6 +249,33 @@ def test_huge_duplicates_at_a_tiny_ridge_are_survived(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(COVARIANCES))
+def test_a_huge_feature_that_comes_again_and_again_is_survived(name: str) -> None:
+    covariance, huge = make_covariance(name, DIM), 1e6 * make_features(1)[0]
+    phi = make_features(4, seed=2)
+    for _ in range(1100):
+        covariance.update(huge)
+    low, up = covariance.interval(phi)
+    assert ((low >= 0) & (up <= phi.square().sum(1) * (1 + 1e-2))).all()
+    expected = phi.square().sum(1) - (phi @ huge).square() / huge.square().sum()
+    if name != "diagonal":
+        torch.testing.assert_close(covariance.quad_form(phi), expected, rtol=1e-2, atol=0.0)
+
+
+@pytest.mark.parametrize("name", sorted(COVARIANCES))
+def test_the_interval_of_any_covariance_holds(name: str) -> None:
+    phi, queries = make_features(60) + 0.1, make_features(9, seed=1)
+    covariance = make_covariance(name, DIM, ridge=0.5)
+    covariance.update(phi)
+    exact = exact_squares(dense_matrix(phi, 0.5), queries)
+    low, up = covariance.interval(queries)
+    assert (low <= exact * (1 + 1e-9)).all()
+    assert (exact <= up * (1 + 1e-9)).all()
+    slack = covariance.certificate(queries)["covariance/certificate"]
+    assert slack == pytest.approx(float((up / low).max()) ** 0.5 - 1, abs=1e-12)
+    assert (slack > 1e-9) == (name == "diagonal")
+
+
+@pytest.mark.parametrize("name", sorted(COVARIANCES))
 def test_a_huge_feature_is_bounded_and_leaves_the_others(name: str) -> None:
     huge = torch.zeros(DIM, dtype=torch.float64)
     huge[0] = 1e6

@@ -59,6 +59,30 @@ def test_the_interval_holds_for_every_query(variant: str, rank: int, decay: floa
     assert sketch.log_det_interval[0] <= sketch.log_det <= sketch.log_det_interval[1]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("ridge", [1.0, 0.1])
+def test_the_interval_holds_for_rows_of_few_bits(dtype: torch.dtype, ridge: float) -> None:
+    phi, queries = make_features(600, 60, decay=2.0).to(dtype), make_features(40, 60, seed=1)
+    sketch = FrequentDirections(60, rank=10, max_rank=10, ridge=ridge)
+    for chunk in torch.split(phi, 5):
+        sketch.update(chunk)
+    exact = exact_squares(phi.double(), queries.to(dtype).double(), ridge)
+    low, up = sketch.interval(queries.to(dtype))
+    assert (low <= exact * (1 + 1e-3)).all()
+    assert (exact <= up * (1 + 1e-3)).all()
+
+
+@pytest.mark.parametrize("name", ["frequent-directions", "low-rank"])
+def test_huge_features_in_float32_leave_the_interval_finite(name: str) -> None:
+    sketch, queries = make_covariance(name, 300, rank=8), make_features(4, 300, seed=5).float()
+    huge = 1e6 * make_features(1, 300).float()
+    for seed in range(60):
+        sketch.update(make_features(1, 300, seed=seed).float())
+        sketch.update(huge)
+    low, up = sketch.interval(queries)
+    assert ((low >= 0) & (low <= up) & torch.isfinite(up)).all()
+
+
 @pytest.mark.parametrize("by_index", [True, False])
 def test_the_calibrated_ridge_is_the_best_guess_on_a_flat_spectrum(by_index: bool) -> None:
     phi, queries = make_features(600, 300, decay=0.4), make_features(40, 300, seed=1, decay=0.4)
@@ -223,7 +247,7 @@ def test_low_rank_interval_holds_on_a_decaying_spectrum() -> None:
     assert 0 < report["covariance/certificate"] < 0.5
     assert 0.7 < report["covariance/sketch_ratio_low"] <= 1.0
     assert 1.0 <= report["covariance/sketch_ratio_high"] < 1.3
-    assert report["covariance/effective_dimension"] > 1
+    assert report["covariance/sketch_effective_dimension"] > 1
     log_det = float(torch.linalg.slogdet(torch.eye(400) + phi @ phi.mT)[1])
     assert sketch.log_det == pytest.approx(log_det, rel=0.05)
 
@@ -246,6 +270,23 @@ def test_a_sketch_that_is_too_small_says_so(caplog: pytest.LogCaptureFixture) ->
         sketch.update(make_features(60, 3000, decay=0.0))
         sketch.update(make_features(60, 3000, seed=1, decay=0.0))
     assert sum("enlarge the sketch" in r.message for r in caplog.records) == 1
+
+
+@pytest.mark.parametrize(("rank", "rows"), [(64, 600), (256, 300)])
+def test_a_sketch_that_is_too_small_promises_nothing(rank: int, rows: int) -> None:
+    phi, queries = make_features(rows, 3000, decay=0.0), make_features(20, 3000, 9, decay=0.0)
+    sketch = make_covariance("countsketch", 3000, rank=rank, ridge=0.1)
+    for chunk in torch.split(phi, 50):
+        sketch.update(chunk)
+    exact = exact_squares(phi, queries, 0.1)
+    low, up = sketch.interval(queries)
+    assert ((low <= exact) & (exact <= up)).all()
+    assert sketch.certificate(queries)["covariance/certificate"] == math.inf
+
+
+def test_a_countsketch_too_wide_for_the_dense_form_is_refused() -> None:
+    with pytest.raises(ValueError, match="rank 5000 must be at most 4096"):
+        make_covariance("countsketch", 20_000, rank=5000)
 
 
 def test_sketches_merge_discount_and_resume() -> None:
@@ -316,6 +357,39 @@ def test_memory_and_work_do_not_grow_with_the_horizon() -> None:
         sketch.update(make_features(100, 2000, seed=seed, decay=1.0))
         sizes.append(sketch.inner.memory_bytes)
     assert max(sizes) <= 32 * 256 * 8 + 8 * 32 * 33
+
+
+def test_groups_are_told_what_one_covariance_is_told() -> None:
+    def sketch() -> FrequentDirections:
+        return FrequentDirections(300, rank=20, max_rank=20)
+
+    alone, grouped = sketch(), GroupedCovariance({"lora": sketch(), "head": RowCovariance(3)})
+    for one, other in zip(make_features(90, 300), make_features(90, 300, seed=1), strict=True):
+        pair = torch.stack([one, other])
+        alone.quad_form(pair)
+        alone.update(index=0)
+        grouped.quad_form(torch.nn.functional.pad(pair, (0, 3)))
+        grouped.update(index=0)
+    queries = make_features(5, 300, seed=2)
+    padded = torch.nn.functional.pad(queries, (0, 3))
+    assert torch.equal(grouped.quad_form(padded), alone.quad_form(queries))
+
+
+def test_groups_replace_a_row_as_a_whole_or_not_at_all_and_report_what_members_know() -> None:
+    grouped = GroupedCovariance(
+        {"lora": low_rank(2000, sketch_dim=128, rank=32), "head": RowCovariance(3)}
+    )
+    phi = make_features(9, 2003)
+    grouped.update(phi)
+    before = grouped.quad_form(phi)
+    fresh = make_features(1, 2003, seed=1)
+    fresh[0, -1] = torch.nan
+    grouped.replace(2, fresh)
+    assert torch.equal(grouped.quad_form(phi), before)
+    assert grouped.rejected == 1
+    report = grouped.certificate(phi)
+    assert report["covariance/sketch_effective_dimension"] > 0
+    assert report["covariance/sketch_ratio_low"] <= 1 <= report["covariance/sketch_ratio_high"]
 
 
 def test_groups_add_up() -> None:

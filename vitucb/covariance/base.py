@@ -258,16 +258,36 @@ class FeatureCovariance(abc.ABC):
     def replace(self, index: int | Tensor, phi: Tensor) -> None:
         """Overwrite observations, by order of entry, with fresh features; weights stay.
 
+        Costs their products with all rows and, at the next scoring, a factorisation from the
+        first of them on. Where a feature is not finite the old observation stays.
+
         Args:
             index: One position, or positions (b,), each at most once.
             phi: Features (p,) or (b, p).
 
         Raises:
+            ValueError: If a position is out of range or given twice, or shapes do not fit.
             RuntimeError: If this covariance no longer holds single observations.
+            FloatingPointError: If ten observations in a row were not finite.
         """
-        raise RuntimeError(
-            f"{type(self).__name__} holds no single observations to replace; use rebuild"
-        )
+        if not self.can_replace:
+            raise RuntimeError(
+                f"{type(self).__name__} holds no single observations to replace; use rebuild"
+            )
+        fresh = self._as_rows(phi)
+        where = torch.as_tensor(index).reshape(-1).cpu()
+        if len(where) != len(fresh) or len(set(where.tolist())) != len(where):
+            raise ValueError(f"replace got {len(where)} positions for {len(fresh)} feature rows")
+        if any(not 0 <= i < self.count for i in where.tolist()):
+            raise ValueError(f"replace index {index} must lie in 0..{self.count - 1}")
+        good = torch.isfinite(fresh).all(dim=1)
+        self._count_rejected(int((~good).sum()), len(good))
+        self._scored = None
+        if bool(good.any()):
+            self._replace(where[good.cpu()], fresh[good])
+
+    def _replace(self, where: Tensor, fresh: Tensor) -> None:
+        raise NotImplementedError(f"{type(self).__name__} holds no single observations")
 
     def drop_oldest(self, count: int = 1) -> None:
         """Take the first observations away again, as if they had never entered: a sliding window.
@@ -300,14 +320,17 @@ class FeatureCovariance(abc.ABC):
         Raises:
             ValueError: If the two differ in kind, dimension or ridge.
         """
+        self._check_mergeable(other)
+        self._scored = None
+        self.count += other.count
+        self._merge(other)
+
+    def _check_mergeable(self, other: FeatureCovariance) -> None:
         if type(other) is not type(self) or (other.dim, other.ridge) != (self.dim, self.ridge):
             raise ValueError(
                 f"cannot merge {type(other).__name__}(dim={other.dim}, ridge={other.ridge}) into "
                 f"{type(self).__name__}(dim={self.dim}, ridge={self.ridge}); they must agree"
             )
-        self._scored = None
-        self._merge(other)
-        self.count += other.count
 
     def _merge(self, other: Any) -> None:
         raise NotImplementedError(f"{type(self).__name__} cannot be merged")
@@ -316,11 +339,11 @@ class FeatureCovariance(abc.ABC):
         """What is known about the error on these arms, as `covariance/name: value` for logging.
 
         `covariance/certificate` is the largest sqrt(upper / lower) - 1 of the intervals: by how
-        much a width may be off, 0 where it is exact.
+        much a width may be off, 0 where it is exact, infinite where nothing is known.
         """
-        low, up = (bound[bound > 0] for bound in self.interval(phi))
-        slack = (up / low).max().sqrt() - 1.0 if len(low) and len(low) == len(up) else 0.0
-        return {"covariance/certificate": float(slack)}
+        low, up = self.interval(phi)
+        ratios = (up / low)[up > 0]
+        return {"covariance/certificate": float(ratios.max().sqrt()) - 1.0 if len(ratios) else 0.0}
 
     # Bookkeeping
 

@@ -19,6 +19,8 @@ _PROBE_EVERY = 256
 _PROBE_TOLERANCE = 1e-8
 # A factorisation of this size takes a second or so.
 _LARGE = 2048
+# Squared pivots of A in ridges are 1 at least, up to this much of rounding.
+_LEAST_PIVOT = 0.999
 
 
 class DenseCovariance(FeatureCovariance):
@@ -94,9 +96,11 @@ class DenseCovariance(FeatureCovariance):
         return (cov + cov.mT) / 2
 
     def _append(self, scored: Scored, weights: Tensor) -> None:
+        assert scored.solved is not None
         phi = scored.phi.to(self._matrix)
-        weights = limit_weights(weights, phi.square().sum(1), self.ridge)
-        self._matrix.addmm_((phi * weights[:, None]).mT, phi)
+        squares = (phi * scored.solved.mT).sum(1)
+        weights = limit_weights(weights, phi.square().sum(1), squares, self.ridge)
+        self._add(phi, weights)
         if len(phi) > self.dim // 8 + 1:
             self._invert()
         else:
@@ -104,6 +108,9 @@ class DenseCovariance(FeatureCovariance):
                 self._rank_one(self._inverse @ row, row, weight)
         self._since_rebuild += len(phi)
         self._check_drift()
+
+    def _add(self, phi: Tensor, weights: Tensor) -> None:
+        self._matrix.addmm_((phi * weights[:, None]).mT, phi)
 
     def _rank_one(self, solved: Tensor, row: Tensor, weight: float) -> None:
         square = float(row @ solved)
@@ -126,13 +133,22 @@ class DenseCovariance(FeatureCovariance):
         """P and log det from A."""
         if _logger.isEnabledFor(logging.DEBUG):
             _logger.debug("dense covariance: drift %.1e before the rebuild", self._drift())
-        lower = torch.linalg.cholesky(self._matrix)
-        # LAPACK answers in columns; products with those are fifty times slower.
-        self._inverse = torch.cholesky_inverse(lower).contiguous()
-        self._log_det = float(2.0 * (lower.diagonal().log().sum())) - self.dim * math.log(
-            self.ridge
-        )
+        lower, failed = torch.linalg.cholesky_ex(self._matrix)
+        if int(failed) or float(lower.diagonal().min()) ** 2 < _LEAST_PIVOT * self.ridge:
+            self._invert_guarded()
+        else:
+            # LAPACK answers in columns; products with those are fifty times slower.
+            self._inverse = torch.cholesky_inverse(lower).contiguous()
+            log_det = float(2.0 * lower.diagonal().log().sum())
+            self._log_det = log_det - self.dim * math.log(self.ridge)
         self._since_rebuild = 0
+
+    def _invert_guarded(self) -> None:
+        """The same where rounding took directions below the ridge, under which none of A is."""
+        values, vectors = torch.linalg.eigh(self._matrix)
+        values = values.clamp_min(self.ridge)
+        self._inverse = (vectors / values) @ vectors.mT
+        self._log_det = float((values / self.ridge).log().sum())
 
     def _reset(self) -> None:
         self._start(self._matrix.device)

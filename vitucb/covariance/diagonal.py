@@ -51,6 +51,17 @@ class DiagonalCovariance(FeatureCovariance):
     def _reset(self) -> None:
         self._diagonal.fill_(self.ridge)
 
+    def interval(self, phi: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds of the exact phi' A^-1 phi: float64 (...), float64 (...).
+
+        A is at most ridge + tr D - p ridge times I and at least ridge I; and no x' A^-1 x is below
+        x_j^2 / A_jj, for any j.
+        """
+        squares = phi.double().square()
+        norms, largest = squares.sum(-1), self.ridge + float((self._diagonal - self.ridge).sum())
+        diagonal = self._diagonal.to(squares.device)
+        return torch.maximum(norms / largest, (squares / diagonal).amax(-1)), norms / self.ridge
+
     def solve(self, v: Tensor) -> Tensor:
         """D^-1 v for v (..., p): float64 (..., p)."""
         return (self._as_rows(v).to(self._diagonal) / self._diagonal).view(v.shape)

@@ -39,9 +39,8 @@ class DiscountedCovariance(DenseCovariance):
         assert scored.solved is not None
         return scored.solved.mT @ self._squared @ scored.solved
 
-    def _append(self, scored: Scored, weights: Tensor) -> None:
-        super()._append(scored, weights)
-        phi = scored.phi.to(self._squared)
+    def _add(self, phi: Tensor, weights: Tensor) -> None:
+        super()._add(phi, weights)
         self._squared.addmm_((phi * weights[:, None].square()).mT, phi)
 
     def set_ridge(self, ridge: float) -> None:

@@ -109,13 +109,16 @@ class GrowingCholesky(LowerPanels):
                 out[:start] -= panel[:, :start].mT @ out[start:end]
         return out
 
-    def append(self, rows: Tensor, least_pivot: float) -> None:
+    def append(self, rows: Tensor, least_pivot: float) -> Tensor:
         """Factor b more rows of G, given as (b, n + b) with their diagonal block last.
 
         Args:
             rows: The new rows; above the diagonal they are not read.
             least_pivot: The ridge in G, below which no squared pivot of ridge I + K, K >= 0, is.
                 Where rounding leaves less, the pivot is raised to it; nothing is added to G.
+
+        Returns:
+            The new squared pivots, (b,).
         """
         old = self.size
         left = self.forward(rows[:, :old].mT.contiguous()).mT
@@ -124,6 +127,8 @@ class GrowingCholesky(LowerPanels):
         if int(failed) or bool((lower.diagonal().square() < least_pivot).any()):
             lower = _guarded_cholesky(corner, least_pivot)
         self.write(torch.cat([left, lower], dim=1))
+        pivots: Tensor = lower.diagonal().square()
+        return pivots
 
     def log_diagonal(self) -> float:
         """sum_i log L_ii."""

@@ -136,6 +136,7 @@ class FrequentDirections(FeatureCovariance):
         self.rank = self._first_rank
         self.delta = self.shift = 0.0
         self._probes: deque[Tensor] = deque(maxlen=_PROBES)  # Arms seen and not chosen.
+        self._lost = 0.0  # tr Phi'Phi - tr B'B, what all shrinks have taken off.
         self._gains = [0.0, 0.0, 0.0]  # log det: lower bound, estimate, upper bound.
         self._has_shrunk = False
         self._has_warned = False
@@ -155,7 +156,11 @@ class FrequentDirections(FeatureCovariance):
 
     @property
     def log_det(self) -> float:
-        """Information gain log det(A / ridge) as estimated: sum_t log(1 + w_t s_t^2), nats."""
+        """Information gain log det(A / ridge) as estimated: sum_t log(1 + w_t s_t^2), nats.
+
+        After a discount, a merge or another ridge: in proportion to what it would be if what was
+        lost lay evenly in all directions that are not kept.
+        """
         return self._gains[1]
 
     @property
@@ -220,6 +225,7 @@ class FrequentDirections(FeatureCovariance):
         if self.variant == "calibrated":
             self._calibrate(values, vectors, lost, torch.stack([*self._probes, *unseen[:_PROBES]]))
         kept, vectors = kept[keep], vectors[:, keep]
+        self._lost += float(values.sum() - kept.sum())
         self._rows.set_rows(vectors * (kept / values[keep]).sqrt(), kept)
         self._has_shrunk = True
         self._shift_ridge()
@@ -249,7 +255,10 @@ class FrequentDirections(FeatureCovariance):
         self._has_warned = True
 
     def interval(self, phi: Tensor) -> tuple[Tensor, Tensor]:
-        """Bounds of the exact phi' A^-1 phi, whatever the data: float64 (...), float64 (...)."""
+        """Bounds of the exact phi' A^-1 phi, whatever the data: float64 (...), float64 (...).
+
+        Up to the rounding of rows: in float32, 1e-7 of the largest eigenvalue over the ridge.
+        """
         squares = self.quad_form(phi)
         if self.delta == 0.0:
             return squares, squares
@@ -264,10 +273,15 @@ class FrequentDirections(FeatureCovariance):
 
     def set_ridge(self, ridge: float) -> None:
         """Change the ridge of A; the observations stay."""
-        if ridge != self.ridge:
-            self.ridge = ridge
-            self._scored = None
-            self._shift_ridge()
+        if ridge == self.ridge:
+            return
+        before, (low, _, up) = self._spread_gain(), self._gains
+        share = self.ridge / ridge
+        self.ridge = ridge
+        self._scored = None
+        self._shift_ridge()
+        # log(1 + c x) lies between log(1 + x) and c log(1 + x).
+        self._settle_gains(before, low * min(share, 1.0), up * max(share, 1.0))
 
     def spectrum(self) -> Tensor:
         """Eigenvalues of B B', float64 (n,), ascending."""
@@ -279,56 +293,75 @@ class FrequentDirections(FeatureCovariance):
 
     def discount(self, gamma: float) -> None:
         """Forget: A <- gamma A + (1 - gamma) ridge I; Delta shrinks alike."""
+        before, (low, _, up) = self._spread_gain(), self._gains
         self._rows.discount(check_gamma(gamma))
         self.delta *= gamma
         self.shift *= gamma
+        self._lost *= gamma
         self._scored = None
         self._shift_ridge()
-        self._recompute_gains()
+        self._settle_gains(before, gamma * low, up)  # gamma log(1 + x) <= log(1 + gamma x)
 
-    def _recompute_gains(self) -> None:
-        """Information gains from the spectrum, where they no longer are sums over rounds.
+    @property
+    def _unkept(self) -> int:
+        """How many directions observations may have that no row of B has."""
+        return max(min(self.count, self.dim) - self._rows.size, 0)
 
-        Phi'Phi has at most `count` eigenvalues above 0, each at most Delta above that of B'B.
+    def _spread_gain(self) -> float:
+        """Information gain if what was lost lay evenly in all directions not kept, nats."""
+        if not self._unkept:
+            return self._rows.log_det
+        spread = math.log1p(self._lost / self._unkept / self.ridge)
+        return self._rows.log_det + self._unkept * spread
+
+    def _settle_gains(self, before: float, low: float, up: float) -> None:
+        """Information gains after a change of A that was no observation.
+
+        Phi'Phi has at most `count` eigenvalues above 0, each at most Delta above that of B'B, and
+        together `_lost` above those.
+
+        Args:
+            before: `_spread_gain` before it.
+            low: Lower bound that still holds.
+            up: Upper bound that still holds.
         """
-        values = self.spectrum()
-        rest = max(min(self.count, self.dim) - len(values), 0)
-        for i, more in enumerate((0.0, self.shift, self.delta)):
-            gain = float(torch.log1p((values + more) / self.ridge).sum())
-            # The estimate leaves the unseen directions out: most of them hold nothing.
-            self._gains[i] = gain + (rest * math.log1p(more / self.ridge) if i == 2 else 0.0)
+        share = self._spread_gain() / before if before > 0 else 1.0
+        kept, rest = self._rows.log_det, self._unkept  # kept: at a ridge that may be larger
+        excess = min(self.delta, self._lost / rest) if rest else 0.0
+        most = kept + self._rows.size * math.log1p(self.delta / self.ridge)
+        low = max(low, kept)
+        up = max(min(up, most + rest * math.log1p(excess / self.ridge)), low)
+        self._gains = [low, min(max(share * self._gains[1], low), up), up]
 
     @property
     def can_replace(self) -> bool:
         """Until the first shrink."""
         return not self._has_shrunk
 
-    def replace(self, index: int | Tensor, phi: Tensor) -> None:
-        """Overwrite observations, by order of entry, before the first shrink.
-
-        Raises:
-            RuntimeError: After the first shrink.
-        """
-        if self._has_shrunk:
-            super().replace(index, phi)
-        self._scored = None
-        self._rows.replace(index, phi)
-        self._recompute_gains()
+    def _replace(self, where: Tensor, fresh: Tensor) -> None:
+        self._rows._replace(where, fresh)
+        self._gains = [self._rows.log_det] * 3
 
     def _drop_oldest(self, count: int) -> None:
         self._rows._drop_oldest(count)
-        self._recompute_gains()
+        self._gains = [self._rows.log_det] * 3
 
     def _reset(self) -> None:
         self._start()
 
     def _merge(self, other: FrequentDirections) -> None:
+        before = self._spread_gain() + other._spread_gain()
+        gains = list(zip(self._gains, other._gains, strict=True))
         for phi, weights in other._rows.row_chunks():
             self._append(self._score(phi), weights)
         self.delta += other.delta
         self.shift += other.shift
+        self._lost += other._lost
         self._has_shrunk |= other._has_shrunk
         self._shift_ridge()
+        self._gains[1] = sum(gains[1])
+        # det(I + X + Y) is at least det(I + X) and at most det(I + X) det(I + Y).
+        self._settle_gains(before, max(gains[0]), sum(gains[2]))
 
     def state_dict(self) -> State:
         """The rows, Delta, the rank and the counters."""
@@ -337,6 +370,7 @@ class FrequentDirections(FeatureCovariance):
             "rank": self.rank,
             "delta": self.delta,
             "shift": self.shift,
+            "lost": self._lost,
             **({"probes": torch.stack(list(self._probes))} if self._probes else {}),
             "has_shrunk": self._has_shrunk,
             "gains": torch.tensor(self._gains, dtype=torch.float64),
@@ -352,6 +386,7 @@ class FrequentDirections(FeatureCovariance):
         self.rank = int(state["rank"])
         self.delta = float(state["delta"])
         self.shift = float(state["shift"])
+        self._lost = float(state.get("lost", 0.0))
         self._probes.clear()
         self._probes.extend(state["probes"].unbind() if "probes" in state else [])
         self._has_shrunk = bool(state["has_shrunk"])

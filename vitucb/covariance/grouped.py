@@ -71,6 +71,11 @@ class GroupedCovariance(FeatureCovariance):
             member._append(part, weights)
             member.count += len(weights)
 
+    def _see_others(self, scored: Scored, index: int) -> None:
+        assert scored.parts is not None
+        for member, part in zip(self.groups.values(), scored.parts, strict=True):
+            member._see_others(part, index)
+
     def _reset(self) -> None:
         for member in self.groups.values():
             member.rebuild([])
@@ -85,6 +90,14 @@ class GroupedCovariance(FeatureCovariance):
         ]
         lows, ups = zip(*bounds, strict=True)
         return torch.stack(lows).sum(0), torch.stack(ups).sum(0)
+
+    def certificate(self, phi: Tensor) -> dict[str, float]:
+        """The slack of the sums; what else groups know, that of an earlier group first."""
+        report: dict[str, float] = {}
+        parts = torch.split(phi, self._sizes, dim=-1)
+        for member, part in zip(self.groups.values(), parts, strict=True):
+            report = member.certificate(part) | report
+        return report | super().certificate(phi)
 
     def solve(self, v: Tensor) -> Tensor:
         """A^-1 v for v (..., p): float64 (..., p)."""
@@ -103,12 +116,10 @@ class GroupedCovariance(FeatureCovariance):
         """Whether every group can."""
         return all(member.can_replace for member in self.groups.values())
 
-    def replace(self, index: int | Tensor, phi: Tensor) -> None:
-        """Overwrite observations in every group."""
-        self._scored = None
-        parts = torch.split(phi, self._sizes, dim=-1)
+    def _replace(self, where: Tensor, fresh: Tensor) -> None:
+        parts = torch.split(fresh, self._sizes, dim=1)
         for member, part in zip(self.groups.values(), parts, strict=True):
-            member.replace(index, part)
+            member._replace(where, part)
 
     def _drop_oldest(self, count: int) -> None:
         for member in self.groups.values():

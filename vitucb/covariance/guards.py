@@ -17,15 +17,19 @@ def check_gamma(gamma: float) -> float:
     return gamma
 
 
-def limit_weights(weights: Tensor, norms: Tensor, ridge: float) -> Tensor:
-    """Weights (b,), lowered where w |phi|^2 is more than 1e12 ridges.
+def limit_weights(weights: Tensor, norms: Tensor, squares: Tensor, ridge: float) -> Tensor:
+    """Weights (b,), lowered where more than 1e12 ridges would come to lie along phi.
 
-    Beyond that, rounding in float64 is coarser than the ridge. Such an observation counts for less
-    than it should, so widths are wider, and by less than 1e-12: nothing is added to A.
+    Beyond that, rounding in float64 is coarser than the ridge. A has |phi|^2 / s^2 there already.
+    Such an observation counts for less than it should, so widths are wider, and by less than 1e-12:
+    nothing is added to A.
 
     Args:
         weights: Weights of the observations.
         norms: Their |phi|^2, (b,).
+        squares: Their s^2 = phi' A^-1 phi, (b,).
         ridge: Ridge of A.
     """
-    return torch.minimum(weights, 1e12 * ridge / norms.clamp_min(torch.finfo(norms.dtype).tiny))
+    tiny = torch.finfo(norms.dtype).tiny
+    room = 1e12 * ridge - norms / squares.clamp_min(tiny)
+    return torch.minimum(weights, room.clamp_min(0.0) / norms.clamp_min(tiny))

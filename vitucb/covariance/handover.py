@@ -115,7 +115,7 @@ class HandoverCovariance(FeatureCovariance):
     def _must_hand_over(self, scored: Scored) -> bool:
         if not isinstance(self.current, RowCovariance):
             return False
-        capacity = self._capacity(scored.phi.dtype.itemsize)
+        capacity = self._capacity(self.current.stored_type(scored.phi).itemsize)
         return self.current.size + len(scored.phi) > capacity
 
     def _hand_over(self) -> None:
@@ -177,10 +177,8 @@ class HandoverCovariance(FeatureCovariance):
         """Until the handover."""
         return self.current.can_replace
 
-    def replace(self, index: int | Tensor, phi: Tensor) -> None:
-        """Overwrite observations, by order of entry; see `RowCovariance.replace`."""
-        self._scored = None
-        self.current.replace(index, phi)
+    def _replace(self, where: Tensor, fresh: Tensor) -> None:
+        self.current._replace(where, fresh)
 
     def _drop_oldest(self, count: int) -> None:
         self.current.drop_oldest(count)

@@ -5,11 +5,14 @@ observations, as if the ridge were larger. The quadratic form at ridge r behaves
 one at ridge k with r = k (1 - d_eff(k) / d), d_eff = tr K (K + r I)^-1 of the projected K, so r
 is solved for k = ridge. (The deterministic equivalent of sketched ridge regression, e.g.
 https://arxiv.org/abs/1910.02373; for CountSketch it is a heuristic that measurements support, not
-a theorem.)
+a theorem.) Integrated over the ridge, that gives the information gain as well,
+
+    log det(K / ridge + I) = log det(K_S / r + I) + d_eff + d log(1 - d_eff / d).
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 
@@ -19,7 +22,7 @@ from torch import Tensor
 from vitucb.covariance.base import FeatureCovariance, Scored, State, information_gain
 from vitucb.covariance.countsketch import CountSketch
 from vitucb.covariance.frequent_directions import FrequentDirections
-from vitucb.covariance.handover import HandoverCovariance
+from vitucb.covariance.handover import DENSE_DIM, HandoverCovariance
 from vitucb.covariance.rows import RowCovariance
 
 _logger = logging.getLogger(__name__)
@@ -28,6 +31,10 @@ _logger = logging.getLogger(__name__)
 _LEAST_SHARE = 0.05
 # d >= 8 d_eff keeps widths within about 4 %; below that a warning is due.
 _ROOM = 8.0
+# Below d = 2 d_eff the correction of the ridge is not to be trusted.
+_LEAST_ROOM = 2.0
+# Changes that are no observations call for a correction where they move log det by as much.
+_SETTLED = 0.25
 WINDOW = 16
 
 
@@ -75,11 +82,13 @@ class ProjectedCovariance(FeatureCovariance):
         super().__init__(dim, ridge=ridge)
         self.projection = CountSketch(dim, inner.dim, seed=seed)
         self.inner = inner
+        self._seed = seed
         self._start()
 
     def _start(self) -> None:
         self.effective_dimension = 0.0
         self._log_det = 0.0
+        self._corrected_at = 0.0  # log det at the last correction.
         self._next_correction = 8
         self._has_warned = False
         self._window: list[Tensor] = []
@@ -106,9 +115,8 @@ class ProjectedCovariance(FeatureCovariance):
         return super()._as_rows(phi)
 
     def _score(self, phi: Tensor) -> Scored:
-        is_raw = phi.shape[1] == self.dim
-        scored = self.inner._score(self.projection(phi) if is_raw else phi)
-        scored.source = phi if is_raw else None
+        scored = self.inner._score(self._projected(phi))
+        scored.source = phi if phi.shape[1] == self.dim else None
         return scored
 
     def _cov(self, scored: Scored) -> Tensor:
@@ -130,6 +138,7 @@ class ProjectedCovariance(FeatureCovariance):
     def _correct_ridge(self) -> None:
         """Every time the observations have grown by a quarter: solve for the inner ridge again."""
         self._next_correction = self.inner.count + max(8, self.inner.count // 4)
+        self._corrected_at = self._log_det
         if self.projection.is_isometry:
             return
         spectrum = self.inner.spectrum().clamp_min(0.0)
@@ -157,12 +166,20 @@ class ProjectedCovariance(FeatureCovariance):
     def interval(self, phi: Tensor) -> tuple[Tensor, Tensor]:
         """Bounds of the exact phi' A^-1 phi: the inner interval, widened by `tolerance`.
 
-        The inner one is certain; the projection's part holds with high probability only.
+        The inner one is certain; the projection's part holds with high probability only. Of a
+        sketch too small for the data, of less than twice the effective dimension, there is nothing
+        to be had but 0 and |phi|^2 / ridge.
         """
-        rows = self._as_rows(phi)
-        low, up = self.inner.interval(self.projection(rows) if rows.shape[1] == self.dim else rows)
-        shape = phi.shape[:-1]
+        shape, rows = phi.shape[:-1], self._projected(self._as_rows(phi))
+        if self.sketch_dim < _LEAST_ROOM * self.effective_dimension:
+            most = rows.double().square().sum(1).view(shape) / self.ridge * (1 + self.tolerance)
+            return torch.zeros_like(most), torch.maximum(most, self.quad_form(phi))
+        low, up = self.inner.interval(rows)
         return low.view(shape) / (1 + self.tolerance), up.view(shape) * (1 + self.tolerance)
+
+    def _projected(self, rows: Tensor) -> Tensor:
+        """Rows (b, p) or (b, d) as (b, d)."""
+        return self.projection(rows) if rows.shape[1] == self.dim else rows
 
     def certificate(self, phi: Tensor) -> dict[str, float]:
         """The interval's slack, the effective dimension, and the projection's ratio as observed.
@@ -171,7 +188,7 @@ class ProjectedCovariance(FeatureCovariance):
         only the last 16 observations, so that both can be computed.
         """
         report = super().certificate(phi)
-        report["covariance/effective_dimension"] = self.effective_dimension
+        report["covariance/sketch_effective_dimension"] = self.effective_dimension
         rows = self._as_rows(phi)
         if self._window and rows.shape[1] == self.dim:
             report |= self.observed_ratio(torch.stack(self._window), rows)
@@ -208,42 +225,63 @@ class ProjectedCovariance(FeatureCovariance):
 
     def discount(self, gamma: float) -> None:
         """Forget: A <- gamma A + (1 - gamma) ridge I."""
+        before = self.inner.log_det
         self.inner.discount(gamma)
         self._scored = None
-        self._log_det = self.inner.log_det
+        self._settle(before)
+
+    def _settle(self, before: float) -> None:
+        """Keep up with a change of A that was no observation.
+
+        Args:
+            before: What the inner information gain was before it.
+        """
+        if before > 0 and not self.projection.is_isometry:
+            self._log_det *= self.inner.log_det / before
+            moved = abs(self._log_det - self._corrected_at)
+            if moved <= _SETTLED * max(self._corrected_at, 1.0):
+                return
+        self._recompute()
+
+    def _recompute(self) -> None:
+        """Inner ridge and information gain afresh, from the sketch alone."""
+        self._correct_ridge()
+        room = max(1.0 - self.effective_dimension / self.sketch_dim, _LEAST_SHARE)
+        hidden = self.effective_dimension + self.sketch_dim * math.log(room)
+        self._log_det = self._corrected_at = max(self.inner.log_det + hidden, 0.0)
 
     @property
     def can_replace(self) -> bool:
         """While the inner covariance holds single observations."""
         return self.inner.can_replace
 
-    def replace(self, index: int | Tensor, phi: Tensor) -> None:
-        """Overwrite observations, by order of entry, while they are held."""
-        rows = self._as_rows(phi)
-        self._scored = None
-        self.inner.replace(index, self.projection(rows) if rows.shape[1] == self.dim else rows)
+    def _replace(self, where: Tensor, fresh: Tensor) -> None:
+        before = self.inner.log_det
+        self.inner._replace(where, self._projected(fresh))
+        self._settle(before)
 
     def _drop_oldest(self, count: int) -> None:
+        before = self.inner.log_det
         self.inner.drop_oldest(count)
         self._window = self._window[max(len(self._window) - self.inner.count, 0) :]
-        self._log_det = self.inner.log_det
+        self._settle(before)
 
     def _reset(self) -> None:
         self.inner.rebuild([])
         self.inner.set_ridge(self.ridge)
         self._start()
 
-    def _merge(self, other: ProjectedCovariance) -> None:
-        if not torch.equal(self.projection._bucket.cpu(), other.projection._bucket.cpu()):
+    def _check_mergeable(self, other: FeatureCovariance) -> None:
+        super()._check_mergeable(other)
+        assert isinstance(other, ProjectedCovariance)
+        if (self.sketch_dim, self._seed) != (other.sketch_dim, other._seed):
             raise ValueError("cannot merge sketches of different seeds or sizes; use one seed")
-        other_ridge = other.inner.ridge
-        other.inner.set_ridge(self.inner.ridge)
-        try:
-            self.inner.merge(other.inner)
-        finally:
-            other.inner.set_ridge(other_ridge)
-        self._log_det = self.inner.log_det
-        self._correct_ridge()
+
+    def _merge(self, other: ProjectedCovariance) -> None:
+        theirs = copy.deepcopy(other.inner)
+        theirs.set_ridge(self.inner.ridge)
+        self.inner.merge(theirs)
+        self._recompute()
 
     def state_dict(self) -> State:
         """The inner state, the window and the counters; the projection comes from the seed."""
@@ -252,19 +290,31 @@ class ProjectedCovariance(FeatureCovariance):
             state["window"] = torch.stack(self._window)
         return {
             **state,
+            "seed": self._seed,
             "log_det": self._log_det,
+            "corrected_at": self._corrected_at,
             "effective_dimension": self.effective_dimension,
             "next_correction": self._next_correction,
             **self._counters(),
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned.
+
+        Raises:
+            ValueError: If that was sketched with another seed.
+        """
+        if state.get("seed", self._seed) != self._seed:
+            raise ValueError(
+                f"the state was sketched with seed {state['seed']}, this covariance has seed "
+                f"{self._seed}; make it with the seed of the state"
+            )
         self._load_counters(state)
         self.inner.load_state_dict(
             {k.removeprefix("inner."): v for k, v in state.items() if k.startswith("inner.")}
         )
         self._log_det = float(state["log_det"])
+        self._corrected_at = float(state.get("corrected_at", self._log_det))
         self.effective_dimension = float(state["effective_dimension"])
         self._next_correction = int(state["next_correction"])
         self._window = list(state["window"].unbind()) if "window" in state else []
@@ -278,7 +328,15 @@ def countsketch(
     seed: int = 0,
     dtype: torch.dtype | None = None,
 ) -> ProjectedCovariance:
-    """CountSketch to `rank` dimensions (2,048), exact there: rows at first, dense later."""
+    """CountSketch to `rank` dimensions (2,048), exact there: rows at first, dense later.
+
+    Raises:
+        ValueError: If `rank` is above 4,096, more than the dense form is good for.
+    """
+    if rank is not None and rank > DENSE_DIM:
+        raise ValueError(
+            f"countsketch rank {rank} must be at most {DENSE_DIM}; low-rank takes wider sketches"
+        )
     inner = HandoverCovariance(2048 if rank is None else rank, ridge=ridge)
     return ProjectedCovariance(dim, inner, ridge=ridge, seed=seed)
 

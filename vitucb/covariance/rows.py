@@ -28,7 +28,7 @@ from vitucb.covariance.row_blocks import BLOCK_ROWS, RowBlocks
 
 # Below this share of |phi|^2 the difference in (1) has lost too many digits, by product type.
 _CANCELLED = {torch.float32: 1e-3, torch.float64: 1e-5}
-# With float32 products and |phi|^2 / pivot above this, a pivot keeps fewer than three digits.
+# With float32 products a pivot of less than |phi|^2 over this keeps fewer than three digits.
 _FLOAT32_LIMIT = 1e4
 
 
@@ -78,9 +78,13 @@ class RowCovariance(FeatureCovariance):
 
     def _adopt(self, phi: Tensor) -> None:
         """Before the first row: take over the type and the device of the features."""
-        dtype = self._dtype or phi.dtype
+        dtype = self.stored_type(phi)
         if self.size == 0 and (self._rows.dtype, self._rows.device) != (dtype, phi.device):
             self._start(dtype, phi.device)
+
+    def stored_type(self, phi: Tensor) -> torch.dtype:
+        """Type in which rows like `phi` would be stored now."""
+        return self._rows.dtype if self.size else self._dtype or phi.dtype
 
     def _score(self, phi: Tensor) -> Scored:
         self._adopt(phi)
@@ -120,25 +124,24 @@ class RowCovariance(FeatureCovariance):
         assert scored.gram is not None
         assert scored.cross is not None
         norms = scored.gram.diagonal()
-        weights = limit_weights(weights, norms, self.ridge)
+        weights = limit_weights(weights, norms, scored.squares, self.ridge)
         self._rows.append(scored.phi)
         self._gram.write(torch.cat([scored.cross.mT, scored.gram], dim=1))
         self._weights = torch.cat([self._weights, weights])
-        growth = weights * scored.squares
-        if bool((weights * norms > self._limit * (1.0 + growth)).any()):
+        if self._is_coarse(weights * norms, self.ridge):
             self._promote()
         elif len(weights) == 1:
             assert scored.solved is not None
-            pivot = (self.ridge * (1.0 + growth)).sqrt()
+            pivot = (self.ridge * (1.0 + weights * scored.squares)).sqrt()
             left = scored.solved[:, 0] * weights.sqrt()
             self._factor.write(torch.cat([left, pivot])[None])
         else:
             self._refresh_factor()
 
-    @property
-    def _limit(self) -> float:
+    def _is_coarse(self, norms: Tensor, pivots: Tensor | float) -> bool:
+        """Whether products in float32 leave pivots of rows with these |phi|^2 too few digits."""
         is_float32 = self._rows.product_dtype == torch.float32
-        return self.ridge * (_FLOAT32_LIMIT if is_float32 else math.inf)
+        return is_float32 and bool((norms > _FLOAT32_LIMIT * pivots).any())
 
     def _promote(self) -> None:
         """From now on take products in float64: a float32 product is coarser than the ridge."""
@@ -167,7 +170,9 @@ class RowCovariance(FeatureCovariance):
             rows = self._gram.rows(start, end)
             rows *= self.root_weights[start:end] * self.root_weights[:end].mT
             rows[:, start:].diagonal().add_(self.ridge)
-            self._factor.append(rows, least_pivot=self.ridge)
+            norms = rows[:, start:].diagonal().clone()
+            if self._is_coarse(norms, self._factor.append(rows, least_pivot=self.ridge)):
+                self._promote()
 
     @property
     def root_weights(self) -> Tensor:
@@ -204,28 +209,13 @@ class RowCovariance(FeatureCovariance):
         """Always: every row is held."""
         return True
 
-    def replace(self, index: int | Tensor, phi: Tensor) -> None:
-        """Overwrite rows `index`, in order of entry, with features phi (p,) or (b, p).
-
-        Costs their products with all rows and, at the next scoring, a factorisation from the
-        first of them on. A row that would not be finite is left as it is.
-
-        Raises:
-            ValueError: If an index is out of range or given twice, or shapes do not fit.
-        """
-        fresh = self._as_rows(phi)
-        where = torch.as_tensor(index).reshape(-1)
-        if len(where) != len(fresh) or len(set(where.tolist())) != len(where):
-            raise ValueError(f"replace got {len(where)} positions for {len(fresh)} feature rows")
-        if any(not 0 <= i < self.size for i in where.tolist()):
-            raise ValueError(f"replace index {index} must lie in 0..{self.size - 1}")
-        good = torch.isfinite(fresh).all(dim=1)
-        self._count_rejected(int((~good).sum()), len(good))
-        where, fresh = where[good.cpu()], fresh[good]
+    def _replace(self, where: Tensor, fresh: Tensor) -> None:
         for i, row in zip(where.tolist(), fresh, strict=True):
             self._rows.write(i, row)
-        self._scored = None
-        if len(where):
+        norms = fresh.double().square().sum(1).to(self._weights.device)
+        if self._is_coarse(self._weights[where] * norms, self.ridge):
+            self._promote()
+        else:
             self._recompute_gram(where)
 
     def _drop_oldest(self, count: int) -> None:
@@ -252,9 +242,9 @@ class RowCovariance(FeatureCovariance):
         assert scored.cross is not None
         gram = self.effective_gram()
         gram.diagonal().add_(ridge)
-        lower = torch.linalg.cholesky(gram)
-        right = self.root_weights * scored.cross
-        solved = torch.linalg.solve_triangular(lower, right, upper=False)
+        factor = GrowingCholesky(gram.device)
+        factor.append(gram, least_pivot=ridge)
+        solved = factor.forward(self.root_weights * scored.cross)
         squares: Tensor = scored.gram.diagonal() - solved.square().sum(0)
         return squares.clamp_min(0.0) / ridge
 
@@ -266,11 +256,16 @@ class RowCovariance(FeatureCovariance):
     def set_rows(self, mixing: Tensor, squares: Tensor) -> None:
         """Replace the weighted rows by combinations of them that are orthogonal.
 
+        They are stored in the type of the products: to the 16 bits of some features they would not
+        be orthogonal, nor as long as they should be.
+
         Args:
             mixing: Coefficients (n, m) of the m new rows.
             squares: Their squared norms, float64 (m,).
         """
         rows = self._rows.combine(self.root_weights * mixing)
+        if torch.finfo(self._rows.dtype).bits < 32:
+            self._rows = RowBlocks(self.dim, rows.dtype, self._rows.device)
         self._rows.size = 0
         self._rows.append(rows)
         self._weights = torch.ones(len(rows), dtype=torch.float64, device=self._rows.device)
