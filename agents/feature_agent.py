@@ -107,6 +107,7 @@ class FeatureAgent(Savable, abc.ABC):
     def update(self, obs: Observation, decision: Decision, reward: float) -> dict[str, float]:
         """Learn from the reward of an earlier decision."""
         self._noise.add(reward - float(decision.mean[decision.action]))
+        self._noise.see(reward)
         metrics = self._learn(obs, decision, reward)
         return metrics | {
             "score/noise": self._noise.std,

@@ -17,11 +17,12 @@ def test_reward_scale_equals_numpy() -> None:
     assert scale.std == pytest.approx(rewards.std())
 
 
-def test_reward_scale_of_equal_rewards_is_one() -> None:
+@pytest.mark.parametrize(("reward", "std"), [(0.0, 1.0), (-0.25, 0.25), (1.0, 1.0), (40.0, 1.0)])
+def test_reward_scale_of_equal_rewards_is_their_size_at_most_one(reward: float, std: float) -> None:
     scale = RewardScale()
-    for _ in range(5):
-        scale.add(0.25)
-    assert (scale.mean, scale.std) == (0.25, 1.0)
+    for _ in range(4):
+        scale.add(reward)
+    assert (scale.mean, scale.std) == (reward, std)
 
 
 def test_noise_of_constant_errors_converges_to_their_size() -> None:
@@ -39,6 +40,19 @@ def test_noise_is_a_plain_average_within_its_window() -> None:
     assert noise.std**2 == pytest.approx((1 + (errors**2).sum()) / 51)
 
 
+def test_errors_of_a_guessed_unit_are_forgotten_once_a_reward_tells_the_unit() -> None:
+    noise = ResidualNoise()
+    for error, reward in ((0.4, 0.0), (-0.3, 0.001), (0.002, 0.5)):
+        noise.add(error)
+        noise.see(reward)
+    assert noise.std**2 == pytest.approx((0.001**2 + 0.002**2) / 2)
+    whole = ResidualNoise()
+    for error, reward in ((0.4, 0.0), (-0.3, 1.0), (0.2, 0.001)):
+        whole.add(error)
+        whole.see(reward)
+    assert whole.std**2 == pytest.approx((1 + 0.4**2 + 0.3**2 + 0.2**2) / 4)
+
+
 def test_noise_never_reaches_zero() -> None:
     noise = ResidualNoise(window=2)
     for _ in range(200):
@@ -48,11 +62,13 @@ def test_noise_never_reaches_zero() -> None:
 
 def test_state_round_trips() -> None:
     noise, scale = ResidualNoise(), RewardScale()
-    for value in (1.0, 2.0, 4.0):
+    for value in (0.0, 2.0, 4.0):
         noise.add(value)
         scale.add(value)
     restored_noise, restored_scale = ResidualNoise(), RewardScale()
     restored_noise.load_state_dict(noise.state_dict())
     restored_scale.load_state_dict(scale.state_dict())
-    assert restored_noise.std == noise.std
+    for one in (noise, restored_noise):
+        one.see(0.5)
+    assert restored_noise.std == noise.std == 0.5
     assert (restored_scale.mean, restored_scale.std) == (scale.mean, scale.std)

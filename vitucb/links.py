@@ -97,7 +97,7 @@ class GaussianLink:
 
     @property
     def std(self) -> float:
-        """Standard deviation of the rewards so far; 1 until two different ones were seen."""
+        """Standard deviation of the rewards so far; see `RewardScale.std`."""
         return self._scale.std
 
     @property
@@ -122,6 +122,7 @@ class GaussianLink:
     def add(self, reward: float) -> None:
         """Take in one reward."""
         self._scale.add(reward)
+        self._noise.see(reward)
 
     def add_error(self, error: float) -> None:
         """Take in one prediction error."""

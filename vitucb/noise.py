@@ -11,7 +11,9 @@ class ResidualNoise:
     """Standard deviation of the prediction errors, each made before its reward was seen.
 
     An average over the last `window` errors at most, so early errors of an untrained model fade. It
-    starts from `prior`, which counts as one error.
+    starts from `prior`, which counts as one error. The first reward that is not 0 tells the unit:
+    where it is below the prior, predictions before it were made in too large a unit, and the average
+    starts again from its size.
     """
 
     def __init__(self, prior: float = 1.0, window: int = 200) -> None:
@@ -21,6 +23,7 @@ class ResidualNoise:
             prior: Standard deviation assumed before the first error, reward units.
             window: Time constant of the average, rounds.
         """
+        self._prior: float | None = prior  # until the unit is known
         self._variance = prior**2
         self._count = 1
         self._window = window
@@ -37,13 +40,22 @@ class ResidualNoise:
         # A noiseless stream must not end with width 0 and a division by it: floor at 1e-6.
         self._variance = max((1 - share) * self._variance + share * error**2, 1e-12)
 
+    def see(self, reward: float) -> None:
+        """Look at a reward whose error was taken in, for its size."""
+        if self._prior is None or reward == 0:
+            return
+        if abs(reward) < self._prior:
+            self._variance, self._count = max(reward**2, 1e-12), 1
+        self._prior = None
+
     def state_dict(self) -> State:
-        """Variance and count."""
-        return {"variance": self._variance, "count": self._count}
+        """Variance, count, and the prior while it waits for a reward."""
+        return {"variance": self._variance, "count": self._count, "prior": self._prior}
 
     def load_state_dict(self, state: State) -> None:
         """Restore what `state_dict` returned."""
         self._variance, self._count = float(state["variance"]), int(state["count"])
+        self._prior = state.get("prior")
 
 
 class RewardScale:
@@ -56,8 +68,13 @@ class RewardScale:
 
     @property
     def std(self) -> float:
-        """Standard deviation, reward units; 1 until two different rewards were seen."""
-        return math.sqrt(self._squares / self._count) if self._squares > 0 else 1.0
+        """Standard deviation, reward units; until two different rewards were seen, their size.
+
+        That is at most 1, and 1 where there was none but 0.
+        """
+        if self._squares > 0:
+            return math.sqrt(self._squares / self._count)
+        return min(abs(self.mean), 1.0) or 1.0
 
     def add(self, reward: float) -> None:
         """Take in one reward."""
