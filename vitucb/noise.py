@@ -12,8 +12,8 @@ class ResidualNoise:
 
     An average over the last `window` errors at most, so early errors of an untrained model fade. It
     starts from `prior`, which counts as one error. The first reward that is not 0 tells the unit:
-    where it is below the prior, predictions before it were made in too large a unit, and the average
-    starts again from its size.
+    where it is below the prior, errors so far were made in too large a unit, and the average starts
+    again from its size.
     """
 
     def __init__(self, prior: float = 1.0, window: int = 200) -> None:
