@@ -91,6 +91,22 @@ def test_the_saved_state_shares_no_memory_with_the_optimizer(key: str) -> None:
 
 
 @pytest.mark.parametrize("key", VARIANTS)
+def test_a_loaded_state_is_left_alone_by_the_steps_that_follow(key: str) -> None:
+    problem, other = Quadratic.make(), Quadratic.make()
+    optimizer = build(problem, key)
+    run(problem, optimizer, 2)
+    saved = optimizer.state_dict()
+    frozen = copy.deepcopy(saved)
+    loaded = build(other, key)
+    loaded.load_state_dict(saved)
+    run(other, loaded, 2)
+    for entries, before in zip(saved["state"].values(), frozen["state"].values(), strict=True):
+        for name, value in entries.items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("key", VARIANTS)
 def test_schedulers_work_and_a_zero_rate_moves_nothing(key: str) -> None:
     problem = Quadratic.make()
     optimizer = build(problem, key)

@@ -141,6 +141,11 @@ class PlainOptimizer(Optimizer):
         packed["state"] = copied(packed["state"])
         return packed
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from `state_dict`, which stays as it is whatever this optimizer does next."""
+        # torch keeps tensors that need no cast: the next step would write into the caller's.
+        super().load_state_dict({**state_dict, "state": copied(state_dict["state"])})
+
     def __getstate__(self) -> dict[str, Any]:
         own = {k: self.__dict__[k] for k in ("_pairs", "_children", "nonfinite_skips")}
         return {**super().__getstate__(), **own}
