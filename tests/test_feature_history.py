@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -54,9 +54,15 @@ def inputs(images: list[NDArray[np.uint8]]) -> Tensor:
 class Bench:
     """A history driven by hand, with arms 2 t and 2 t + 1 on offer in round t."""
 
-    def __init__(self, link: Link | None = None, capacity: int = 1_000, **settings: Any) -> None:
+    def __init__(
+        self,
+        link: Link | None = None,
+        capacity: int = 1_000,
+        keep: Literal["reservoir", "window"] = "reservoir",
+        **settings: Any,
+    ) -> None:
         self.features, self.rounds = MovingFeatures(), 0
-        self.replay = Replay(capacity, np.random.default_rng(0))
+        self.replay = Replay(capacity, np.random.default_rng(0), keep)
         self.link = link or GaussianLink()
         self.history = FeatureHistory(
             self.features,
@@ -134,6 +140,31 @@ def test_drift_of_the_features_triggers_a_rebuild() -> None:
     bench.features.weight = bench.features.weight.flip(0)
     moved = [bench.reward(bench.decide()) for _ in range(40)]
     assert any("covariance/stale_ratio" in m for m in moved)
+
+
+@pytest.mark.parametrize("keep", ["reservoir", "window"])
+def test_features_that_stay_do_not_drift_when_the_replay_takes_other_images(keep: Any) -> None:
+    bench = Bench(capacity=20, keep=keep, rebuild="drift")
+    found = [bench.reward(bench.decide()) for _ in range(300)]
+    drifts = [m["covariance/drift"] for m in found if "covariance/drift" in m]
+    assert len(drifts) > 4
+    assert max(drifts) < 1e-12
+    assert bench.replay.seen > bench.replay.capacity
+
+
+def test_a_probe_without_its_images_is_none_until_the_next_rebuild() -> None:
+    bench, other = Bench(rebuild="drift"), Bench(rebuild="drift")
+    for _ in range(40):
+        bench.reward(bench.decide())
+    state = bench.history.state_dict()
+    del state["probed"]
+    other.history.load_state_dict(state)
+    other.replay.load_state_dict(bench.replay.state_dict())
+    other.features.weight *= -1
+    assert other.history._probe_drift() == 0.0
+    other.history._rebuild(bench.rounds)
+    other.features.weight *= -1
+    assert other.history._probe_drift() > 1.0
 
 
 def test_without_rebuild_nothing_is_recomputed() -> None:

@@ -122,6 +122,8 @@ class FeatureHistory:
         self._next_rebuild = _FIRST_REBUILD
         self._next_probe = 0
         self._probe: Tensor | None = None
+        # Of what the probe are the features: a full replay will hold other images in its slots.
+        self._probed: list[tuple[NDArray[np.uint8], int]] = []
         self._pending: dict[int, tuple[NDArray[np.uint8], int]] = {}
         self._round_of_slot: list[int] = []
         self._row_of_round: dict[int, int] = {}
@@ -257,7 +259,7 @@ class FeatureHistory:
         """Forget every choice; the next rebuild is due as at the start."""
         self.covariance.rebuild([])
         self._pending, self._round_of_slot, self._row_of_round = {}, [], {}
-        self._probe, self._next_rebuild = None, now + _FIRST_REBUILD
+        self._probe, self._probed, self._next_rebuild = None, [], now + _FIRST_REBUILD
 
     @property
     def _probe_interval(self) -> int:
@@ -273,9 +275,11 @@ class FeatureHistory:
         """Relative change |new - old| / |old| of the probe's features since the last rebuild."""
         if self._probe is None:
             return 0.0
-        batch = self._replay.items(slice(0, _PROBE))
-        fresh = self.scale(self.score(batch.images, batch.actions)[1])[: len(self._probe)]
-        old = self._probe[: len(fresh)]
+        old, newer = self._probe, self._replay.items(slice(len(self._probe), _PROBE))
+        # A short probe is topped up: the bits of a pass depend on its size.
+        images = [*(image for image, _ in self._probed), *newer.images]
+        actions = [*(action for _, action in self._probed), *newer.actions]
+        fresh = self.scale(self.score(images, np.array(actions, np.int64))[1])[: len(old)]
         return float((fresh - old).norm() / old.norm().clamp_min(1e-20))
 
     def _rebuild(self, now: int) -> dict[str, float]:
@@ -324,6 +328,8 @@ class FeatureHistory:
             phi, weights = self._weighted(batch.images, batch.actions, rounds, now)
             if start == 0:
                 self._probe = phi[:_PROBE].clone()
+                probed = zip(batch.images, batch.actions.tolist(), strict=True)
+                self._probed = list(probed)[:_PROBE]
             yield phi, share * weights, rounds
         waiting = list(self._pending.items())
         for start in range(0, len(waiting), _CHUNK):
@@ -351,6 +357,7 @@ class FeatureHistory:
             "next_rebuild": self._next_rebuild,
             "next_probe": self._next_probe,
             "probe": None if self._probe is None else self._probe.clone(),
+            "probed": [[image, action] for image, action in self._probed],
             "pending": {str(r): [image, a] for r, (image, a) in self._pending.items()},
             "round_of_slot": np.array(self._round_of_slot, np.int64),
             "offered": [[image, action] for image, action in self._offered],
@@ -363,7 +370,10 @@ class FeatureHistory:
         self._features.load_state_dict(state["features"])
         self.scale.load_state_dict(state["scale"])
         self._next_rebuild, self._next_probe = int(state["next_rebuild"]), int(state["next_probe"])
-        self._probe = None if state["probe"] is None else state["probe"].clone()
+        # Without its images, as older states are, a probe tells nothing.
+        probed, probe = state.get("probed", []), state["probe"]
+        self._probed = [(np.asarray(image, np.uint8), int(action)) for image, action in probed]
+        self._probe = probe.clone() if probed and probe is not None else None
         pending = state["pending"].items()
         self._pending = {int(r): (np.asarray(im, np.uint8), int(a)) for r, (im, a) in pending}
         self._round_of_slot = [int(r) for r in state["round_of_slot"]]
