@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from typing import Any
 
 import gymnasium as gym
@@ -19,7 +20,7 @@ from vitucb.agents.options import refuse_options
 from vitucb.agents.vit_ucb import ViTUCB
 from vitucb.backbone import Preprocess, create_backbone, preprocess_for
 from vitucb.change_detection import ChangeDetector
-from vitucb.config import AgentConfig
+from vitucb.config import AgentConfig, OptimizerConfig
 from vitucb.covariance import FeatureCovariance
 from vitucb.covariance.factory import configured_covariance
 from vitucb.covariance.grouped import GroupedCovariance
@@ -29,8 +30,9 @@ from vitucb.feature_maps import FeatureMap, FeatureScale, GradientMap, LastLayer
 from vitucb.frozen_prefix import PrefixCache, make_prefix_cache
 from vitucb.links import LINKS
 from vitucb.logistic_head import LogisticHead
-from vitucb.optim import create_optimizer
+from vitucb.optim import OPTIMIZERS, create_optimizer
 from vitucb.policies import make_policy
+from vitucb.registry import lookup
 from vitucb.replay import Replay
 from vitucb.reward_model import RewardModel
 from vitucb.ridge_head import RidgeHead
@@ -132,6 +134,14 @@ def _features(
     return features, GroupedCovariance(groups)
 
 
+def _optimizer_options(config: OptimizerConfig, seed: int) -> dict[str, Any]:
+    """The options asked for; an optimizer that draws and was given no seed follows the run's."""
+    builder = lookup("optimizer", config.name, OPTIMIZERS)
+    if "seed" not in inspect.signature(builder).parameters:
+        return config.options
+    return {"seed": stream_seed(seed, "optimizer"), **config.options}
+
+
 def _trainer(
     config: AgentConfig,
     model: RewardModel,
@@ -151,7 +161,7 @@ def _trainer(
         lr=config.optimizer.lr,
         other_params=[*others, *(model.head.parameters() if by_gradient else ())],
         other_lr=config.optimizer.head_lr if by_gradient else config.optimizer.lr,
-        **config.optimizer.options,
+        **_optimizer_options(config.optimizer, seed),
     )
     solver = LogisticHead if config.link == "bernoulli" else RidgeHead
     training = config.training

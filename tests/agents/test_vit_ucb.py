@@ -16,6 +16,7 @@ from vitucb.agents.feature_agent import covariance_ridge, head_ridge
 from vitucb.agents.vit_ucb import ViTUCB
 from vitucb.checkpoint import load_state, save_state
 from vitucb.config import AgentConfig, CovarianceConfig
+from vitucb.optim.chain import Chain
 from vitucb.types import Round
 
 SMALL = {"training": {"batch_size": 4}, "lora": {"rank": 2}}
@@ -283,6 +284,19 @@ def test_logistic_agent_refuses_other_rewards() -> None:
     env = arms(reward="gaussian")
     with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
         list(vitucb.run(env, make(env, link="bernoulli"), seed=0))
+
+
+@pytest.mark.parametrize("name", ["rac-lora", "bernoulli-lora", "cola", "asymmetric-lora"])
+def test_draws_of_the_optimizer_follow_the_seed_of_the_run_unless_given_one(name: str) -> None:
+    def draws(of_run: int, **options: Any) -> torch.Tensor:
+        agent = make(arms(), of_run, optimizer={"name": name, "options": options})
+        chain = agent.trainer.optimizer
+        assert isinstance(chain, Chain)
+        return chain.draws.get_state()
+
+    assert torch.equal(draws(0), draws(0))
+    assert not torch.equal(draws(0), draws(1))
+    assert torch.equal(draws(0, seed=7), draws(1, seed=7))
 
 
 def test_masked_arms_are_never_chosen() -> None:
