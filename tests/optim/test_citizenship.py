@@ -19,6 +19,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "sgd momentum": ("sgd", {"momentum": 0.9}),
     "pro sgd": ("lora-pro", {"base": "sgd"}),
     "pro full": ("lora-pro", {"moments": "full", "weight_decay": 0.1}),
+    "pro decays all": ("lora-pro", {"decay": "full", "weight_decay": 0.5}),
     "rite all switches": (
         "lora-rite",
         {"clip_norm": 1.0, "cap_rms": 0.5, "balance": True, "guard": 0.5, "weight_decay": 0.1},
@@ -166,7 +167,7 @@ def test_a_non_finite_gradient_leaves_the_pair_and_its_state_alone(
     assert not torch.equal(problem.pairs[0].B, others)
 
 
-@pytest.mark.parametrize("name", [*BATCHED, "pro full", "rite all switches"])
+@pytest.mark.parametrize("name", [*BATCHED, "pro full", "pro decays all", "rite all switches"])
 def test_the_sync_free_step_equals_the_other(name: str) -> None:
     left, right = Quadratic.make(), Quadratic.make()
     for problem, sync_free in ((left, False), (right, True)):
@@ -270,6 +271,8 @@ def test_a_non_finite_head_gradient_leaves_the_head_alone(name: str) -> None:
         ("lora-rite", {"beta": 1}, "no option 'beta'; options: .*balance.*other_lr"),
         ("scaled-adam", {"reg": -1.0}, "reg -1.0 must not be negative"),
         ("rac-lora", {"side": "up"}, "side 'up' must be 'left' or 'right'"),
+        ("rac-lora", {"inner": "cola"}, "inner 'cola' .* changes the base weights"),
+        ("cola", {"inner": "lora-pro", "inner_options": {"decay": "full"}}, "changes the base"),
         ("rac-lora", {"inner_steps": 0}, "inner_steps 0 must be at least 1"),
         ("bernoulli-lora", {"estimator": "saga"}, "estimator 'saga' must be one of"),
         ("bernoulli-lora", {"p": 2.0}, "p 2.0 must be a probability"),

@@ -14,7 +14,7 @@ from tests.optim.single_pair import draw, load, make_pair, set_gradients, weight
 from vitucb.adapters import LoRAPair
 from vitucb.optim import create_optimizer
 from vitucb.optim.linear_algebra import solve_sylvester
-from vitucb.optim.lora_pro import Adjustment, XMode
+from vitucb.optim.lora_pro import Adjustment, LoRAPro, XMode
 
 XModes: tuple[XMode, ...] = ("zero", "sylvester", "symmetric")
 
@@ -112,3 +112,21 @@ def test_pro_decay_shrinks_what_it_says(
     create_optimizer("lora-pro", [pair], lr=0.1, **options).step()
     torch.testing.assert_close((pair.B @ pair.A).detach(), product * BA)
     torch.testing.assert_close(pair.base.detach(), base * frozen)
+
+
+def test_bases_that_decayed_go_back_with_the_state_and_stay_when_it_is_forgotten() -> None:
+    pair = make_pair()
+    assert pair.base is not None
+    start = pair.base.detach().clone()
+    options: dict[str, Any] = {"decay": "full", "weight_decay": 1.0}
+    optimizer = create_optimizer("lora-pro", [pair], lr=0.1, **options)
+    assert isinstance(optimizer, LoRAPro)
+    untouched = optimizer.state_dict()
+    set_gradients(pair, torch.zeros(9, 7, dtype=torch.float64))
+    optimizer.step()
+    optimizer.load_state_dict(untouched)
+    torch.testing.assert_close(pair.base.detach(), start, rtol=0, atol=0)
+    optimizer.step()
+    optimizer.reset_state()
+    optimizer.step()
+    torch.testing.assert_close(pair.base.detach(), 0.81 * start)

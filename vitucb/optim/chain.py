@@ -66,14 +66,20 @@ class Chain(Optimizer):
             other_lr: Their learning rate; `lr` if None.
 
         Raises:
-            ValueError: If a base weight cannot be merged into, or `inner_steps` is below 1.
+            ValueError: If a base weight cannot be merged into, `inner_steps` is below 1, or the
+                inner optimizer changes base weights too.
         """
         # Imported here: the factory's table leads back to this module.
-        from vitucb.optim.factory import create_optimizer
+        from vitucb.optim.factory import changes_base, create_optimizer
 
         if inner_steps is not None and inner_steps < 1:
             raise ValueError(f"inner_steps {inner_steps} must be at least 1")
         options = dict(inner_options or {})
+        if changes_base(inner, options):
+            raise ValueError(
+                f"inner {inner!r} with options {options} changes the base weights that the chain "
+                "merges into; choose an inner optimizer, or a decay, that leaves them alone"
+            )
         if inner_steps is not None and inner in _RESTARTED:
             options.setdefault("max_step", MAX_STEP)
         self.weights = BaseWeights(pairs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from vitucb.adapters import LoRAPair, lora_pairs
 from vitucb.optim.chain import Chain
+from vitucb.optim.lora_pro import LoRAPro
 from vitucb.optim.merging import check_mergeable
 from vitucb.optim.options import check_options
 from vitucb.optim.plain import PlainOptimizer
@@ -69,6 +70,21 @@ def create_optimizer(
         built: Optimizer = optimizer_class(pairs, lr=lr, other_params=others, **options)
         return built
     return PlainOptimizer(pairs, lr, optimizer_class, other_params=others, **options)
+
+
+def changes_base(name: str, options: Mapping[str, Any]) -> bool:
+    """Whether an optimizer writes into the base weights, which others leave frozen.
+
+    Args:
+        name: As in `create_optimizer`.
+        options: As in `create_optimizer`.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    optimizer_class = lookup("optimizer", name, OPTIMIZERS)
+    decays = isinstance(optimizer_class, type) and issubclass(optimizer_class, LoRAPro)
+    return _merges(optimizer_class) or (decays and options.get("decay") == "full")
 
 
 def _merges(optimizer_class: Any) -> bool:

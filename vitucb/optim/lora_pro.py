@@ -140,7 +140,8 @@ class LoRAPro(LoRAOptimizer):
             eps: Added to Adam's denominator.
             weight_decay: Strength of the decay.
             decay: `adapter` shrinks B A by 1 - lr wd, `factor` each factor by that, `full` also the
-                base weight, which edits a frozen tensor.
+                base weight, which edits a frozen tensor: the pretrained one is kept beside it, and
+                the state restores what it has come to.
             damping: Cross-scale damping of the inverses, relative to the other factor's scale.
             delta: Absolute damping.
             rcond: Truncation of the inverses, relative to the largest singular value.
@@ -171,6 +172,8 @@ class LoRAPro(LoRAOptimizer):
             "rcond": rcond, "guard": guard, "max_step": max_step,
         }  # fmt: skip
         super().__init__(pairs, lr, hyper, other_params, other_lr)
+        # By lora_B, the base weights that `full` has changed, as they were.
+        self._pretrained: dict[Tensor, Tensor] = {}
 
     def update(self, group: dict[str, Any], works: list[Work]) -> None:
         """Adjust, decay, step."""
@@ -183,6 +186,36 @@ class LoRAPro(LoRAOptimizer):
                 _move(group, work, _full_direction(group, work, adjust))
             else:
                 _factored(group, work, adjust(work.g, group["x_mode"]))
+
+    def _step_pairs(self, group: dict[str, Any]) -> None:
+        super()._step_pairs(group)
+        if group["decay"] == "full":
+            self._write_bases()
+
+    def _write_bases(self) -> None:
+        """Set base weights to what decay has left of the pretrained ones."""
+        for pair in self._pairs.values():
+            lost = self.state.get(pair.B, {}).get("base_lost")
+            if lost is not None and pair.B not in self._pretrained:
+                assert pair.base is not None
+                self._pretrained[pair.B] = pair.base.detach().clone()
+            if pair.base is not None and pair.B in self._pretrained:
+                kept = 1.0 if lost is None else 1.0 - lost
+                pair.base.copy_(self._pretrained[pair.B] * kept)
+
+    def reset_state(self, parameters: Iterable[Parameter] | None = None) -> None:
+        """As the base class; base weights stay as decay has left them."""
+        super().reset_state(parameters)
+        self._pretrained = {B: W for B, W in self._pretrained.items() if B in self.state}
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from `state_dict`; base weights that `full` has changed are set too."""
+        super().load_state_dict(state_dict)
+        self._write_bases()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_pretrained": self._pretrained}
 
 
 def _factored(group: dict[str, Any], work: Work, adjusted: Stacks) -> None:
@@ -237,6 +270,6 @@ def _decay(group: dict[str, Any], work: Work) -> None:
     keep = 1.0 - rate if group["decay"] == "factor" else (1.0 - rate) ** 0.5
     torch._foreach_mul_(work.x, keep)
     if group["decay"] == "full":
-        for pair in work.batch.pairs:
-            assert pair.base is not None
-            pair.base.data.mul_(1.0 - rate)
+        # As a share that is lost, since state starts at 0.
+        lost = work.state.small("base_lost")
+        lost += rate * (1.0 - lost)
