@@ -73,7 +73,7 @@ ALLOWED = {
     "gradient_features": FOUNDATION | PARTS | MODEL,
     "adapter_stack": FOUNDATION | MODEL,
     "lockstep": set(),
-    "parallel_seeds": {"config", "types", "lockstep", "adapter_stack", "agents"},
+    "parallel_seeds": {"config", "types", "lockstep", "adapter_stack", "agents", "optim"},
     "head_history": {"types"},
     "ridge_head": {"types", "head_history"},
     "logistic_head": {"types", "head_history"},

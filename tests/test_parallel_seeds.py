@@ -23,6 +23,7 @@ from vitucb.config import RunConfig, override
 from vitucb.engines.job import play_together
 from vitucb.experiment import play
 from vitucb.gradient_features import LoRAGradientFeatures
+from vitucb.optim import create_optimizer
 from vitucb.parallel_seeds import Table, together, why_alone
 from vitucb.recorder import is_finished, run_folder
 from vitucb.resume import StoppedError
@@ -164,6 +165,26 @@ def test_frozen_weights_that_change_are_noticed() -> None:
         stack.answer(kind("features", noise(1)), {1: noise(1)})
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("vitucb.optim.cola:COLA", {"inner_steps": 1}),
+        ("lora-pro", {"decay": "full", "weight_decay": 0.1}),
+    ],
+)
+def test_an_optimizer_that_writes_frozen_weights_is_noticed(
+    name: str, options: dict[str, Any]
+) -> None:
+    model = reward_model(1)
+    stack = stack_of([model], [1])
+    optimizer = create_optimizer(name, model, lr=0.1, **options)
+    for pair in lora_pairs(model):
+        pair.A.grad, pair.B.grad = torch.ones_like(pair.A), torch.ones_like(pair.B)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="changed frozen weights"):
+        stack.answer(kind("features", noise(1)), {1: noise(1)})
+
+
 def test_a_shared_pass_takes_a_fraction_of_the_operations() -> None:
     models = [reward_model(seed) for seed in range(SIZE)]
     with CountOperations() as alone:
@@ -289,6 +310,11 @@ def test_groups_are_one_setting_and_neighbouring_seeds(tmp_path: Path) -> None:
     [
         ({"name": "lin-ucb"}, "no adapters to stack"),
         ({"optimizer": {"name": "rac-lora"}}, "changes frozen weights"),
+        ({"optimizer": {"name": "vitucb.optim.cola:COLA"}}, "COLA changes frozen weights"),
+        (
+            {"optimizer": {"name": "lora-pro", "options": {"decay": "full"}}},
+            "lora-pro with {'decay': 'full'} changes frozen weights",
+        ),
         ({"lora": {"use_dora": True}}, "DoRA"),
         ({"training": {"rebuild": "replay"}, "readout": "head"}, "a pass of its own"),
     ],

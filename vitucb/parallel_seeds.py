@@ -26,20 +26,26 @@ if TYPE_CHECKING:
 
 
 def why_alone(config: RunConfig) -> str | None:
-    """Why runs of these settings cannot share passes; None if they can."""
+    """Why runs of these settings cannot share passes; None if they can.
+
+    Raises:
+        ValueError: If the optimizer is unknown.
+    """
     agent = config.agent
+    if agent.name != "vit-ucb":
+        return f"agent {agent.name} has no adapters to stack"
+    # Imported here: the class tells, and brings torch along.
+    from vitucb.optim.factory import changes_base
+
+    name, options = agent.optimizer.name, agent.optimizer.options
+    optimizer = f"optimizer {name} with {options}" if options else f"optimizer {name}"
     reasons = {
-        f"agent {agent.name} has no adapters to stack": agent.name != "vit-ucb",
-        f"optimizer {agent.optimizer.name} changes frozen weights": agent.optimizer.name in MERGING,
+        f"{optimizer} changes frozen weights, which all seeds share": changes_base(name, options),
         "DoRA is more than a product of two factors": agent.lora.use_dora,
         "training.rebuild replay has a pass of its own": agent.training.rebuild == "replay",
         "its ranks share a batch already": config.parallel.ranks > 1,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
-
-
-MERGING = ("rac-lora", "bernoulli-lora", "cola", "asymmetric-lora")
-"""Optimizers that change the weights which all seeds would share."""
 
 
 def together(jobs: Iterable[RunConfig]) -> list[list[RunConfig]]:

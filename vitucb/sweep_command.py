@@ -50,10 +50,11 @@ def sweep(words: list[str]) -> None:
         together=dict(map(parse_values, together)),
         seeds=args.seeds,
     )
+    for job in jobs:
+        check_names(job)
     if args.parallel_seeds > 1:
         jobs = _shared(jobs, args.parallel_seeds)
     for job in jobs:
-        check_names(job)
         check_same_config(job)
     if args.dry_run:
         print("\n".join(str(run_folder(job)) for job in jobs))

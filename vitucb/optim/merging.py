@@ -40,9 +40,11 @@ class BaseWeights:
         self.delta[index] += update.to(self.delta[index].dtype)
         self.write(index, self.delta[index])
 
+    @torch.no_grad()
     def write(self, index: int, delta: Tensor) -> None:
         """Set base weight `index` to pretrained + delta, rounded to its dtype."""
-        self.bases[index].data.copy_(self.pretrained[index] + delta)
+        # Not through .data: who shares the weight can tell by its version that it has changed.
+        self.bases[index].copy_(self.pretrained[index] + delta)
 
 
 def _checked_base(pair: LoRAPair) -> Tensor:
