@@ -126,6 +126,30 @@ def test_forgetting_weighs_observations_by_age() -> None:
     torch.testing.assert_close(target.weight.detach()[0], expected)
 
 
+def test_an_equal_observation_in_the_slot_of_an_old_one_counts_in_full() -> None:
+    h, y = problem(4, 3)
+    head, same = RidgeHead(zero_prior(3), 0.1), RidgeHead(zero_prior(3), 0.1)
+    put(head, torch.arange(4), h, y)
+    head.forget(0.5)
+    slots, actions = torch.tensor([1, 3]), torch.zeros(2, dtype=torch.int64)
+    head.put(slots, h[slots], y[slots], actions, [3])
+    assert head.state_dict()["weights"].tolist() == [0.5, 0.5, 0.5, 1.0]
+    put(same, torch.arange(3), h[:3], y[:3])
+    same.forget(0.5)
+    put(same, torch.tensor([3]), h[3:], y[3:])
+    torch.testing.assert_close(head.state_dict()["moments"], same.state_dict()["moments"])
+
+
+def test_what_is_forgotten_stays_forgotten_when_it_is_refreshed() -> None:
+    h, y = problem(4, 3)
+    head = RidgeHead(zero_prior(3), 0.1)
+    put(head, torch.arange(4), h, y)
+    for _ in range(10):
+        head.forget(1e-40)
+    put(head, torch.arange(4), h, y)
+    assert float(head.state_dict()["weights"].max()) < 1e-300
+
+
 def test_outputs_learn_from_their_own_actions_only() -> None:
     h, y = problem()
     actions = torch.arange(len(h)) % 2

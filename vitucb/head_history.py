@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -43,27 +45,37 @@ class HeadHistory:
         """Number of features d."""
         return self._prior.shape[1]
 
-    def put(self, slots: Tensor, features: Tensor, rewards: Tensor, actions: Tensor) -> None:
+    def put(
+        self,
+        slots: Tensor,
+        features: Tensor,
+        rewards: Tensor,
+        actions: Tensor,
+        new: Sequence[int] = (),
+    ) -> None:
         """Put observations into the history, or refresh the features of those already there.
 
         Args:
             slots: Where in the history, int64 (b,), no repeats; new slots follow the last one
-                without gaps. An observation with another reward or action replaces the old one.
+                without gaps.
             features: Last-layer features of today's model, (b, d).
             rewards: Reward of each, (b,).
             actions: Output that each belongs to, int64 (b,); all 0 with a single output.
+            new: Those of `slots` whose observation is not the one put there before: it counts in
+                full. Slots beyond the history are new anyway.
         """
         self._grow(int(slots.max()) + 1)
         rewards = rewards.double().cpu()
-        is_new = (self._weights[slots] == 0) | (self._rewards[slots] != rewards)
-        is_new |= self._actions[slots] != actions
+        is_new = self._weights[slots] == 0
+        is_new |= torch.isin(slots, torch.as_tensor(new, dtype=slots.dtype))
         self._weights[slots] = torch.where(is_new, 1.0, self._weights[slots])
         self._features[slots] = features.detach().double().cpu()
         self._rewards[slots], self._actions[slots] = rewards, actions
 
     def forget(self, gamma: float) -> None:
         """Multiply the weight of every observation by `gamma`."""
-        self._weights *= gamma
+        # Never 0, which marks a slot that nothing was put into.
+        self._weights.mul_(gamma).clamp_(min=torch.finfo(self._weights.dtype).tiny)
 
     def clear(self) -> None:
         """Forget every observation; the last fit stays in the head until the next one."""

@@ -16,6 +16,8 @@ refitting cost O(b d^2 + d^3), whatever the length of the history.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -49,11 +51,18 @@ class RidgeHead(HeadHistory):
         self._fitted = torch.zeros(self.outputs, self.dim + 1).double()
         self._mean, self._std = 0.0, 1.0
 
-    def put(self, slots: Tensor, features: Tensor, rewards: Tensor, actions: Tensor) -> None:
+    def put(
+        self,
+        slots: Tensor,
+        features: Tensor,
+        rewards: Tensor,
+        actions: Tensor,
+        new: Sequence[int] = (),
+    ) -> None:
         """As `HeadHistory.put`."""
         self._grow(int(slots.max()) + 1)
         self._add(slots, -1.0)
-        super().put(slots, features, rewards, actions)
+        super().put(slots, features, rewards, actions, new)
         self._add(slots, 1.0)
 
     def forget(self, gamma: float) -> None:

@@ -26,8 +26,15 @@ from vitucb.types import State
 class ClosedFormHead(Protocol):
     """A head solved from the features of the history."""
 
-    def put(self, slots: Tensor, features: Tensor, rewards: Tensor, actions: Tensor) -> None:
-        """Put or refresh observations."""
+    def put(
+        self,
+        slots: Tensor,
+        features: Tensor,
+        rewards: Tensor,
+        actions: Tensor,
+        new: Sequence[int] = (),
+    ) -> None:
+        """Put the observations in the slots `new`, refresh the others."""
         ...
 
     def fit(self, head: nn.Linear, mean: float, std: float) -> None:
@@ -241,7 +248,7 @@ class OnlineTrainer:
         """Solve the head; scores under it and leave-one-out errors of the own part, (b,) each."""
         hidden = features if self.peers is None else self.peers.gather(features.detach())
         rewards, everyone = torch.as_tensor(batch.rewards), torch.as_tensor(batch.actions)
-        head.put(torch.as_tensor(batch.slots), hidden, rewards, everyone)
+        head.put(torch.as_tensor(batch.slots), hidden, rewards, everyone, self._new)
         slots, actions = torch.as_tensor(own.slots), torch.as_tensor(own.actions)
         head.fit(self.model.head, self.link.mean, self.link.std)
         weight, bias = self.model.head.weight.detach(), self.model.head.bias.detach()

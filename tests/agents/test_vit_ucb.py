@@ -299,6 +299,16 @@ def test_draws_of_the_optimizer_follow_the_seed_of_the_run_unless_given_one(name
     assert torch.equal(draws(0, seed=7), draws(1, seed=7))
 
 
+def test_a_discounted_window_weighs_every_reward_by_its_age() -> None:
+    training = {"batch_size": 4, "discount": 0.9, "replay": "window", "replay_capacity": 8}
+    trainer = make(arms(), training=training, lora={"rank": 2, "blocks": [-1]}).trainer
+    images = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
+    for round, image in enumerate(images):  # the reward in a slot is always the same
+        trainer.observe(image, float(round % 2))
+    weights = trainer.state_dict()["head"]["weights"]
+    np.testing.assert_allclose(weights, 0.9 ** np.arange(7, -1, -1))
+
+
 def test_masked_arms_are_never_chosen() -> None:
     agent, rounds = played(rounds=2)
     mask = np.array([1, 0, 0], np.int8)
