@@ -48,6 +48,11 @@ class Oracle(SlotAgent):
     def select_action(self, obs: Observation) -> Decision:
         """Choose the best arm."""
         mean = np.array(self._env.expected_rewards, np.float64)
+        if np.isnan(mean).any():
+            raise ValueError(
+                f"agent oracle: {self._env} knows no mean rewards, as a log of real rewards does "
+                "not; leave it out"
+            )
         zeros = np.zeros_like(mean)
         return self._decide(argmax_probabilities(mean, obs["action_mask"]), mean, zeros, zeros)
 

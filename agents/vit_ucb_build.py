@@ -136,6 +136,12 @@ def _features(
 
 def _optimizer_options(config: OptimizerConfig, seed: int) -> dict[str, Any]:
     """The options asked for; an optimizer that draws and was given no seed follows the run's."""
+    for name in ("lr", "other_lr", "other_params"):
+        if name in config.options:
+            raise ValueError(
+                f"agent.optimizer.options.{name} {config.options[name]}: set agent.optimizer.lr or "
+                "agent.optimizer.head_lr instead"
+            )
     builder = lookup("optimizer", config.name, OPTIMIZERS)
     if "seed" not in inspect.signature(builder).parameters:
         return config.options
@@ -163,6 +169,11 @@ def _trainer(
         other_lr=config.optimizer.head_lr if by_gradient else config.optimizer.lr,
         **_optimizer_options(config.optimizer, seed),
     )
+    if getattr(optimizer, "needs_full", False):
+        raise ValueError(
+            f"agent.optimizer.options {config.optimizer.options}: the estimator evaluates "
+            "gradients of its own, and online training has those of one batch; choose estimator sgd"
+        )
     solver = LogisticHead if config.link == "bernoulli" else RidgeHead
     training = config.training
     return OnlineTrainer(

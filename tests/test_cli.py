@@ -53,6 +53,11 @@ def test_options_override_the_file(tmp_path: Path, capsys: pytest.CaptureFixture
     assert (config.agent.name, config.num_rounds, config.seed) == ("ucb1", 7, 5)
 
 
+OPTIMIZER = ("--agent.name", "vit-ucb", "--agent.optimizer.name")
+WIDE = ("--agent.lora.rank", "200", "--agent.covariance.name", "low-rank")
+OPTION = ("--agent.optimizer.options",)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -69,6 +74,10 @@ def test_options_override_the_file(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--num-rounds", "0"], "num_rounds 0 must be at least 1"),
         (["--seed", "-1"], "seed -1"),
         (["--device", "cuda:99"], "device 'cuda:99' cannot be used"),
+        (["--agent.name", "vit-ucb", "--agent.optimizer.options", "lr", "1"], "optimizer.lr or"),
+        ([*OPTIMIZER, "lora-plus", *OPTION, "ratio", "abc"], "'abc' must be a positive number"),
+        ([*OPTIMIZER, "rac-lora", *WIDE], "lora.rank 200 is above"),
+        ([*OPTIMIZER, "bernoulli-lora", *OPTION, "estimator", "page"], "choose estimator sgd"),
         (["--config"], "--config needs a file name"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
     ],

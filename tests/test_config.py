@@ -62,6 +62,10 @@ def test_empty_file_is_the_defaults(tmp_path: Path) -> None:
         ("env: digits", "env: expected a section of settings"),
         ("- 1\n- 2", "expected key: value settings"),
         ("a: [1", "is not valid YAML"),
+        ("agent: {training: {update_every: 0}}", "agent.training.update_every 0 must be at least"),
+        ("agent: {training: {gradient_steps: -1}}", "agent.training.gradient_steps -1 must be at"),
+        ("agent: {training: {batch_size: 0}}", "agent.training.batch_size 0 must be at least 1"),
+        ("threads: 0", "threads 0 must be at least 1"),
     ],
 )
 def test_mistake_is_named(tmp_path: Path, text: str, message: str) -> None:

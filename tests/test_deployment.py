@@ -261,3 +261,13 @@ def test_example_of_the_docs_runs(
     printed = capsys.readouterr().out
     assert printed.startswith("Counts(decided=20, learnt=10, waiting=10, forgotten=0")
     exec(adapters, {})
+
+
+@pytest.mark.parametrize("reward", [1e31, -1e200, float("inf")])
+def test_a_reward_past_all_bounds_is_refused_and_changes_nothing(reward: float) -> None:
+    agent = deploy("ucb1")
+    decision = agent.act(pictures(0))
+    before = str(agent.agent.state_dict())
+    assert agent.observe(decision.id, reward).outcome == "refused"
+    assert str(agent.agent.state_dict()) == before
+    assert agent.observe(decision.id, 1.0).is_learnt

@@ -6,14 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vitucb.config import RunConfig, override
+from vitucb.config import ParallelConfig, RunConfig, load_config, override
 from vitucb.envs.log_files import LoggedRounds
 from vitucb.envs.logged import made_up_log
-from vitucb.experiment import play
+from vitucb.experiment import make_agent, make_env, play
 from vitucb.logged_data import estimate_propensities, inspect_log, open_log, read_run
+from vitucb.ranks import rank_seed
+from vitucb.runner import Episode
 
 ROUNDS = 40
 
@@ -181,6 +184,41 @@ def test_estimated_propensities_follow_the_context() -> None:
     assert (p[:, 2] == 0).all()
     preferred = p[np.arange(2_000), log.items[:, 0] % 2]
     np.testing.assert_allclose(preferred, 0.9, atol=0.06)
+
+
+def test_masked_actions_have_no_propensity() -> None:
+    log = context_log(300)
+    mask = log.mask.copy()
+    other = 1 - log.actions  # of the two that are ever taken
+    mask[np.arange(150), other[:150]] = 0
+    p = estimate_propensities(dataclasses.replace(log, mask=mask), np.eye(10, dtype=np.float32))
+    assert (p[mask == 0] == 0).all()
+    np.testing.assert_allclose(p.sum(axis=1), 1)
+
+
+def test_the_run_of_a_rank_is_a_log(tmp_path: Path) -> None:
+    settings = {
+        "out": str(tmp_path),
+        "agent": "random",
+        "num_rounds": 12,
+        "tensorboard": False,
+        "env": {"num_arms": 4},
+    }
+    folder = play(override(RunConfig(), settings)).folder
+    rank = ParallelConfig(ranks=2, rank=1)
+    env = make_env(load_config(folder / "config.yaml").env, 12)
+    episode = Episode(env, make_agent("random", env), seed=rank_seed(0, rank))
+    played = [episode.play_round() for _ in range(12)]
+    lines = (folder / "rounds.csv").read_text(encoding="utf-8").splitlines()
+    cells = [line.split(",") for line in lines]
+    for row, r in zip(cells[1:], played, strict=True):
+        row[1], row[2] = str(r.decision.action), repr(r.reward)
+    text = "\n".join(",".join(row) for row in cells) + "\n"
+    (folder / "rounds.csv").write_text(text, encoding="utf-8")
+    settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    settings["parallel"] |= {"ranks": 2, "rank": 1}
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    assert len(open_log(folder)) == 12
 
 
 def test_estimated_propensities_of_image_arms_are_uniform_where_the_choice_was() -> None:

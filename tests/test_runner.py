@@ -37,6 +37,25 @@ class Late(gym.Wrapper[Any, Any, Any, Any]):
         return obs, math.nan, *rest
 
 
+class Reusing(gym.Wrapper[Any, Any, Any, Any]):
+    """Writes every observation into the same arrays."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.obs: dict[str, Any] = {}
+
+    def reset(self, **kwargs: Any) -> Any:
+        obs, info = self.env.reset(**kwargs)
+        self.obs = {name: part.copy() for name, part in obs.items()}
+        return self.obs, info
+
+    def step(self, action: Any) -> Any:
+        obs, *rest = self.env.step(action)
+        for name, part in obs.items():
+            self.obs[name][...] = part
+        return self.obs, *rest
+
+
 class Diary:
     """Chooses arm 0 and notes what it is told."""
 
@@ -177,3 +196,13 @@ def test_rounds_with_hidden_regret_are_taken_up_again() -> None:
     again = Episode(env, Diary())
     again.resume(episode.state_dict(), recorded)
     assert again.index == 5
+
+
+def test_an_environment_may_reuse_its_arrays() -> None:
+    def seen(wrap: Any) -> list[tuple[int, int, float]]:
+        env, diary = gym.make("vitucb/ImageArms-v0", num_arms=3, max_episode_steps=6), Diary()
+        for _ in run(wrap(env), diary, seed=0):
+            pass
+        return diary.seen
+
+    assert seen(Reusing) == seen(lambda env: env)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +208,21 @@ def _check_engine(engine: str, tmp_path: Path) -> None:
         alone = play(config(tmp_path / "alone", seed=job.seed)).folder
         for name in ("rounds.csv", "summary.json"):
             assert (run_folder(job) / name).read_bytes() == (alone / name).read_bytes()
+
+
+def test_a_stopped_sweep_tells_of_every_job_and_goes_no_further(tmp_path: Path) -> None:
+    jobs = [config(tmp_path, seed=seed, num_rounds=1) for seed in range(12)]
+    outcomes = []
+
+    def stop(rounds: int) -> None:
+        if rounds:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012  # what came before it counts
+        for outcome in play_jobs(jobs, workers=1, on_rounds=stop):
+            outcomes.append(outcome)
+    assert sorted(job.seed for job, _ in outcomes) == list(range(12))
+    assert any(error == "stopped before it began" for _, error in outcomes)
+    finished = [job for job, error in outcomes if error is None]
+    assert finished
+    assert all(is_finished(run_folder(job)) for job in finished)

@@ -153,6 +153,11 @@ class DemoArgs:
     overwrite: bool = False
     """Play finished runs again."""
 
+    def __post_init__(self) -> None:
+        """Refuse a demo of nothing."""
+        if self.seeds < 1:
+            raise ValueError(f"seeds {self.seeds} must be at least 1")
+
 
 DEMO_AGENTS = ("vit-ucb", "lin-ucb", "greedy", "ucb1", "gaussian-ts", "random", "oracle")
 

@@ -20,6 +20,14 @@ from vitucb.typed_override import to_dict as to_dict
 Option = int | float | bool | str
 
 
+def _check_least(section: Any, prefix: str, least: dict[str, int]) -> None:
+    """Refuse values of `section` below the least; None is none."""
+    for name, bound in least.items():
+        value = getattr(section, name)
+        if value is not None and value < bound:
+            raise ValueError(f"{prefix}{name} {value} must be at least {bound}")
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Which images of the dataset are used, and how they are read."""
@@ -206,6 +214,11 @@ class TrainingConfig:
     drift_threshold: float = 0.2
     """Relative movement of the probe's features that triggers a rebuild."""
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        least = {"update_every": 1, "gradient_steps": 0, "batch_size": 1, "replay_capacity": 1}
+        _check_least(self, "agent.training.", least)
+
 
 @dataclass(frozen=True)
 class AgentConfig:
@@ -264,10 +277,7 @@ class ParallelConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        for name, least in (("seeds", 1), ("sync_every", 1), ("ranks", 1), ("rank", 0)):
-            value = getattr(self, name)
-            if value < least:
-                raise ValueError(f"parallel.{name} {value} must be at least {least}")
+        _check_least(self, "parallel.", {"seeds": 1, "sync_every": 1, "ranks": 1, "rank": 0})
         if not self.timeout_s > 0:
             raise ValueError(f"parallel.timeout_s {self.timeout_s} must be above 0")
 
@@ -303,11 +313,9 @@ class RunConfig:
     parallel: ParallelConfig = ParallelConfig()
 
     def __post_init__(self) -> None:
-        """Refuse intervals below one round."""
-        for name in ("record_every", "images_every", "checkpoint_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} {value} must be at least 1")
+        """Refuse intervals below one round, and no thread at all."""
+        names = ("record_every", "images_every", "checkpoint_every", "threads")
+        _check_least(self, "", dict.fromkeys(names, 1))
 
 
 def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:

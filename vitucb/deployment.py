@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from vitucb.agents import AGENTS
 from vitucb.config import AgentConfig, override
 from vitucb.experiment import make_agent
+from vitucb.runner import LARGEST_REWARD
 from vitucb.saved_agent import MANIFEST, Blueprint, read_agent, save_agent
 from vitucb.saved_run import read_run
 from vitucb.types import Agent, Decision, Observation, State
@@ -236,8 +236,9 @@ class DeployedAgent:
         waiting = self._table.find(name)
         if waiting is None:
             return Receipt(name, *self._why_closed(name))
-        if not math.isfinite(reward):
-            return Receipt(name, "refused", f"reward {reward} is not finite; give a finite number")
+        if not abs(reward) <= LARGEST_REWARD:
+            limit = f"above {LARGEST_REWARD:g} in size"
+            return Receipt(name, "refused", f"reward {reward} is not finite or {limit}; rescale it")
         try:
             metrics = self.agent.update(waiting.observation, waiting.decision, reward)
         except ValueError as error:  # agents check a reward before they learn from it

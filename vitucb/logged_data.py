@@ -123,6 +123,7 @@ def _recorded_rounds(path: Path) -> Iterator[_Recorded]:
 def _replayed(config: RunConfig, recorded: list[_Recorded], folder: Path) -> Iterator[Any]:
     """Observation and mean rewards of every recorded round, from the environment itself."""
     from vitucb.experiment import make_env
+    from vitucb.ranks import rank_seed
     from vitucb.seeding import stream_seed
 
     env = make_env(config.env, config.num_rounds)
@@ -131,7 +132,7 @@ def _replayed(config: RunConfig, recorded: list[_Recorded], folder: Path) -> Ite
             f"{folder}: a replay of a log, whose rejected rounds have no reward; give the log "
             f"{config.env.dataset or 'digits'!r} itself"
         )
-    obs, _ = env.reset(seed=stream_seed(config.seed, "env"))
+    obs, _ = env.reset(seed=stream_seed(rank_seed(config.seed, config.parallel), "env"))
     for index, row in enumerate(recorded):
         expected = getattr(env.unwrapped, "expected_rewards", None)
         yield obs, None if expected is None else np.array(expected, np.float64)
@@ -207,10 +208,13 @@ def estimate_propensities(
     # In log files every action has been seen; a run may have never tried one.
     if len(seen) == 1:
         probabilities[:, seen[0]] = 1.0
-        return probabilities
-    model = LogisticRegression(C=1 / ridge, max_iter=1_000).fit(rows, log.actions)
-    probabilities[:, seen] = model.predict_proba(rows)
-    return probabilities
+    else:
+        model = LogisticRegression(C=1 / ridge, max_iter=1_000).fit(rows, log.actions)
+        probabilities[:, seen] = model.predict_proba(rows)
+    # Every row keeps the action that was taken, which was not masked.
+    allowed = probabilities * log.mask
+    estimated: NDArray[np.float64] = allowed / allowed.sum(axis=1, keepdims=True)
+    return estimated
 
 
 @dataclass(frozen=True, slots=True)

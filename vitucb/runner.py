@@ -15,7 +15,7 @@ from vitucb.seeding import stream_seed
 from vitucb.types import Agent, Decision, Observation, Round, State
 
 # Beyond it float32 models overflow, and beyond 1e154 squares in float64 do.
-_LARGEST_REWARD = 1e30
+LARGEST_REWARD = 1e30
 
 
 def run(
@@ -81,10 +81,10 @@ class Episode:
             ValueError: If a reward is not finite or above 1e30 in size, which is learnt by nobody,
                 or if no arm is allowed.
         """
-        obs, index = self._obs, self.index
+        # Copies: the environment may go on to write the next round into its arrays.
+        obs, index = {name: np.array(part) for name, part in self._obs.items()}, self.index
         _check_mask(index, obs["action_mask"])
         expected = getattr(self._env.unwrapped, "expected_rewards", None)
-        # A copy: the environment may go on to write the next round into its array.
         expected = None if expected is None else np.array(expected, np.float64)
         started = time.perf_counter()
         decision = self._agent.select_action(obs)
@@ -196,10 +196,10 @@ def _check_mask(index: int, mask: NDArray[np.int8]) -> None:
 
 
 def _check_reward(index: int, what: str, reward: float) -> None:
-    if not abs(reward) <= _LARGEST_REWARD:  # so, NaN is refused too
+    if not abs(reward) <= LARGEST_REWARD:  # so, NaN is refused too
         raise ValueError(
             f"round {index}: {what} {reward}; rewards must be finite numbers of size "
-            f"{_LARGEST_REWARD:g} at most; the rounds before it are kept"
+            f"{LARGEST_REWARD:g} at most; the rounds before it are kept"
         )
 
 

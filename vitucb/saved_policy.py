@@ -11,8 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from vitucb.config import load_config
-from vitucb.types import Agent, Observation, State
+from vitucb.types import Agent, Observation
 
 Array: TypeAlias = NDArray[np.float64]
 PolicyFunction: TypeAlias = Callable[[Observation], Array]
@@ -20,40 +19,22 @@ PolicyFunction: TypeAlias = Callable[[Observation], Array]
 
 
 def load_policy(folder: str | Path, *, device: str = "cpu") -> PolicyFunction:
-    """The policy of the agent that a run folder's checkpoint holds, held still.
+    """The policy of a saved agent, or of a run as far as it went, held still.
 
     Args:
-        folder: A run folder with `config.yaml` and `checkpoint/`.
+        folder: What was given to an agent's `save`; or a run folder, finished or not.
         device: Torch device.
 
     Returns:
         A function from an observation to the probability of every arm.
 
     Raises:
-        ValueError: If the folder lacks a file, or the agent cannot be built.
+        ValueError: If the folder is neither, a file is missing or damaged, or the agent cannot be
+            built.
     """
-    from vitucb.experiment import make_agent, make_env
+    from vitucb.deployment import load_agent
 
-    folder = Path(folder)
-    config = load_config(folder / "config.yaml")
-    env = make_env(config.env)
-    agent = make_agent(config.agent.name, env, seed=config.seed, device=device, config=config.agent)
-    agent.load_state_dict(_saved_state(folder))
-    return held_still(agent)
-
-
-def _saved_state(folder: Path) -> State:
-    """The agent's state at the end of the run, or at the last checkpoint of an unfinished one."""
-    from vitucb.checkpoint import load_state
-    from vitucb.resume import open_snapshots
-
-    if (folder / "checkpoint" / "state.json").is_file():
-        return load_state(folder / "checkpoint")
-    newest = open_snapshots(folder).load_newest(lambda state: None)
-    if newest is None:
-        raise ValueError(f"policy {folder}: no checkpoint in it; let the run finish")
-    state: State = newest["agent"]
-    return state
+    return held_still(load_agent(folder, device=device).agent)
 
 
 def held_still(agent: Agent) -> PolicyFunction:

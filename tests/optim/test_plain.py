@@ -184,7 +184,7 @@ def test_the_closure_runs_with_gradients_enabled() -> None:
         ("adamww", {}, "did you mean 'adamw'"),
         ("adamw", {"beta": 1}, "'adamw' has no option 'beta'; options: .*betas.*other_lr"),
         ("lora-plus", {"rattio": 1}, "no option 'rattio'"),
-        ("lora-plus", {"ratio": -1.0}, "ratio -1.0 must be positive"),
+        ("lora-plus", {"ratio": -1.0}, "ratio -1.0 must be a positive number"),
         ("sgd", {"max_step": -1.0}, "max_step -1.0 must not be negative; 0 is off"),
         ("torch.optim:LBFGS", {}, "LBFGS"),
         ("torch.optim:Nope", {}, "no attribute 'Nope'"),

@@ -151,6 +151,25 @@ def test_experiment_in_parts_is_read_as_one(tmp_path: Path, write_run: WriteRun)
     assert "num_arms=10" in text
 
 
+def test_runs_of_unknown_regret_are_left_out(
+    tmp_path: Path, write_run: WriteRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_run(tmp_path / "exp", "vit-ucb", 0, rounds=25)
+    run = write_run(tmp_path / "exp", "lin-ucb", 0, rounds=25)
+    header, *rows = (run / "rounds.csv").read_text(encoding="utf-8").splitlines()
+    place = header.split(",").index("regret")
+    for i, row in enumerate(rows):
+        cells = row.split(",")
+        cells[place] = "nan"
+        rows[i] = ",".join(cells)
+    (run / "rounds.csv").write_text("\n".join([header, *rows, ""]), encoding="utf-8")
+    text = words(write_report(tmp_path / "exp", tmp_path / "out"))
+    assert "lin-ucb" not in text
+    assert "the run is left out" in caplog.text
+    with pytest.raises(ValueError, match="no run in it knows its regret"):
+        write_report(run, tmp_path / "alone")
+
+
 def test_damaged_metrics_are_named(tmp_path: Path, write_run: WriteRun) -> None:
     run = write_run(tmp_path / "exp", "vit-ucb", 0, rounds=25)
     (run / "metrics.csv").write_text("round,metric,value\n0,train/loss\n", encoding="utf-8")

@@ -64,16 +64,20 @@ class HandoverCovariance(FeatureCovariance):
             overflow: Name of the successor for p > 4,096.
 
         Raises:
-            ValueError: If `dim` or `ridge` is not usable, or the budget holds fewer than two rows.
+            ValueError: If `dim`, `ridge` or `rank` is not usable, or the budget holds fewer than
+                two rows.
         """
         super().__init__(dim, ridge=ridge)
         if row_capacity(dim, 8, budget_bytes) < 2:
             raise ValueError(
-                f"budget_bytes {budget_bytes} holds no two rows of dim {dim}; raise it"
+                f"budget_bytes {budget_bytes} holds no two rows of dim {dim}; raise "
+                "agent.covariance.budget_mib or choose the covariance low-rank"
             )
         self.budget_bytes = budget_bytes
         self._successor_options = (overflow, rank, seed)
         self.current: FeatureCovariance = RowCovariance(dim, ridge=ridge)
+        if dim > DENSE_DIM:
+            self._successor()  # What it refuses is refused now, and not in the middle of a run.
 
     @property
     def is_exact(self) -> bool:

@@ -24,6 +24,7 @@ _POLL_SECONDS = 0.5
 _GIB_PER_JOB = 1.0
 _GIB_PER_SEED = 0.4
 _TRIES = 2
+_NOT_BEGUN = "stopped before it began"
 
 
 def play_jobs(
@@ -32,12 +33,16 @@ def play_jobs(
     """Play `jobs` and yield each as it ends; those that share passes share a worker.
 
     A worker that dies (out of memory, say) costs its job one more try, which resumes it. SIGTERM
-    and Ctrl-C let every worker finish its round and write a checkpoint.
+    and Ctrl-C let every worker finish its round and write a checkpoint; what has not begun then
+    ends, too, as not begun.
 
     Args:
         jobs: The runs, in the order in which they start.
         workers: Processes at a time; as many as cores and memory allow if None.
         on_rounds: Told how many rounds all jobs together have played.
+
+    Raises:
+        KeyboardInterrupt: After the last outcome, where SIGTERM or Ctrl-C came.
     """
     groups = together(jobs)
     crew = _Crew(groups, max(1, min(workers or workers_that_fit(jobs), len(groups))))
@@ -45,7 +50,7 @@ def play_jobs(
         try:
             while crew.is_busy:
                 if stop.is_set():
-                    crew.stop()
+                    yield from ((job, _NOT_BEGUN) for job in crew.stop())
                 crew.start_idle()
                 yield from crew.ended()
                 if on_rounds is not None:
@@ -53,6 +58,8 @@ def play_jobs(
         finally:
             crew.stop()
             crew.join()
+        if stop.is_set():
+            raise KeyboardInterrupt
 
 
 def workers_that_fit(jobs: Sequence[RunConfig]) -> int:
@@ -126,13 +133,15 @@ class _Crew:
         self._deaths[folder] += 1
         return self._deaths[folder] < _TRIES and not self._is_stopping
 
-    def stop(self) -> None:
-        """Start nothing more, and ask every worker to finish its round."""
+    def stop(self) -> list[RunConfig]:
+        """Start nothing more, and ask every worker to finish its round; what has not begun."""
+        left = [job for jobs in self._queue for job in jobs]
         self._queue.clear()
         if not self._is_stopping:
             for worker in self._workers:
                 worker.process.terminate()
         self._is_stopping = True
+        return left
 
     def join(self) -> None:
         """Wait for every worker."""

@@ -166,7 +166,16 @@ class Chain(Optimizer):
 
         With scale 1/s one plain SGD step of the other factor and a merge are W <- W - lr H G for
         the orthogonal projector H on the sketch.
+
+        Raises:
+            ValueError: If the rank is above the length of the sketched side.
         """
+        rank, length = len(pair.A), len(pair.B) if left else pair.A.shape[1]
+        if rank > length:
+            raise ValueError(
+                f"lora.rank {rank} is above {length}, a side of the weight of {pair.name!r}, which "
+                "has no more orthonormal columns; lower the rank"
+            )
         if left:
             gaussian = self.draws.gaussian(pair.B.shape)
             pair.B.copy_(orthonormal_columns(gaussian) * scale)

@@ -54,8 +54,8 @@ class LoRAPlus(PlainOptimizer):
         Raises:
             ValueError: If `ratio` is not positive or the base is unknown.
         """
-        if not ratio > 0:
-            raise ValueError(f"ratio {ratio} must be positive; the paper advises 16")
+        if not isinstance(ratio, int | float) or not ratio > 0:
+            raise ValueError(f"ratio {ratio!r} must be a positive number; the paper advises 16")
         if max_step is None:
             max_step = MAX_STEP if base == "sgd" else 0.0
         super().__init__(

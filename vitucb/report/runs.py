@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,8 @@ COLUMNS = (
     "greedy_action",
 )
 """Columns of `rounds.csv` that a report uses; others are ignored."""
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,10 @@ class Run:
         return len(self.columns["regret"])
 
 
+class UnknownRegretError(ValueError):
+    """The environment of a run knew no mean rewards."""
+
+
 @dataclass(frozen=True, slots=True)
 class Gallery:
     """What was on offer in n chosen rounds with K arms.
@@ -106,7 +113,7 @@ def load_runs(folder: str | Path) -> list[Run]:
         Finished and unfinished runs, sorted by experiment, agent and seed.
 
     Raises:
-        ValueError: If there is no run, a file is damaged or a column is missing.
+        ValueError: If there is no run of known regret, a file is damaged or a column is missing.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -118,7 +125,14 @@ def load_runs(folder: str | Path) -> list[Run]:
     ]
     if not configs:
         raise ValueError(f"{root} holds no run folder (no config.yaml); run an experiment first")
-    runs = [load_run(path.parent) for path in configs]
+    runs = []
+    for path in configs:
+        try:
+            runs.append(load_run(path.parent))
+        except UnknownRegretError as error:
+            _logger.warning("%s; the run is left out", error)
+    if not runs:
+        raise ValueError(f"{root}: no run in it knows its regret; see vitucb evaluate")
     return sorted(runs, key=lambda run: (run.experiment, run.agent, run.env, run.seed))
 
 
@@ -247,6 +261,11 @@ def _read_rounds(path: Path) -> dict[str, FloatArray]:
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     columns = dict(zip(COLUMNS, np.ascontiguousarray(table.T), strict=True))
+    if np.isnan(columns["regret"]).all():
+        raise UnknownRegretError(
+            f"{path}: the environment knew no mean rewards, as a log of real rewards does not, so "
+            "there is no regret to report"
+        )
     for name in ("regret", "reward"):
         if not np.isfinite(columns[name]).all():
             first = int(np.flatnonzero(~np.isfinite(columns[name]))[0])
