@@ -29,6 +29,7 @@ from vitucb.agents.feature_agent import (
 from vitucb.agents.options import refuse_options
 from vitucb.config import AgentConfig
 from vitucb.covariance import FeatureCovariance, make_covariance
+from vitucb.grad_mode import with_gradients
 from vitucb.policies import Array, Policy, make_policy
 from vitucb.seeding import numpy_generator
 from vitucb.types import Decision, Observation, State
@@ -70,9 +71,30 @@ class LinearAgent(FeatureAgent):
     def select_action(self, obs: Observation) -> Decision:
         """Let a round pass for the discount, then score every arm and choose."""
         if self._discount < 1:
-            self._covariance.discount(self._discount)
-            self._response *= self._discount
+            self._decay()
         return super().select_action(obs)
+
+    @with_gradients()
+    def probabilities(self, obs: Observation) -> Array:
+        """Probability of choosing each arm now, float64 (K,); changes nothing.
+
+        Raises:
+            ValueError: If the policy does not tell them.
+        """
+        if self._discount == 1:
+            return super().probabilities(obs)
+        covariance, response = self._covariance.state_dict(), self._response.clone()
+        self._decay()  # as the choice would
+        try:
+            return super().probabilities(obs)
+        finally:
+            self._covariance.load_state_dict(covariance)
+            self._response = response
+
+    def _decay(self) -> None:
+        """Let a round pass: every observation counts `discount` times what it did."""
+        self._covariance.discount(self._discount)
+        self._response *= self._discount
 
     def _score(self, obs: Observation) -> tuple[Array, Tensor]:
         phi = self._features(obs)

@@ -13,6 +13,7 @@ import vitucb
 from vitucb.agents.feature_agent import FrozenFeatures
 from vitucb.agents.linear import LinearAgent
 from vitucb.backbone import Preprocess
+from vitucb.policies import Choice
 from vitucb.types import Observation, Round
 
 RIDGE = 0.05
@@ -84,6 +85,35 @@ def test_restored_agent_continues_identically() -> None:
         torch.testing.assert_close(one.mean, two.mean, rtol=0, atol=0)
         agent.update(r.observation, one, r.reward)
         restored.update(r.observation, two, r.reward)
+
+
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [("lin-ucb", "ucb"), ("lin-ucb", "boltzmann"), ("lin-ucb", "igw"), ("lin-ts", "thompson")],
+)
+def test_told_probabilities_are_those_of_a_discounted_choice_and_change_nothing(
+    name: str, policy: str
+) -> None:
+    env = gym.make("vitucb/ImageArms-v0", num_arms=4, max_episode_steps=12)
+    overrides: dict[str, Any] = {"policy": policy, "training": {"discount": 0.8}}
+    asked, other = (vitucb.make_agent(name, env, seed=0, **overrides) for _ in range(2))
+    assert isinstance(asked, LinearAgent)
+    for r in vitucb.run(env, other, seed=0):
+        told = asked.probabilities(r.observation)
+        decision = asked.select_action(r.observation)
+        assert told[decision.action] == decision.propensity
+        assert decision.action == r.decision.action
+        np.testing.assert_array_equal(decision.width, r.decision.width)
+        asked.update(r.observation, decision, r.reward)
+
+
+def test_a_policy_that_tells_no_probabilities_leaves_a_discounted_agent_as_it_was() -> None:
+    agent, rounds = played(5, training={"discount": 0.8})
+    agent._policy = lambda *_: Choice(0, 1.0, np.zeros(4))
+    before = agent.state_dict()
+    with pytest.raises(ValueError, match="tells no probabilities"):
+        agent.probabilities(rounds[-1].observation)
+    assert torch.equal(agent.state_dict()["response"], before["response"])
 
 
 def test_ridge_must_be_positive() -> None:
