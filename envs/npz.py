@@ -149,6 +149,8 @@ def _scores(
                 name, f"score {score_name!r} is unknown; append '#' and one of: {', '.join(known)}"
             )
         scores = scores[:, known.index(score_name)]
+    elif score_name:
+        raise dataset_error(name, f"has one score without a name; drop #{score_name}")
     if scores.dtype.kind not in "fiu":
         raise dataset_error(name, f"scores have dtype {scores.dtype}; store them as numbers")
     with np.errstate(over="ignore"):  # too large becomes infinite, which is refused by name

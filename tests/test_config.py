@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
-from vitucb.config import RunConfig, load_config, override, save_config, to_dict
+from vitucb.config import EnvConfig, RunConfig, load_config, override, save_config, to_dict
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -82,3 +83,21 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 def test_configs_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         RunConfig().seed = 1  # type: ignore[misc]  # the point of the test
+
+
+def test_numbers_of_numpy_and_paths_are_taken_and_saved(tmp_path: Path) -> None:
+    values = {
+        "seed": np.int64(3),
+        "out": tmp_path / "runs",
+        "agent": {"policy": {"alpha": np.float64(0.5)}, "options": {"hidden": np.int32(7)}},
+    }
+    config = override(RunConfig(), values)
+    save_config(config, tmp_path / "config.yaml")
+    loaded = load_config(tmp_path / "config.yaml")
+    assert (loaded.seed, loaded.agent.policy.alpha, loaded.out) == (3, 0.5, str(tmp_path / "runs"))
+    assert loaded.agent.options == {"hidden": 7}
+
+
+@pytest.mark.parametrize("word", ["false", "False", "FALSE"])
+def test_truth_in_options_is_read_in_any_case(word: str) -> None:
+    assert EnvConfig(options={"with_replacement": word}).options == {"with_replacement": False}

@@ -267,3 +267,19 @@ def test_agents_of_make_agent_can_be_saved(name: str, tmp_path: Path) -> None:
     expected = agent.select_action(obs)
     assert decision.action == expected.action
     np.testing.assert_array_equal(decision.mean, expected.mean)
+
+
+def test_a_policy_is_asked_only_about_what_its_agent_was_made_for(tmp_path: Path) -> None:
+    vitucb.deploy("lin-ucb", num_arms=4, shares_image=True).save(tmp_path / "context")
+    vitucb.deploy("lin-ucb", num_arms=3).save(tmp_path / "arms")
+    shared = {"images": pictures(0)[:1], "action_mask": np.ones(4, np.int8)}
+    each = {"images": pictures(0), "action_mask": np.ones(len(pictures(0)), np.int8)}
+    assert load_policy(tmp_path / "context")(shared).shape == (4,)
+    assert load_policy(tmp_path / "arms")(each).shape == (len(pictures(0)),)
+    for name, obs, words in (
+        ("context", each, "made for one image for all arms, not for an image per arm"),
+        ("arms", shared, "made for an image per arm, not for one image for all arms"),
+        ("context", shared | {"action_mask": np.ones(5, np.int8)}, "for 4 arms, not for 5"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            load_policy(tmp_path / name)(obs)

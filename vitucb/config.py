@@ -18,6 +18,16 @@ from vitucb.typed_override import override as override
 from vitucb.typed_override import to_dict as to_dict
 
 Option = int | float | bool | str
+_TRUTH = {"true": True, "false": False}
+
+
+def _settle_options(section: Any) -> None:
+    """Words true and false mean what they say: as text, either would count as true."""
+    settled = {
+        key: _TRUTH.get(value.lower(), value) if isinstance(value, str) else value
+        for key, value in section.options.items()
+    }
+    object.__setattr__(section, "options", settled)
 
 
 def _check_least(section: Any, prefix: str, least: dict[str, int]) -> None:
@@ -104,6 +114,10 @@ class EnvConfig:
     drift: DriftConfig = DriftConfig()
     arm_subset: ArmSubsetConfig = ArmSubsetConfig()
 
+    def __post_init__(self) -> None:
+        """Read truth values in any case."""
+        _settle_options(self)
+
 
 @dataclass(frozen=True)
 class LoRAConfig:
@@ -137,6 +151,10 @@ class OptimizerConfig:
     """Learning rate of the reward head, where it is trained by gradient steps."""
     options: dict[str, Option] = field(default_factory=dict)
     """Further keyword arguments of the optimizer, e.g. ratio 16."""
+
+    def __post_init__(self) -> None:
+        """Read truth values in any case."""
+        _settle_options(self)
 
 
 @dataclass(frozen=True)
@@ -258,6 +276,10 @@ class AgentConfig:
     covariance: CovarianceConfig = CovarianceConfig()
     policy: PolicyConfig = PolicyConfig()
     training: TrainingConfig = TrainingConfig()
+
+    def __post_init__(self) -> None:
+        """Read truth values in any case."""
+        _settle_options(self)
 
 
 @dataclass(frozen=True)

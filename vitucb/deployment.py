@@ -124,6 +124,18 @@ class DeployedAgent:
         self._keeps_whole, self._keeps_phi = name not in AGENTS, name not in _NEED_NO_PHI
         self._has_fixed_arms = blueprint.shares_image or name in _ON_SLOTS
 
+    def why_unfit(self, obs: Observation) -> str | None:
+        """Why the agent cannot choose in `obs`, made for other contexts or arms; None if it can."""
+        arms, of = len(obs["action_mask"]), self.blueprint.num_arms
+        shares = len(obs["images"]) == 1 < arms
+        looks = self.blueprint.config.name not in _ON_SLOTS
+        if looks and shares != self.blueprint.shares_image and arms > 1:
+            kinds = ("an image per arm", "one image for all arms")
+            return f"its agent was made for {kinds[not shares]}, not for {kinds[shares]}"
+        if self._has_fixed_arms and arms != of:
+            return f"its agent was made for {of} arms, not for {arms}"
+        return None
+
     def act(self, images: ArrayLike, action_mask: ArrayLike | None = None) -> NumberedDecision:
         """Choose an arm.
 

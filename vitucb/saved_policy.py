@@ -30,11 +30,19 @@ def load_policy(folder: str | Path, *, device: str = "cpu") -> PolicyFunction:
 
     Raises:
         ValueError: If the folder is neither, a file is missing or damaged, or the agent cannot be
-            built.
+            built; on a call, if the agent was made for observations of another kind.
     """
     from vitucb.deployment import load_agent
 
-    return held_still(load_agent(folder, device=device).agent)
+    deployed = load_agent(folder, device=device)
+    ask = held_still(deployed.agent)
+
+    def policy(obs: Observation) -> Array:
+        if problem := deployed.why_unfit(obs):
+            raise ValueError(f"policy {folder}: {problem}")
+        return ask(obs)
+
+    return policy
 
 
 def held_still(agent: Agent) -> PolicyFunction:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
+
+import numpy as np
 
 ConfigT = TypeVar("ConfigT")
 
@@ -73,7 +76,11 @@ def _unknown_key(key: str, path: str, known: list[str]) -> str:
 
 
 def _checked(value: Any, hint: Any, path: str) -> Any:
-    """`value` as type `hint`, ints accepted as floats and lists as tuples."""
+    """`value` as type `hint`, ints accepted as floats, lists as tuples, numpy's numbers, paths."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    elif isinstance(value, os.PathLike):
+        value = os.fspath(value)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return _checked_union(value, args, path)

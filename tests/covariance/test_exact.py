@@ -204,7 +204,7 @@ def test_row_capacity_fills_the_budget() -> None:
 
 
 def test_a_budget_for_less_than_two_rows_is_refused() -> None:
-    with pytest.raises(ValueError, match="raise agent.covariance.budget_mib"):
+    with pytest.raises(ValueError, match=r"raise agent\.covariance\.budget_mib"):
         make_covariance("exact", 10_000, budget_bytes=1000)
 
 

@@ -81,6 +81,10 @@ def test_a_part_picks_a_named_score(tmp_path: Path) -> None:
     picked = load_dataset(f"{path}#arousal").scores
     assert picked is not None
     assert picked.tolist() == [1, 3, 5, 7, 9, 11]
+    (tmp_path / "one").mkdir()
+    unnamed = save(tmp_path / "one", images=noise(), scores=scores[:, 0])
+    with pytest.raises(ValueError, match="one score without a name; drop #arousal"):
+        load_dataset(f"{unnamed}#arousal")
     with pytest.raises(ValueError, match=r"score '' is unknown; append '#' .*: valence, arousal"):
         load_dataset(path)
 
