@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -275,15 +275,8 @@ def build_network(
     preprocess = preprocess_for(backbone, device)
     width = int(backbone.num_features)  # type: ignore[arg-type]  # timm sets an int
     if train == "adapters":
-        lora = config.lora
-        backbone = add_lora(
-            backbone,
-            rank=lora.rank,
-            alpha=lora.alpha,
-            targets=lora.targets,
-            blocks=lora.blocks,
-            seed=stream_seed(seed, "adapters"),
-        )
+        lora = asdict(config.lora)
+        backbone = add_lora(backbone, **lora, seed=stream_seed(seed, "adapters"))
     else:
         backbone.requires_grad_(train == "all")
     outputs = {"num_outputs": k} if (k := num_label_actions(env)) else {}

@@ -68,6 +68,8 @@ OPTION = ("--agent.optimizer.options",)
         (["--agent.policy.name", "usb"], "unknown agent.policy.name 'usb'; did you mean 'ucb'?"),
         (["--agent.covariance.name", "exakt"], "did you mean 'exact'?"),
         (["--env.id", "vitucb/ImageArm-v0"], "did you mean 'vitucb/ImageArms-v0'?"),
+        (["--env.id", "CartPole-v1"], "must be a Dict space with images and action_mask"),
+        (["--env.id", "nowhere:my/Env-v0"], "env.id 'nowhere:my/Env-v0' cannot be imported"),
         (["--env.dataset", "digit"], "did you mean 'digits'?"),
         (["--env.num-arms", "11"], "11"),
         (["--env.options", "colour", "3"], "colour"),

@@ -206,3 +206,14 @@ def test_an_environment_may_reuse_its_arrays() -> None:
         return diary.seen
 
     assert seen(Reusing) == seen(lambda env: env)
+
+
+def test_an_environment_that_tells_no_regret_is_named() -> None:
+    class Silent(gym.Wrapper[Any, Any, Any, Any]):
+        def step(self, action: Any) -> Any:
+            *given, info = self.env.step(action)
+            return *given, {key: value for key, value in info.items() if key != "regret"}
+
+    env = Silent(gym.make("vitucb/ImageArms-v0", num_arms=3, max_episode_steps=6))
+    with pytest.raises(ValueError, match="round 0: the environment's info lacks regret"):
+        list(run(env, Diary(), seed=0))

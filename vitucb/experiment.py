@@ -67,8 +67,19 @@ def make_env(config: EnvConfig, num_rounds: int | None = None) -> gym.Env[Any, A
     except gym.error.Error as error:
         known = [name for name in gym.registry if name.startswith("vitucb/")]
         raise unknown_name("env.id", config.id, known, or_path=True) from error
+    except ImportError as error:
+        raise ValueError(
+            f"env.id {config.id!r} cannot be imported: {error}; install its module, or name it as "
+            "module:id"
+        ) from error
     except TypeError as error:
         raise ValueError(f"env: {config.id} does not take these settings: {error}") from error
+    space = env.observation_space
+    if not isinstance(space, gym.spaces.Dict) or not {"images", "action_mask"} <= set(space):
+        raise ValueError(
+            f"env.id {config.id!r}: observations must be a Dict space with images and action_mask, "
+            f"not {space}; choose another environment"
+        )
     return _wrapped(env, config)
 
 

@@ -16,6 +16,7 @@ from vitucb.types import Agent, Decision, Observation, Round, State
 
 # Beyond it float32 models overflow, and beyond 1e154 squares in float64 do.
 LARGEST_REWARD = 1e30
+_INFO = ("expected_reward", "optimal_reward", "optimal_action", "regret")
 
 
 def run(
@@ -119,6 +120,11 @@ class Episode:
             arrivals = list(self._env.get_wrapper_attr("arrivals"))
             reward = self._env.get_wrapper_attr("drawn_reward")
         _check_reward(index, "the environment returned reward", float(reward))
+        if missing := [name for name in _INFO if name not in info]:
+            raise ValueError(
+                f"round {index}: the environment's info lacks {', '.join(missing)}; give each, NaN "
+                "for a mean or a regret and -1 for an arm that is not known"
+            )
         if self._env.has_wrapper_attr("lost"):
             for lost in self._env.get_wrapper_attr("lost"):
                 self._pending.pop(lost, None)

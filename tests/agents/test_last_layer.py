@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import vitucb
+from vitucb.adapters import lora_pairs
 from vitucb.agents.full_finetune import FullFinetune
 from vitucb.agents.last_layer import LastLayerAgent
 from vitucb.agents.neural_linear import NeuralLinear
@@ -110,6 +111,14 @@ def test_full_finetune_trains_every_weight_and_rebuild_can_be_left_out() -> None
     assert agent.parameters["trainable_parameters"] == total
     stale = torch.stack([r.decision.phi for r in history])
     assert_counts_once(agent, stale, 2.0)
+
+
+def test_adapters_are_those_configured() -> None:
+    lora = {"rank": 4, "alpha": 8.0, "use_rslora": True, "init": "orthogonal"}
+    agent, _ = played("neural-linear", 1, lora=lora)
+    pair = lora_pairs(agent._model)[0]
+    assert pair.scaling == 4.0
+    assert float(pair.B.detach().abs().max()) > 0
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,15 @@ def test_experiment_in_parts_is_read_as_one(tmp_path: Path, write_run: WriteRun)
     assert "num_arms=10" in text
 
 
+def test_parts_of_one_name_are_not_one_experiment(tmp_path: Path, write_run: WriteRun) -> None:
+    for experiment, agent in (("a", "vit-ucb"), ("b", "lin-ucb")):
+        for name in (agent, "random"):
+            write_run(tmp_path / experiment / "num_arms=3", name, 0, rounds=25)
+    text = words(write_report(tmp_path, tmp_path / "out"))
+    assert "a/num_arms=3" in text
+    assert "b/num_arms=3" in text
+
+
 def test_runs_of_unknown_regret_are_left_out(
     tmp_path: Path, write_run: WriteRun, caplog: pytest.LogCaptureFixture
 ) -> None:

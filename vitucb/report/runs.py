@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -41,7 +41,7 @@ class Run:
 
     Attributes:
         folder: Where it is.
-        experiment: Name of the folder that holds it.
+        experiment: Name of the folder that holds it, with those between it and a reported one.
         agent: Label of the agent.
         agent_name: Registered name of the agent.
         env: Environment id.
@@ -128,12 +128,19 @@ def load_runs(folder: str | Path) -> list[Run]:
     runs = []
     for path in configs:
         try:
-            runs.append(load_run(path.parent))
+            runs.append(_named_below(root, load_run(path.parent)))
         except UnknownRegretError as error:
             _logger.warning("%s; the run is left out", error)
     if not runs:
         raise ValueError(f"{root}: no run in it knows its regret; see vitucb evaluate")
     return sorted(runs, key=lambda run: (run.experiment, run.agent, run.env, run.seed))
+
+
+def _named_below(root: Path, run: Run) -> Run:
+    """`run` with the whole way from `root` as its experiment: parts of two may have one name."""
+    if run.folder == root or run.folder.parent == root:
+        return run
+    return replace(run, experiment=run.folder.parent.relative_to(root).as_posix())
 
 
 def load_run(folder: Path) -> Run:
