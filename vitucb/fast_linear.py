@@ -1,12 +1,14 @@
 """Products with frozen weights on a CPU, by oneDNN.
 
 PyTorch gives float32 products to MKL, which on processors that are not Intel's leaves AVX-512
-unused; oneDNN asks the processor what it can do. Both are exact to rounding. Small products,
-other types and other devices are PyTorch's own.
+unused; oneDNN asks the processor what it can do. Both are exact to rounding. On processors without
+AVX-512 MKL is the faster one, by 5 to 20 %. Small products, other types and other devices are
+PyTorch's own.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -38,9 +40,15 @@ def fast_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     return whole
 
 
+@functools.cache
+def _has_avx512() -> bool:
+    return "AVX512" in torch.backends.cpu.get_cpu_capability()
+
+
 def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
-        x.device.type == "cpu"
+        _has_avx512()
+        and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.numel() * len(weight) >= _LEAST_PRODUCTS
         and (weight.is_contiguous() or weight.mT.is_contiguous())  # else a hundred times slower

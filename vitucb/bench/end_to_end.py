@@ -76,6 +76,7 @@ _NETWORK = (
     "aten::mm",
     "aten::addmm",
     "aten::bmm",
+    "aten::baddbmm",
     "aten::linear",
     "mkldnn::_linear_pointwise",
     "aten::convolution",
@@ -119,7 +120,7 @@ class Phases:
 
 
 class NetworkTime(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's base is untyped
-    """CPU time inside the operations of the network: products, attention, norms, activations."""
+    """CPU time of this thread in operations of the network: products, attention, norms, GELU."""
 
     def __init__(self, phases: Phases) -> None:
         """Count while `phases` is in scoring or training."""
@@ -130,10 +131,10 @@ class NetworkTime(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch'
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run the operation, and time it if it is one of the network's."""
-        start = time.process_time()
+        start = time.thread_time()
         result = func(*args, **(kwargs or {}))
         if self._phases.phase in ("scoring", "training") and func.name().startswith(_NETWORK):
-            self.seconds += time.process_time() - start
+            self.seconds += time.thread_time() - start
         return result
 
 
@@ -154,11 +155,7 @@ class Contestant:
             frozen(np.stack(images))
         if isinstance(self.agent, ViTUCB):
             show_history(self.agent, images)
-            self.phases.watch(self.agent.history, {"score": "scoring", "refresh": "rebuild"})
-            self.phases.watch(self.agent.trainer, {"train": "training"})
-            self.phases.watch(
-                self.agent.covariance, dict.fromkeys(("width", "update", "cov"), "covariance")
-            )
+            watch_agent(self.phases, self.agent)
         self._rounds: Iterator[Round] = vitucb.run(self._env, self.agent, seed=0)
         self.seconds: list[float] = []
         self.network = 0.0
@@ -184,6 +181,13 @@ class Contestant:
             times.append(network.seconds)
         self.network = min(times)
         self.phases.seconds = defaultdict(float, kept)
+
+
+def watch_agent(phases: Phases, agent: ViTUCB) -> None:
+    """Count the time of every phase of a round of `agent`."""
+    phases.watch(agent.history, {"score": "scoring", "refresh": "rebuild"})
+    phases.watch(agent.trainer, {"train": "training"})
+    phases.watch(agent.covariance, dict.fromkeys(("width", "update", "cov"), "covariance"))
 
 
 def show_history(agent: ViTUCB, images: list[NDArray[np.uint8]]) -> None:
