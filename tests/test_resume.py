@@ -104,6 +104,21 @@ def test_resume_is_exact_with_delay_drift_and_sketches(
     assert resumed(settings) == uninterrupted(settings, tmp_path)
 
 
+@pytest.mark.parametrize("what", ["torch", "processor"])
+def test_what_was_begun_with_others_says_so(
+    what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = config(tmp_path)
+    file = killed_after(settings, 17) / "environment.json"
+    environment = json.loads(file.read_text())
+    part = environment["packages"] if what == "torch" else environment
+    part[what], now = "of old", part[what]
+    file.write_text(json.dumps(environment))
+    with caplog.at_level(logging.WARNING):
+        play(settings)
+    assert f"({what} of old -> {now})" in caplog.text
+
+
 def test_run_killed_twice_while_it_finishes_still_ends_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,11 +17,34 @@ def describe_environment() -> dict[str, Any]:
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "cpu_count": os.cpu_count(),
         "packages": {name: metadata.version(name) for name in packages},
         "git_commit": _git_commit(),
     }
+
+
+def processor(table: Path = Path("/proc/cpuinfo")) -> str:
+    """Model of the processor and its widest vectors, which decide the last digits of products.
+
+    Args:
+        table: What Linux says of its processors; elsewhere Python is asked.
+    """
+    try:
+        lines = table.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    told = dict(reversed([_key_and_value(line) for line in lines]))
+    numbers = [f"{key} {told[key]}" for key in ("cpu family", "model") if key in told]
+    vectors = [v for v in ("avx512f", "avx2") if v in told.get("flags", "").split()]
+    parts = [told.get("model name"), *numbers, *vectors[:1]]
+    named = ", ".join(part for part in parts if part)
+    return named or platform.processor() or platform.machine()
+
+
+def _key_and_value(line: str) -> tuple[str, str]:
+    key, _, value = line.partition(":")
+    return key.strip(), value.strip()
 
 
 def peak_memory_mib() -> float | None:

@@ -121,16 +121,18 @@ def _count_rounds(folder: Path) -> int:
 
 def _warn_of_versions(folder: Path) -> None:
     try:
-        old = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["packages"]
+        before = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+        old = before["packages"] | {"processor": before["processor"]}
     except (OSError, ValueError, KeyError):
         return
-    new: dict[str, Any] = describe_environment()["packages"]
+    now = describe_environment()
+    new: dict[str, Any] = now["packages"] | {"processor": now["processor"]}
     changed = [
         f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]
     ]
     if changed:
         _logger.warning(
-            "%s was begun with other versions (%s): what follows may differ from an uninterrupted "
+            "%s was begun with others (%s): what follows may differ from an uninterrupted "
             "run in the last digits",
             folder,
             ", ".join(changed),
