@@ -90,9 +90,9 @@ def _load(name: str, reading: Reading) -> ImageDataset:
     path = _path(base)
     if _is(Path.is_dir, path) and not part:
         return load_folder(path, reading)
-    if _is(Path.is_file, path) and path.suffix == ".npz":
+    if _is(Path.is_file, path) and path.suffix.lower() == ".npz":
         return load_npz(path, part, reading)
-    if _is(Path.is_file, path) and path.suffix in SUFFIXES:
+    if _is(Path.is_file, path) and path.suffix.lower() in SUFFIXES:
         return load_manifest(path, part, reading)
     raise _cannot_load(name, path)
 

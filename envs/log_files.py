@@ -15,21 +15,21 @@ the line and the field.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vitucb.envs.decoding import LazyImages, first_line, open_image
+from vitucb.envs.decoding import LazyImages, open_image
+from vitucb.envs.tables import Row, TableError, read_table
 
 __all__ = ["FIELDS", "LoggedRounds", "read_log"]
 
@@ -38,8 +38,7 @@ _logger = logging.getLogger(__name__)
 FIELDS = ("context_image", "arm_images", "action", "reward", "propensity")
 """The fields of a row; other columns are ignored."""
 
-Row: TypeAlias = tuple[int, Mapping[str, object]]
-"""1-based line (row, in Parquet) and its fields."""
+_SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 
 class Images(Protocol):
@@ -150,16 +149,15 @@ def read_log(
             names file, line and field.
     """
     path = Path(path)
-    readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
-    if path.suffix.lower() not in readers:
-        raise ValueError(f"log {path}: unknown kind of file; give {', '.join(readers)}")
+    if path.suffix.lower() not in _SUFFIXES:
+        raise ValueError(f"log {path}: unknown kind of file; give {', '.join(_SUFFIXES)}")
     if not os.path.isfile(path):
         raise ValueError(f"log {path}: no such file; check the path")
     names = {field: field for field in FIELDS} | dict(columns or {})
     unknown = sorted(set(names) - set(FIELDS))
     if unknown:
         raise ValueError(f"columns: unknown field {unknown[0]!r}; known: {', '.join(FIELDS)}")
-    rows = readers[path.suffix.lower()](path)
+    rows = _rows(path, names.values())
     parsed = [_Parsed.of(path, line, fields, names) for line, fields in rows]
     if not parsed:
         raise ValueError(f"log {path}: no rounds in it; give one row per round")
@@ -171,60 +169,15 @@ def _error(path: Path, line: int, problem: str) -> ValueError:
     return ValueError(f"{path}:{line}: {problem}")
 
 
-def _csv_rows(path: Path) -> Iterator[Row]:
-    line = 1
+def _rows(path: Path, columns: Collection[str]) -> Iterator[Row]:
+    """The rows of a log with the fields that hold something."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = next(reader, [])
-            if len(set(header)) < len(header):
-                raise _error(path, 1, "the header names a column twice; rename one")
-            line = reader.line_num + 1
-            for cells in reader:
-                if cells and len(cells) != len(header):
-                    problem = f"{len(cells)} fields under {len(header)} column names"
-                    raise _error(path, line, f"{problem}; quote commas")
-                if cells:
-                    # An empty cell is a field that is not there.
-                    yield line, {n: c for n, c in zip(header, cells, strict=True) if c != ""}
-                line = reader.line_num + 1
-    except (csv.Error, UnicodeError) as error:
-        raise _error(path, line, f"no CSV in UTF-8: {first_line(error)}") from error
-    except OSError as error:
-        raise ValueError(f"log {path}: {error.strerror}; check the file") from error
-
-
-def _jsonl_rows(path: Path) -> Iterator[Row]:
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise ValueError(f"log {path}: {error.strerror}; check the file") from error
-    for line, text in enumerate(lines, start=1):
-        if not text.strip():
-            continue
-        try:
-            fields = json.loads(text.decode("utf-8"))
-        # json recurses into nested lists, and Python refuses integers of 4,300 digits.
-        except (ValueError, RecursionError) as error:
-            raise _error(path, line, f"no JSON in UTF-8: {first_line(error)}") from error
-        if not isinstance(fields, dict):
-            raise _error(path, line, 'not a JSON object; write {"action": 0, "reward": 1, ...}')
-        yield line, {name: value for name, value in fields.items() if value is not None}
-
-
-def _parquet_rows(path: Path) -> Iterator[Row]:
-    try:
-        from pyarrow import parquet  # type: ignore[import-not-found,unused-ignore]  # optional
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"log {path}: reading Parquet needs pyarrow; pip install pyarrow, or convert to CSV"
-        ) from error
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except Exception as error:  # pyarrow's errors share no base class but Exception
-        raise ValueError(f"log {path}: cannot be read as Parquet: {first_line(error)}") from error
-    for row, fields in enumerate(rows, start=1):
-        yield row, {name: value for name, value in fields.items() if value is not None}
+        for line, fields in read_table(path, columns):
+            yield line, {name: v for name, v in fields.items() if v is not None and v != ""}
+    except TableError as error:
+        if error.line is None:
+            raise ValueError(f"log {path}: {error.problem}") from error
+        raise _error(path, error.line, error.problem) from error
 
 
 @dataclass(frozen=True, slots=True)

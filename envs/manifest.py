@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vitucb.envs.decoding import first_line
 from vitucb.envs.image_dataset import ImageDataset, dataset_error
 from vitucb.envs.image_source import Reading, file_source, read_source
+from vitucb.envs.tables import Row, TableError, read_table
 
 SUFFIXES = (".csv", ".parquet")
 """File names of manifests."""
@@ -35,11 +34,11 @@ def load_manifest(path: Path, score_name: str, reading: Reading) -> ImageDataset
         ValueError: If the table cannot be read, a column is missing, or a row does not fit.
     """
     name = str(path)
-    rows = list(_parquet_rows(path) if path.suffix == ".parquet" else _csv_rows(path))
+    score_column = score_name or "score"
+    rows = _rows(path, ("path", "label", score_column))
     if not rows:
         raise dataset_error(name, "has no rows; write one per image")
     columns = rows[0][1].keys()
-    score_column = score_name or "score"
     has_labels, has_scores = "label" in columns, score_column in columns
     if "path" not in columns or not (has_labels or has_scores) or (score_name and not has_scores):
         wanted = f"path and {score_name}" if score_name else "path, and label or score"
@@ -62,40 +61,12 @@ def load_manifest(path: Path, score_name: str, reading: Reading) -> ImageDataset
     return read_source(source, reading, labels, scores, class_names)
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Line number and fields of every row."""
+def _rows(path: Path, columns: Collection[str]) -> list[Row]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            header = [column.strip() for column in next(reader, [])]
-            for row in reader:
-                if not row:
-                    continue
-                if len(row) != len(header):
-                    raise dataset_error(
-                        f"{path}",
-                        f"line {reader.line_num} has {len(row)} fields, the header {len(header)}",
-                    )
-                yield reader.line_num, dict(zip(header, row, strict=True))
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise dataset_error(
-            str(path), f"cannot be read: {first_line(error)}; write it as CSV in UTF-8"
-        ) from error
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Row number from 1 and fields of every row."""
-    try:
-        from pyarrow import parquet  # type: ignore[import-not-found,unused-ignore]  # optional
-    except ModuleNotFoundError as error:
-        raise dataset_error(
-            str(path), "reading Parquet needs pyarrow; pip install pyarrow, or write a CSV file"
-        ) from error
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except Exception as error:  # pyarrow's errors share no base class but Exception
-        raise dataset_error(str(path), f"cannot be read: {first_line(error)}") from error
-    yield from enumerate(rows, start=1)
+        return list(read_table(path, columns))
+    except TableError as error:
+        where = "" if error.line is None else f"line {error.line}: "
+        raise dataset_error(str(path), f"{where}{error.problem}") from error
 
 
 def _text(name: str, line: int, row: Mapping[str, Any], column: str) -> str:

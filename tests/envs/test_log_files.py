@@ -88,7 +88,7 @@ def test_missing_images_are_counted_or_left_out(folder: Path) -> None:
         ("a.png|b.png,0,1,1\na.png,0,1,", r":3: field 'propensity': give it in all rows"),
         (",0,1,1", r":2: field 'arm_images': give either it or 'context_image'"),
         ("[7],0,1,1", r":2: field 'arm_images': '\[7\]' is no list of paths"),
-        ('"a.png|b.png,0,1,1', r":2: no CSV in UTF-8: unexpected end of data"),
+        ('"a.png|b.png,0,1,1', r":2: cannot be read as CSV: unexpected end of data; write"),
         ("a.png|b.png,0,1,1,5", r":2: 5 fields under 4 column names"),
         ("a.png,0,1,1", "one action throughout"),
         ("", "no rounds in it"),
@@ -123,8 +123,25 @@ def test_files_that_are_no_log_are_refused(folder: Path) -> None:
         read_log(folder / "a.png")
     with pytest.raises(ValueError, match="no such file"):
         read_log(folder / "absent.csv")
-    with pytest.raises(ValueError, match="names a column twice"):
+    with pytest.raises(ValueError, match=r"log.csv:1: the header names column 'action' twice"):
         read_log(write(folder, "action,action\n"))
+
+
+def test_space_in_the_header_and_unused_columns_of_one_name_do_no_harm(folder: Path) -> None:
+    path = write(folder, "arm_images, action, reward,note,note\na.png|b.png,1,0.5,x,y\n")
+    assert read_log(path).actions.tolist() == [1]
+
+
+def test_an_empty_field_is_missing_in_every_kind_of_table(folder: Path) -> None:
+    path = write(folder, '{"context_image": "a.png", "action": "", "reward": 1}', "log.jsonl")
+    with pytest.raises(ValueError, match=r"log.jsonl:1: field 'action': is missing"):
+        read_log(path)
+
+
+def test_a_wrong_byte_is_not_said_to_be_in_the_first_line(folder: Path) -> None:
+    text = ARMS.encode() + b"a.png|b.png,1,0.5,0.25\nb.png|\xe9.png,1,0.5,0.25\n"
+    with pytest.raises(ValueError, match=r"log .*log.csv: cannot be read as CSV: 'utf-8' codec"):
+        read_log(write(folder, text))
 
 
 def test_parquet_without_pyarrow_says_what_to_install(folder: Path) -> None:

@@ -66,15 +66,16 @@ def test_paths_may_be_absolute_or_in_subfolders_and_blank_lines_are_nothing(tmp_
         ("path,label\n", "has no rows"),
         ("file,label\na.png,x\n", "has columns file, label; it needs path, and label or score"),
         ("path,tag\na.png,x\n", "has columns path, tag; it needs path, and label or score"),
-        ("path,label\na.png,x\nb.png\n", "line 3 has 1 fields, the header 2"),
-        ("path,label\na.png,x\nb.png,y,z\n", "line 3 has 3 fields, the header 2"),
+        ("path,label\na.png,x\nb.png\n", "line 3: 1 fields under 2 column names; quote commas"),
+        ("path,label\na.png,x\nb.png,y,z\n", "line 3: 3 fields under 2 column names; quote commas"),
         ("path,label\na.png,x\n,y\n", "line 3: path '' is no name; fill it in"),
         ("path,label\na.png,x\nb.png, \n", "line 3: label ' ' is no name"),
         ("path,score\na.png,1\nb.png,high\n", "line 3: score 'high' is no finite number"),
         ("path,score\na.png,1\nb.png,inf\n", "line 3: score 'inf' is no finite number"),
         ("path,score\na.png,1e39\n", "line 2: score '1e39' is no finite number"),
         ("path,label\na.png,x\nb.png,x\n", "only one class, 'x'; give at least two"),
-        ('path,label\n"a.png,x\n', "cannot be read: unexpected end of data; write it as CSV"),
+        ('path,label\n"a.png,x\n', "line 2: cannot be read as CSV: unexpected end of data; write"),
+        ("path,label,label\na.png,x,y\n", "line 1: the header names column 'label' twice"),
         ("path,label\na.png,x\ne.png,y\n", "1 of 2 images cannot be read; .*e.png: no such file"),
         ("path,label\na.png,x\n.,y\n", "1 of 2 images cannot be read; .*: no such file"),
     ],
@@ -83,6 +84,11 @@ def test_a_manifest_that_does_not_fit_is_refused(tmp_path: Path, text: str, mess
     with pytest.raises(ValueError, match="set.csv.*" + message) as caught:
         load_dataset(_manifest(tmp_path, text))
     assert "\n" not in str(caught.value)
+
+
+def test_unused_columns_of_one_name_and_a_suffix_in_capitals_do_no_harm(tmp_path: Path) -> None:
+    path = _manifest(tmp_path, "path,label,,\na.png,x,,\nb.png,y,,\n", "SET.CSV")
+    assert load_dataset(path).class_names == ("x", "y")
 
 
 def test_an_unknown_score_column_is_refused(tmp_path: Path) -> None:
@@ -95,7 +101,8 @@ def test_a_manifest_in_another_encoding_is_refused(tmp_path: Path) -> None:
     path = _manifest(tmp_path, "")
     path.write_bytes("path,label\na.png,é\n".encode("latin-1"))
     with pytest.raises(
-        ValueError, match=r"cannot be read: 'utf-8' codec.*; write it as CSV in UTF"
+        ValueError,
+        match=r"set.csv': cannot be read as CSV: 'utf-8' codec.*; write it as CSV in UTF",
     ):
         load_dataset(path)
 
@@ -138,7 +145,7 @@ def test_parquet_rows_are_read_like_csv_rows(
     [
         ([{"path": None, "label": 1}], "line 1: path None is no name"),
         ([{"path": "a.png", "score": None}], "line 1: score None is no finite number"),
-        (RuntimeError("bad footer\nat 7"), "cannot be read: bad footer"),
+        (RuntimeError("bad footer\nat 7"), "cannot be read as Parquet: bad footer"),
     ],
 )
 def test_parquet_that_does_not_fit_is_refused(
