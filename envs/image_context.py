@@ -114,6 +114,11 @@ class ImageContextEnv(ImageBandit):
         means: NDArray[np.float64] = self.class_rewards[self._labels[self._items[0]]].copy()
         return means
 
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """Names of the K actions: the classes they stand for."""
+        return self.dataset.class_names[: self.num_arms]
+
     def _forget_contexts(self) -> None:
         self._queue: list[int] = []
 

@@ -5,7 +5,7 @@
 - `arm_images`: the images on offer, a JSON list (in CSV also `a.png|b.png`), and `action`: the
   0-based position of the chosen one; or
 - `context_image`: the one image that was seen, and `action`: any label or number. The actions of
-  the whole log, sorted, are what could be chosen.
+  the whole log, sorted, are what could be chosen; see `LoggedRounds.with_actions`.
 - `reward`: a finite number.
 - `propensity`: probability with which the action was chosen, in (0, 1]; in all rows or in none.
 
@@ -20,7 +20,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -94,6 +94,44 @@ class LoggedRounds:
         """Largest number of arms on offer, K."""
         return int(self.mask.shape[1])
 
+    def with_actions(self, names: Sequence[str]) -> LoggedRounds:
+        """The same rounds with the actions of a log of contexts in the order of `names`.
+
+        Actions that the log does not name come with columns of their own. They were on offer like
+        all others, save in a log that knows the mean rewards of all there were.
+
+        Raises:
+            ValueError: If the log has an image per arm, `names` are not at least two different
+                ones, or an action of the log is not among them.
+        """
+        names = tuple(map(str, names))
+        if not self.action_names:
+            raise ValueError(
+                f"log {self.name}: every arm has its image, and actions are positions among them; "
+                "name no actions"
+            )
+        if len(names) < 2 or len(set(names)) < len(names):
+            raise ValueError(f"actions {_listed(names)}: give at least two, and each once")
+        for unknown in sorted(set(self.action_names) - set(names)):
+            raise ValueError(
+                f"log {self.name}: its action {unknown!r} is not among {_listed(names)}"
+            )
+        place = np.array([names.index(name) for name in self.action_names])
+        means = self.expected_rewards
+
+        def moved(columns: NDArray[Any], absent: float) -> NDArray[Any]:
+            wide = np.full((len(self), len(names)), absent, columns.dtype)
+            wide[:, place] = columns
+            return wide
+
+        return dataclasses.replace(
+            self,
+            mask=moved(self.mask, 1 if means is None else 0),
+            actions=place[self.actions],
+            action_names=names,
+            expected_rewards=None if means is None else moved(means, 0.0),
+        )
+
     def first(self, count: int) -> LoggedRounds:
         """The first `count` rounds.
 
@@ -163,6 +201,10 @@ def read_log(
         raise ValueError(f"log {path}: no rounds in it; give one row per round")
     kept = _with_images(path, parsed, skip_missing)
     return _assemble(path, kept, image_size, len(parsed) - len(kept))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
 
 
 def _error(path: Path, line: int, problem: str) -> ValueError:

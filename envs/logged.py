@@ -124,6 +124,11 @@ class LoggedEnv(gymnasium.Env[dict[str, Any], np.int64]):
         return self._accepted_sum / self.num_accepted if self.num_accepted else math.nan
 
     @property
+    def action_names(self) -> tuple[str, ...]:
+        """Names of the K actions of a log of contexts; empty where every arm has its image."""
+        return self.log.action_names
+
+    @property
     def expected_rewards(self) -> NDArray[np.float64]:
         """Mean reward of every arm on offer now, float64 (K,); NaN where the log does not know."""
         if self.log.expected_rewards is None:

@@ -94,7 +94,7 @@ ALLOWED = {
     "resampling": set(),
     "ope": {"resampling"},
     "cross_fitting": set(),
-    "logged_data": {"config", "cross_fitting", "envs", "experiment", "ranks", "seeding"},
+    "logged_data": {"config", "cross_fitting", "envs", "experiment", "ranks", "seeding", "types"},
     "saved_run": {"types", "config", "checkpoint", "experiment", "resume", "saved_agent"},
     "deployment": {
         "agents",

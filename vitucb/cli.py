@@ -230,6 +230,9 @@ class EvaluateArgs:
     """A .csv, .jsonl or .parquet log, or the folder of a run."""
     policy: str
     """Folder of the run whose agent is evaluated."""
+    actions: tuple[str, ...] | None = None
+    """What a log of contexts calls the agent's actions 0, 1, ...; needed where the agent does not
+    call them the same."""
     confidence: float = 0.95
     """Nominal coverage of the intervals."""
     resamples: int = 2_000
@@ -253,6 +256,7 @@ def _evaluate(words: list[str]) -> None:
     result = evaluate(
         args.log,
         args.policy,
+        actions=args.actions,
         num_resamples=args.resamples,
         confidence=args.confidence,
         max_weight=args.max_weight,

@@ -124,6 +124,11 @@ class DeployedAgent:
         self._keeps_whole, self._keeps_phi = name not in AGENTS, name not in _NEED_NO_PHI
         self._has_fixed_arms = blueprint.shares_image or name in _ON_SLOTS
 
+    @property
+    def fixed_arms(self) -> int | None:
+        """Number of the arms it knows by their number; None if it looks at an image of each."""
+        return self.blueprint.num_arms if self._has_fixed_arms else None
+
     def why_unfit(self, obs: Observation) -> str | None:
         """Why the agent cannot choose in `obs`, made for other contexts or arms; None if it can."""
         arms, of = len(obs["action_mask"]), self.blueprint.num_arms

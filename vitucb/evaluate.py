@@ -7,6 +7,7 @@ from the log, and counts none of its choices.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -77,6 +78,7 @@ def evaluate(
     log: str | Path | LoggedRounds,
     policy: str | Path | PolicyFunction,
     *,
+    actions: Sequence[str] | None = None,
     num_resamples: int = 2_000,
     confidence: float = 0.95,
     max_weight: float | None = None,
@@ -90,6 +92,8 @@ def evaluate(
     Args:
         log: A log file or run folder, see `vitucb.logged_data.open_log`, or its rounds.
         policy: A run folder with a checkpoint, or a function giving the probability of every arm.
+        actions: What the log calls the policy's actions 0, 1, ..., for a log of contexts whose
+            labels are not the policy's own names; see `match_actions`.
         num_resamples: Bootstrap resamples of the intervals.
         confidence: Nominal coverage of the intervals, in (0, 1).
         max_weight: Limit of `clipped-ips` and `switch-dr`; sqrt(n) if None.
@@ -105,6 +109,7 @@ def evaluate(
     log = log if isinstance(log, LoggedRounds) else open_log(log)
     log = log if max_rounds is None else log.first(max_rounds)
     probabilities = policy if callable(policy) else load_policy(policy, device=device)
+    log = match_actions(log, probabilities, actions)
     target = target_probabilities(log, probabilities)
     features = image_features(log, backbone, device)
     chosen = log.propensities
@@ -129,6 +134,50 @@ def evaluate(
         facts=report.facts | overlap.facts,
         warnings=report.warnings + overlap.warnings,
     )
+
+
+def match_actions(
+    log: LoggedRounds, policy: PolicyFunction, actions: Sequence[str] | None = None
+) -> LoggedRounds:
+    """A log of contexts with its actions in the order of the policy's; other logs as they are.
+
+    A policy says with an attribute `action_names` what its actions are called, as agents do whose
+    environment has class names. One that does not is taken to number them, if the log does. A
+    function without names gets the actions in the order of `log.action_names`.
+
+    Args:
+        log: The log.
+        policy: The policy.
+        actions: What the log calls the policy's actions 0, 1, ..., whatever else they are called.
+
+    Raises:
+        ValueError: If names do not match, or none are known; says what to do.
+    """
+    known = tuple(map(str, getattr(policy, "action_names", ())))
+    if actions is not None:
+        if known and set(actions) == set(known) and tuple(actions) != known:
+            raise ValueError(
+                f"actions {', '.join(actions)}: the policy has these in another order, "
+                f"{', '.join(known)}; leave them out, they are matched by name"
+            )
+        return log.with_actions(actions)
+    fixed = getattr(policy, "fixed_arms", None)
+    if not log.action_names or (not known and fixed is None):
+        return log
+    numbers = tuple(map(str, range(fixed or 0)))
+    if not known and set(log.action_names) - set(numbers):
+        raise ValueError(
+            f"log {log.name}: its actions are called {', '.join(log.action_names[:20])}, and the "
+            f"policy has no names for its {fixed}; give `actions` (--actions on the command line), "
+            "what the log calls the policy's actions 0, 1, ..."
+        )
+    try:
+        return log.with_actions(known or numbers)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}, the policy's actions; if the log has other names for them, give `actions` "
+            "(--actions on the command line), what it calls the policy's actions 0, 1, ..."
+        ) from error
 
 
 def use_threads(count: int) -> None:

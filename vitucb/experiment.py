@@ -242,11 +242,12 @@ def _begin(config: RunConfig, env: gym.Env[Any, Any], agent: Agent) -> tuple[Epi
     state = earlier_state(config)
     episode = Episode(env, agent, seed=rank_seed(config.seed, config.parallel))
     parameters = getattr(agent, "parameters", {})
+    names = Blueprint.of(config.agent, env, config.seed).action_names
     if state is None:
-        return episode, Recorder(config, parameters)
+        return episode, Recorder(config, parameters, action_names=names)
     agent.load_state_dict(state["agent"])
     episode.resume(state["episode"], recorded_rounds(run_folder(config), state["rounds"]))
-    return episode, Recorder(config, parameters, state["recorder"])
+    return episode, Recorder(config, parameters, state["recorder"], action_names=names)
 
 
 def _play_on(

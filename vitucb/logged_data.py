@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +21,7 @@ from vitucb.config import RunConfig, load_config
 from vitucb.cross_fitting import conditional_logit
 from vitucb.envs.decoding import first_line
 from vitucb.envs.log_files import FIELDS, LoggedRounds, read_log
+from vitucb.types import action_names
 
 __all__ = [
     "FIELDS",
@@ -70,9 +72,11 @@ def read_run(folder: str | Path) -> LoggedRounds:
     recorded = list(_recorded_rounds(folder / "rounds.csv"))
     if not recorded:
         raise ValueError(f"{folder / 'rounds.csv'}: no rounds in it; play the run first")
+    env = _environment(config, folder)
+    names = action_names(env)
     images = _Distinct()
     items, masks, means = [], [], []
-    for obs, expected in _replayed(config, recorded, folder):
+    for obs, expected in _replayed(env, config, recorded, folder):
         items.append(images.indices(obs["images"]))
         masks.append(np.asarray(obs["action_mask"], np.int8))
         means.append(expected)
@@ -85,7 +89,7 @@ def read_run(folder: str | Path) -> LoggedRounds:
         actions=np.array([row.action for row in recorded], np.int64),
         rewards=np.array([row.reward for row in recorded]),
         propensities=np.array([row.propensity for row in recorded]),
-        action_names=_action_names(items, masks),
+        action_names=_action_names(names, items, masks),
         expected_rewards=_padded(means, 0.0).astype(np.float64) if known else None,
     )
 
@@ -120,11 +124,9 @@ def _recorded_rounds(path: Path) -> Iterator[_Recorded]:
         raise ValueError(f"{path}: no CSV in UTF-8: {first_line(error)}") from error
 
 
-def _replayed(config: RunConfig, recorded: list[_Recorded], folder: Path) -> Iterator[Any]:
-    """Observation and mean rewards of every recorded round, from the environment itself."""
+def _environment(config: RunConfig, folder: Path) -> gym.Env[Any, Any]:
+    """The environment of a run."""
     from vitucb.experiment import make_env
-    from vitucb.ranks import rank_seed
-    from vitucb.seeding import stream_seed
 
     env = make_env(config.env, config.num_rounds)
     if env.has_wrapper_attr("acceptance_rate"):
@@ -132,6 +134,16 @@ def _replayed(config: RunConfig, recorded: list[_Recorded], folder: Path) -> Ite
             f"{folder}: a replay of a log, whose rejected rounds have no reward; give the log "
             f"{config.env.dataset or 'digits'!r} itself"
         )
+    return env
+
+
+def _replayed(
+    env: gym.Env[Any, Any], config: RunConfig, recorded: list[_Recorded], folder: Path
+) -> Iterator[Any]:
+    """Observation and mean rewards of every recorded round, from the environment itself."""
+    from vitucb.ranks import rank_seed
+    from vitucb.seeding import stream_seed
+
     obs, _ = env.reset(seed=stream_seed(rank_seed(config.seed, config.parallel), "env"))
     for index, row in enumerate(recorded):
         expected = getattr(env.unwrapped, "expected_rewards", None)
@@ -174,10 +186,12 @@ def _padded(rows: list[Any], value: float) -> NDArray[Any]:
     return np.stack([np.pad(row, (0, width - len(row)), constant_values=value) for row in rows])
 
 
-def _action_names(items: list[NDArray[np.int64]], masks: list[NDArray[np.int8]]) -> tuple[str, ...]:
-    """Names of the actions where one image is the context of all of them."""
+def _action_names(
+    names: tuple[str, ...], items: list[NDArray[np.int64]], masks: list[NDArray[np.int8]]
+) -> tuple[str, ...]:
+    """Names of the actions where one image is the context of all; their numbers if not known."""
     is_context = len(items[0]) == 1 < len(masks[0])
-    return tuple(map(str, range(len(masks[0])))) if is_context else ()
+    return (names or tuple(map(str, range(len(masks[0]))))) if is_context else ()
 
 
 def estimate_propensities(
@@ -245,6 +259,7 @@ def inspect_log(log: LoggedRounds, propensities: NDArray[np.float64] | None = No
     facts: dict[str, float | int | str] = {
         "rounds": len(log),
         "arms": f"{arms.min()} to {arms.max()}" if np.ptp(arms) else int(arms[0]),
+        **({"actions": ", ".join(log.action_names[:20])} if log.action_names else {}),
         "distinct images": log.images.shape[0],
         "mean reward": float(log.rewards.mean()),
         "duplicate rounds": _duplicates(log),

@@ -61,7 +61,12 @@ class Recorder:
     """Writes one run folder; use as a context manager and call `write` for every round."""
 
     def __init__(
-        self, config: RunConfig, parameters: Mapping[str, int], state: State | None = None
+        self,
+        config: RunConfig,
+        parameters: Mapping[str, int],
+        state: State | None = None,
+        *,
+        action_names: Sequence[str] = (),
     ) -> None:
         """Open the run folder of `config`.
 
@@ -70,6 +75,7 @@ class Recorder:
             parameters: Counts to report in the summary, e.g. `adapted_tensors`.
             state: What `state_dict` returned: the files are cut back to where they were then.
                 Without it, what an unfinished run left is dropped.
+            action_names: Names of the actions, where they have any.
         """
         self.folder = run_folder(config)
         self._config = config
@@ -86,7 +92,8 @@ class Recorder:
             self._restore(state)
         self._cut_files({} if state is None else state["sizes"])
         save_config(config, self.folder / "config.yaml")
-        _write_json(self.folder / "environment.json", describe_environment())
+        named = {"action_names": list(action_names)} if action_names else {}
+        _write_json(self.folder / "environment.json", describe_environment() | named)
         self._open_files(is_new=state is None)
 
     def __enter__(self) -> Recorder:

@@ -25,7 +25,7 @@ import yaml
 
 from vitucb.config import AgentConfig, load_config, to_dict
 from vitucb.durable import replace_file, write_durably
-from vitucb.types import Agent, State
+from vitucb.types import Agent, State, action_names
 
 _logger = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ class Blueprint:
         num_arms: Number of arms K.
         shares_image: Whether one image is the context of all arms.
         image_shape: Height, width and channels of the images it was built for; others do too.
+        action_names: Names of the K actions that share an image; empty where nobody told them.
     """
 
     config: AgentConfig
@@ -68,6 +69,7 @@ class Blueprint:
     num_arms: int
     shares_image: bool
     image_shape: tuple[int, ...]
+    action_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.num_arms < 1 or (self.shares_image and self.num_arms < 2):
@@ -83,7 +85,8 @@ class Blueprint:
         num_arms = int(getattr(env.action_space, "n", 1))
         shape = (num_arms, 1, 1, 3) if images is None or images.shape is None else images.shape
         is_shared = shape[0] == 1 < num_arms
-        return cls(config, seed, num_arms, is_shared, tuple(int(n) for n in shape[1:]))
+        names = action_names(env) if is_shared else ()
+        return cls(config, seed, num_arms, is_shared, tuple(int(n) for n in shape[1:]), names)
 
     def stand_in(self) -> StandIn:
         """An environment to build the agent for."""
@@ -150,6 +153,7 @@ def read_agent(folder: Path) -> tuple[Blueprint, State]:
         int(manifest["num_arms"]),
         bool(manifest["shares_image"]),
         tuple(manifest["image_shape"]),
+        tuple(manifest.get("action_names", ())),  # older folders do not tell
     )
     return blueprint, load_state(folder)
 
@@ -225,6 +229,7 @@ def _manifest(blueprint: Blueprint, folder: Path) -> State:
         "num_arms": blueprint.num_arms,
         "shares_image": blueprint.shares_image,
         "image_shape": list(blueprint.image_shape),
+        "action_names": list(blueprint.action_names),
         "files": {path.relative_to(folder).as_posix(): _sha256(path) for path in files},
     }
     return content | {_SUM: _sum_of(content)}

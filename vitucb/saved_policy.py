@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,7 +19,37 @@ PolicyFunction: TypeAlias = Callable[[Observation], Array]
 """Probability of every arm, float64 (K,), of an observation."""
 
 
-def load_policy(folder: str | Path, *, device: str = "cpu") -> PolicyFunction:
+@dataclass(frozen=True, slots=True)
+class SavedPolicy:
+    """The policy of a saved agent: a function from an observation to probabilities (K,).
+
+    Attributes:
+        name: Where it came from; error messages name it.
+        ask: The function, for observations that fit.
+        why_unfit: What is wrong with an observation of another kind; None if it fits.
+        fixed_arms: Number of the arms that the agent knows by their number; None if it looks at an
+            image of each.
+        action_names: Names of these arms, where the agent knows them, else empty.
+    """
+
+    name: str
+    ask: PolicyFunction
+    why_unfit: Callable[[Observation], str | None]
+    fixed_arms: int | None
+    action_names: tuple[str, ...]
+
+    def __call__(self, obs: Observation) -> Array:
+        """Probability of every arm, float64 (K,).
+
+        Raises:
+            ValueError: If the agent was made for observations of another kind.
+        """
+        if problem := self.why_unfit(obs):
+            raise ValueError(f"policy {self.name}: {problem}")
+        return self.ask(obs)
+
+
+def load_policy(folder: str | Path, *, device: str = "cpu") -> SavedPolicy:
     """The policy of a saved agent, or of a run as far as it went, held still.
 
     Args:
@@ -35,14 +66,13 @@ def load_policy(folder: str | Path, *, device: str = "cpu") -> PolicyFunction:
     from vitucb.deployment import load_agent
 
     deployed = load_agent(folder, device=device)
-    ask = held_still(deployed.agent)
-
-    def policy(obs: Observation) -> Array:
-        if problem := deployed.why_unfit(obs):
-            raise ValueError(f"policy {folder}: {problem}")
-        return ask(obs)
-
-    return policy
+    return SavedPolicy(
+        str(folder),
+        held_still(deployed.agent),
+        deployed.why_unfit,
+        deployed.fixed_arms,
+        deployed.blueprint.action_names,
+    )
 
 
 def held_still(agent: Agent) -> PolicyFunction:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
 
@@ -25,10 +26,10 @@ def read_run(folder: Path) -> tuple[Blueprint, State]:
     """
     from vitucb.checkpoint import load_state
 
-    config = load_config(folder / "config.yaml")
+    config, names = load_config(folder / "config.yaml"), _action_names(folder)
     if (folder / "checkpoint" / "state.json").is_file():
         agent = load_state(folder / "checkpoint")
-        return _blueprint(config, _gallery(folder)), {"agent": agent}
+        return _blueprint(config, _gallery(folder), names), {"agent": agent}
     snapshots, reason = open_snapshots(folder), "there is none"
     for rounds in reversed(snapshots.rounds):
         try:
@@ -38,7 +39,7 @@ def read_run(folder: Path) -> tuple[Blueprint, State]:
             continue
         pictures = state["recorder"]["gallery"]
         shown = (pictures[0]["images"], len(pictures[0]["mean"])) if pictures else None
-        return _blueprint(config, shown), {"agent": state["agent"]}
+        return _blueprint(config, shown, names), {"agent": state["agent"]}
     raise ValueError(f"run {folder} has no whole checkpoint: {reason}; let it finish")
 
 
@@ -51,9 +52,21 @@ def _gallery(folder: Path) -> tuple[NDArray[np.uint8], int] | None:
         return None
 
 
-def _blueprint(config: RunConfig, shown: tuple[NDArray[np.uint8], int] | None) -> Blueprint:
+def _action_names(folder: Path) -> tuple[str, ...]:
+    """What the run calls its actions; empty if it does not say."""
+    try:
+        described = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+        return tuple(map(str, described.get("action_names", ())))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return ()
+
+
+def _blueprint(
+    config: RunConfig, shown: tuple[NDArray[np.uint8], int] | None, names: tuple[str, ...]
+) -> Blueprint:
     """What a run's agent was built from: as its pictures tell, else its environment."""
     if shown is None:
         return Blueprint.of(config.agent, make_env(config.env, config.num_rounds), config.seed)
     images, arms = shown
-    return Blueprint(config.agent, config.seed, arms, len(images) == 1 < arms, images.shape[1:])
+    shares = len(images) == 1 < arms
+    return Blueprint(config.agent, config.seed, arms, shares, images.shape[1:], names)

@@ -19,6 +19,16 @@ State: TypeAlias = dict[str, Any]
 """A state dict: nested str-keyed dicts of tensors, arrays and JSON scalars; never code."""
 
 
+def action_names(env: Any) -> tuple[str, ...]:
+    """Names of the K actions of an environment where one image is the context of all of them.
+
+    They are its attribute `action_names`; empty where it has none, or not K different ones.
+    """
+    names = tuple(map(str, getattr(env.unwrapped, "action_names", ())))
+    is_sound = len(set(names)) == len(names) == getattr(env.action_space, "n", None)
+    return names if is_sound else ()
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What an agent chose in one round, and why.
