@@ -44,7 +44,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise ValueError("its pixels are floats of unknown range; store it with 8 or 16 bits")
     if image.mode.startswith("I"):
         # Pillow would clip 16-bit values at 255, which turns most of the picture white.
-        image = Image.fromarray((np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8))
+        values = np.asarray(image, np.int64)
+        gray = (values >> 8).clip(0, 255).astype(np.uint8)
+        # fromarray forgets the one gray level that a PNG file may declare transparent.
+        gray[values == image.info.get("transparency", -1)] = 255
+        image = Image.fromarray(gray)
     if "A" in image.getbands() or "transparency" in image.info:
         layered = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -202,8 +206,8 @@ def open_image(source: io.BytesIO | Path) -> Image.Image:
     """Open an image file without decoding it, importing Pillow only now.
 
     Raises:
-        ValueError: If it has more than `MAX_PIXELS` pixels. Pillow raises many kinds of errors for
-            files that are no images of `FORMATS`.
+        ValueError: If it has more than `MAX_PIXELS` pixels, or integers of unknown range. Pillow
+            raises many kinds of errors for files that are no images of `FORMATS`.
     """
     from PIL import Image
 
@@ -212,6 +216,11 @@ def open_image(source: io.BytesIO | Path) -> Image.Image:
         image.close()
         raise ValueError(
             f"its {image.width}x{image.height} pixels exceed the limit of {MAX_PIXELS:,}"
+        )
+    if image.format == "TIFF" and image.mode == "I":  # 0..255 would be black, and 2^31 white
+        image.close()
+        raise ValueError(
+            "its pixels are signed or 32-bit integers of unknown range; store it with 8 or 16 bits"
         )
     return image
 

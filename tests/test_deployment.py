@@ -209,6 +209,22 @@ def test_a_vision_transformer_learns_from_two_threads() -> None:
     assert agent.counts.learnt == 14
 
 
+def test_rewards_learnt_before_one_that_fails_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = deploy()
+    ids = [agent.act(pictures(seed)).id for seed in range(3)]
+    learn = agent.agent.update
+
+    def fails_later(obs: Observation, decision: Decision, reward: float) -> dict[str, float]:
+        if reward == 2:
+            raise RuntimeError("out of memory")
+        return learn(obs, decision, reward)
+
+    monkeypatch.setattr(agent.agent, "update", fails_later)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        agent.observe_batch(zip(ids, (1.0, 2.0, 1.0), strict=True))
+    assert agent.counts == Counts(decided=3, learnt=1, waiting=2, forgotten=0, not_learnt=0)
+
+
 def test_decisions_carry_no_features() -> None:
     agent = deploy("vit-ucb")
     decisions = [agent.act(pictures(0)), *agent.act_batch([pictures(1)])]

@@ -116,8 +116,19 @@ def test_few_effective_rounds_are_said() -> None:
 
 
 def test_a_policy_of_another_number_of_arms_is_refused() -> None:
-    with pytest.raises(ValueError, match="2 arms where log digits has 4"):
+    with pytest.raises(ValueError, match=r"shape \(2,\) where log digits has 4 arms"):
         target_probabilities(made_up_log(5), lambda obs: np.array([0.5, 0.5]))
+
+
+def test_a_policy_may_give_a_list_but_no_arm_that_was_not_on_offer() -> None:
+    log = made_up_log(5)
+    assert target_probabilities(log, lambda obs: [0.25] * 4).shape == (5, 4)  # type: ignore[arg-type, return-value]  # as users write it
+    mask = log.mask.copy()
+    mask[3, (log.actions[3] + 1) % 4] = 0
+    masked = dataclasses.replace(log, mask=mask)
+    with pytest.raises(ValueError, match=r"probability 0\.25 in round 3 for arm \d, which was not"):
+        target_probabilities(masked, lambda obs: np.full(4, 0.25))
+    assert target_probabilities(masked, uniform)[3].max() == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize("agent_name", ["ucb1", "random", "lin-ts", "vit-ucb"])

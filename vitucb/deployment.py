@@ -190,11 +190,7 @@ class DeployedAgent:
         """
         answers = [(name, _number(reward)) for name, reward in answers]
         with self._lock:
-            receipts = [self._learn(name, reward) for name, reward in answers]
-            learnt = sum(receipt.is_learnt for receipt in receipts)
-            self._learnt += learnt
-            self._not_learnt += len(receipts) - learnt
-        return receipts
+            return [self._counted(self._learn(name, reward)) for name, reward in answers]
 
     @property
     def counts(self) -> Counts:
@@ -248,6 +244,12 @@ class DeployedAgent:
         values = {f.name: getattr(decision, f.name) for f in dataclasses.fields(Decision)}
         # Else whoever keeps decisions would keep megabytes of features with each.
         return NumberedDecision(**(values | {"phi": None}), id=name)
+
+    def _counted(self, receipt: Receipt) -> Receipt:
+        # One by one: should a later reward of the batch fail, those before it are learnt.
+        self._learnt += receipt.is_learnt
+        self._not_learnt += not receipt.is_learnt
+        return receipt
 
     def _learn(self, name: str, reward: float) -> Receipt:
         waiting = self._table.find(name)

@@ -191,15 +191,22 @@ def target_probabilities(log: LoggedRounds, policy: PolicyFunction) -> Array:
     """Probability of every arm in every round of a log, float64 (n, K).
 
     Raises:
-        ValueError: If the policy gives another number of probabilities than the log has arms.
+        ValueError: If the policy gives another number of probabilities than the log has arms, or
+            chooses an arm that was not on offer.
     """
     rows = []
     for index in range(len(log)):
-        row = policy(log.observation(index))
+        row = np.asarray(policy(log.observation(index)), np.float64)
         if row.shape != (log.num_arms,):
             raise ValueError(
-                f"policy: {len(row)} arms where log {log.name} has {log.num_arms}; evaluate an "
-                "agent of an environment with as many"
+                f"policy: probabilities of shape {row.shape} where log {log.name} has "
+                f"{log.num_arms} arms; evaluate an agent of an environment with as many"
+            )
+        masked = np.flatnonzero((row > 0) & (log.mask[index] == 0))
+        if len(masked):
+            raise ValueError(
+                f"policy: probability {row[masked[0]]:g} in round {index} for arm {masked[0]}, "
+                "which was not on offer; give 0 where action_mask is 0"
             )
         rows.append(row)
     return np.stack(rows)

@@ -210,6 +210,22 @@ def test_floats_of_unknown_range_are_refused(tmp_path: Path) -> None:
         load_dataset(tmp_path)
 
 
+def test_integers_of_unknown_range_are_refused_at_load(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.full((4, 4), 200, np.int32)).save(tmp_path / name / "0.tiff")
+    with pytest.raises(ValueError, match=r"2 of 2 images .* 32-bit integers of unknown range"):
+        load_dataset(tmp_path)
+
+
+def test_the_transparent_level_of_a_16_bit_image_is_white(tmp_path: Path) -> None:
+    gray = Image.fromarray(np.array([[0, 512], [40_960, 0]], np.uint16))
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        gray.save(tmp_path / name / "0.png", transparency=0)
+    assert load_dataset(tmp_path).images[0][..., 0].tolist() == [[255, 2], [160, 255]]
+
+
 def test_rgb_images_are_not_talked_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     dataset = load_dataset(_folder(tmp_path))
     assert len(dataset.images[np.arange(8)]) == 8
