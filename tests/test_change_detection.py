@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from vitucb.change_detection import ChangeDetector
 
@@ -22,9 +23,10 @@ def test_alarm_soon_after_a_shift_and_only_once() -> None:
     assert 300 < alarms[0] < 350
 
 
-def test_constant_errors_raise_no_alarm() -> None:
+@pytest.mark.parametrize("error", [0.25, 0.1, 1000.1])
+def test_constant_errors_raise_no_alarm(error: float) -> None:
     detector = ChangeDetector()
-    assert not any(detector.add(0.25) for _ in range(500))
+    assert not any(detector.add(error) for _ in range(500))
 
 
 def test_restored_detector_continues_identically() -> None:

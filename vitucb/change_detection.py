@@ -7,6 +7,8 @@ from collections import deque
 
 from vitucb.types import State
 
+_ROUNDING = 1e-12
+
 
 class ChangeDetector:
     """Compares the mean of the newest prediction errors with that of the ones before.
@@ -36,7 +38,9 @@ class ChangeDetector:
         old, new = errors[: -self._window], errors[-self._window :]
         (m0, v0), (m1, v1) = _moments(old), _moments(new)
         error_of_difference = math.sqrt(v0 / len(old) + v1 / len(new)) or math.inf
-        has_shifted = abs(m1 - m0) > self._threshold * error_of_difference
+        # Equal errors have means and variances of rounding errors, which are no shift.
+        rounding = _ROUNDING * (abs(m0) + abs(m1))
+        has_shifted = abs(m1 - m0) > self._threshold * error_of_difference + rounding
         if has_shifted:
             self._errors.clear()
         return has_shifted
