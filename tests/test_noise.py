@@ -53,6 +53,21 @@ def test_errors_of_a_guessed_unit_are_forgotten_once_a_reward_tells_the_unit() -
     assert whole.std**2 == pytest.approx((1 + 0.4**2 + 0.3**2 + 0.2**2) / 4)
 
 
+def test_errors_of_the_level_of_the_rewards_are_forgotten_once_it_is_known() -> None:
+    def of(level: float, late: int) -> ResidualNoise:
+        """Rewards of deviation 0.5; the first ones were predicted before any was seen."""
+        noise, rewards = ResidualNoise(), np.random.default_rng(0).normal(level, 0.5, 60)
+        for i, reward in enumerate(rewards.tolist()):
+            noise.add(reward if i < late else reward - level)
+            noise.see(reward)
+        return noise
+
+    assert of(1_000.0, late=1).std == pytest.approx(0.5, rel=0.2)
+    assert of(1_000.0, late=30).std == pytest.approx(0.5, rel=0.2)
+    # A level of the size of the noise is left to the average.
+    assert of(2.0, late=1).std > of(1_000.0, late=1).std
+
+
 def test_noise_never_reaches_zero() -> None:
     noise = ResidualNoise(window=2)
     for _ in range(200):
@@ -65,6 +80,14 @@ def test_state_round_trips() -> None:
     for value in (0.0, 2.0, 4.0):
         noise.add(value)
         scale.add(value)
+    levelled, restored = ResidualNoise(), ResidualNoise()
+    for _ in range(9):
+        levelled.see(1_000.0)
+    restored.load_state_dict(levelled.state_dict())
+    for one in (levelled, restored):
+        one.add(1_000.0)
+        one.see(1_000.1)
+    assert restored.std == levelled.std < 0.1
     restored_noise, restored_scale = ResidualNoise(), RewardScale()
     restored_noise.load_state_dict(noise.state_dict())
     restored_scale.load_state_dict(scale.state_dict())
