@@ -13,6 +13,7 @@ which no reward of the round depends on, so importance weights with them stay un
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,7 +49,8 @@ class NeuralLinearOptions:
     a0: float = 6.0
     """Prior shape of the noise variance."""
     b0: float = 6.0
-    """Prior scale of the noise variance, squared reward units."""
+    """Prior scale of the noise variance, squared reward units: ones, thousandths, thousands, ...,
+    whichever is nearest to the standard deviation of the rewards so far."""
     ridge: float = 0.25
     """Prior precision of the parameters, in units of the noise variance."""
 
@@ -68,7 +70,8 @@ class NeuralLinear(LastLayerAgent):
         """Shape and scale of the inverse gamma posterior of the noise variance."""
         mu = self._covariance.solve(self._response)
         unexplained = self._squares - float(self._response @ mu.cpu())
-        return self._a0 + self._count / 2, self._b0 + max(unexplained, 0.0) / 2
+        prior = self._b0 * thousandfold(self._rewards.std) ** 2
+        return self._a0 + self._count / 2, prior + max(unexplained, 0.0) / 2
 
     def _width_unit(self) -> float:
         """The noise deviation of this round's draw."""
@@ -107,6 +110,11 @@ class NeuralLinear(LastLayerAgent):
         super().load_state_dict(state)
         self._response = state["response"].clone()
         self._squares, self._count = float(state["squares"]), float(state["count"])
+
+
+def thousandfold(size: float) -> float:
+    """The power of 1,000 nearest to `size` > 0 on a logarithmic scale."""
+    return 1000.0 ** round(math.log(size, 1000))
 
 
 def build(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -> Any:

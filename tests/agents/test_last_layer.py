@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import vitucb
+from tests.agents.two_digits import two_digits
 from vitucb.adapters import lora_pairs
 from vitucb.agents.full_finetune import FullFinetune
 from vitucb.agents.last_layer import LastLayerAgent
@@ -54,6 +55,16 @@ def test_posterior_equals_the_normal_inverse_gamma_closed_form() -> None:
     obs = rounds[0].observation
     mean, query = agent._score(obs)
     np.testing.assert_allclose(mean, query.numpy() @ mu)
+
+
+def test_prior_of_the_noise_is_in_the_unit_of_the_rewards() -> None:
+    def actions(unit: float) -> list[int]:
+        env = gym.wrappers.TransformReward(two_digits(25), lambda reward: unit * float(reward))
+        agent = vitucb.make_agent("neural-linear", env, seed=0, **options)
+        return [r.decision.action for r in vitucb.run(env, agent, seed=0)]
+
+    options: dict[str, Any] = {"options": {"train": "none"}, "policy": {"draws": 20}}
+    assert actions(1.0) == actions(1e-3) == actions(1e-6)
 
 
 def test_widths_share_the_drawn_noise_deviation() -> None:
