@@ -214,7 +214,7 @@ class TrainingConfig:
     update_every: int = 1
     """Train every so many rounds."""
     gradient_steps: int = 1
-    """Optimizer steps per training."""
+    """Optimizer steps per training; 0 leaves the adapters alone, and a closed-form head learns."""
     batch_size: int = 16
     """Images per step: the newest and a uniform sample of the replay."""
     replay_capacity: int = 20_000

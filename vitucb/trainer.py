@@ -183,7 +183,8 @@ class OnlineTrainer:
     def train(self) -> float:
         """Take the optimizer steps of one training; the loss of the last batch."""
         loss = 0.0
-        for _ in range(self._training.gradient_steps):
+        # A head in closed form learns without a step of the optimizer, too.
+        for _ in range(max(self._training.gradient_steps, self._head is not None)):
             loss = self._step()
         self._new.clear()
         return loss
@@ -207,7 +208,7 @@ class OnlineTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.shared is not None:
             loss = self.shared.train(inputs, lambda hidden: self._aim(batch, own, hidden)[1:])
-            self.optimizer.step()
+            self._move()
             return float(loss)
         phi = None
         if self._gradients is None:
@@ -227,8 +228,12 @@ class OnlineTrainer:
         torch.autograd.backward(objective)
         if peers is not None:
             loss = peers.add_up([p for p in self.model.parameters() if p.requires_grad], loss)
-        self.optimizer.step()
+        self._move()
         return float(loss.detach())
+
+    def _move(self) -> None:
+        if self._training.gradient_steps:
+            self.optimizer.step()
 
     def _aim(self, batch: Batch, own: Batch, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores (b,) of the own part, what its gradient is taken of, and the loss to report."""

@@ -157,6 +157,18 @@ def test_probabilities_change_nothing_and_match_the_decision(overrides: dict[str
         assert told.sum() == pytest.approx(1.0)
 
 
+def test_without_gradient_steps_the_head_in_closed_form_learns_and_adapters_stay() -> None:
+    agent, rounds = played(rounds=12, training={"gradient_steps": 0, "batch_size": 4})
+    fresh = make(arms())
+    assert not torch.equal(agent.trainer.model.head.weight, fresh.trainer.model.head.weight)
+    for now, start in zip(
+        lora_pairs(agent.trainer.model), lora_pairs(fresh.trainer.model), strict=True
+    ):
+        assert torch.equal(now.A, start.A)
+        assert torch.equal(now.B, start.B)
+    assert rounds[-1].metrics["train/loss"] > 0
+
+
 @pytest.mark.parametrize(
     "lora",
     [
