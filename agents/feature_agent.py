@@ -79,9 +79,15 @@ class FeatureAgent(Savable, abc.ABC):
         Raises:
             ValueError: If the policy does not tell them.
         """
-        state = self._rng.bit_generator.state
-        choice = self._choose(obs)[-1]
-        self._rng.bit_generator.state = state
+        generator = self._rng.bit_generator.state
+        # The first images that are scored set the scale of the features.
+        start = self.state_dict() if self._rounds == 0 else None
+        try:
+            choice = self._choose(obs)[-1]
+        finally:
+            self._rng.bit_generator.state = generator
+            if start is not None:
+                self.load_state_dict(start)
         if choice.probabilities is None:
             raise ValueError(
                 "the policy tells no probabilities; give its Choice `probabilities`, float64 (K,)"

@@ -127,10 +127,12 @@ class ViTUCB(Savable):
         scores, phi = self.history.score(_arm_images(obs), _outputs(obs))
         self.history.decay()
         score, phi = scores.double().cpu().numpy(), self.history.preview(phi)
-        choice = self._choose(score, phi, obs["action_mask"])[-1]
-        if before is not None:
-            self.covariance.load_state_dict(before)
-        self.rng.bit_generator.state = generator
+        try:
+            choice = self._choose(score, phi, obs["action_mask"])[-1]
+        finally:
+            if before is not None:
+                self.covariance.load_state_dict(before)
+            self.rng.bit_generator.state = generator
         if choice.probabilities is None:
             raise ValueError(
                 "the policy tells no probabilities; give its Choice `probabilities`, float64 (K,)"

@@ -189,6 +189,18 @@ def test_probabilities_are_those_of_the_choice_and_change_nothing(key: str) -> N
     assert told[decision.action] == decision.propensity
 
 
+@pytest.mark.parametrize("key", EVERY)
+def test_probabilities_of_other_images_or_of_none_leave_a_new_agent_as_it_was(key: str) -> None:
+    asked, agent = (make(key, two_digits(2)) for _ in range(2))
+    obs = observation(0, 3, [1, 1, 1])[0]
+    asked.probabilities(observation(1, 2, [1, 1])[0])  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="no allowed arm"):
+        asked.probabilities(observation(1, 2, [0, 0])[0])  # type: ignore[attr-defined]
+    one, two = asked.select_action(obs), agent.select_action(obs)
+    assert (one.action, one.propensity) == (two.action, two.propensity)
+    np.testing.assert_array_equal(one.width, two.width)
+
+
 @pytest.mark.parametrize("name", ["gaussian-ts", "beta-ts"])
 def test_slot_agents_tell_their_probabilities(name: str) -> None:
     env = two_digits(8)

@@ -157,6 +157,15 @@ def test_probabilities_change_nothing_and_match_the_decision(overrides: dict[str
         assert told.sum() == pytest.approx(1.0)
 
 
+def test_refused_probabilities_of_a_discounted_agent_change_nothing() -> None:
+    agent, rounds = played(rounds=3, training={"discount": 0.8})
+    obs, log_det = dict(rounds[-1].observation), agent.covariance.log_det
+    obs["action_mask"] = np.zeros_like(obs["action_mask"])
+    with pytest.raises(ValueError, match="no allowed arm"):
+        agent.probabilities(obs)
+    assert agent.covariance.log_det == log_det
+
+
 def test_without_gradient_steps_the_head_in_closed_form_learns_and_adapters_stay() -> None:
     agent, rounds = played(rounds=12, training={"gradient_steps": 0, "batch_size": 4})
     fresh = make(arms())
