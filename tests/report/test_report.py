@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TypeAlias
@@ -14,9 +15,14 @@ import numpy as np
 import pytest
 
 from vitucb.report import Gallery, write_report
+from vitucb.report.analysis import analyse
+from vitucb.report.forest import difference_figure
 from vitucb.report.gallery import gallery_figure
+from vitucb.report.groups import group_runs
+from vitucb.report.runs import load_runs
 
 WriteRun: TypeAlias = Callable[..., Path]
+SVG = "{http://www.w3.org/2000/svg}"
 FIGURES = (
     "regret",
     "differences",
@@ -220,6 +226,123 @@ def test_names_are_escaped(tmp_path: Path, write_run: WriteRun) -> None:
     page = write_report(run, tmp_path / "out")
     assert "<script" not in page.read_text(encoding="utf-8")
     assert f"{hostile}: regret" in words(page)
+
+
+LABELS = (
+    "$a$ x^2_i \\alpha",
+    "$\\frac{$",
+    'a<b>&c"d',
+    "\N{OCTOPUS} caf\u00e9",
+    "\u05e9\u05dc\u05d5\u05dd 42",
+    'id="x" url(#x)',
+)
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory, write_run: WriteRun) -> Path:
+    """Report of agents whose labels are no plain words."""
+    folder = tmp_path_factory.mktemp("labelled")
+    for label in LABELS:
+        write_run(folder / "exp", "lin-ucb", 0, rounds=25, label=label)
+    write_report(folder / "exp", folder / "out")
+    return folder / "out"
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_labels_are_shown_as_they_are(labelled: Path, label: str) -> None:
+    assert label in {row["agent"] for row in rows(labelled / "tables" / "summary.csv")}
+    assert label in words(labelled / "index.html")
+    for name in ("regret", "differences", "learning", "growth"):
+        texts = ElementTree.parse(labelled / "figures" / f"{name}.svg").iter(f"{SVG}text")
+        assert any(label in (text.text or "") for text in texts), name
+
+
+def test_labels_are_shown_as_they_are_in_the_figures_of_the_page(labelled: Path) -> None:
+    html = (labelled / "index.html").read_text(encoding="utf-8")
+    pictures = "".join(re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL))
+    assert all(escape(label, quote=False) in pictures for label in LABELS)
+
+
+def test_a_label_in_hebrew_is_closed_before_its_number(labelled: Path) -> None:
+    for name in ("regret", "growth"):
+        svg = (labelled / "figures" / f"{name}.svg").read_text(encoding="utf-8")
+        assert f"{LABELS[4]}\N{LEFT-TO-RIGHT MARK}  " in svg
+
+
+def test_missing_glyphs_are_named_in_one_line(
+    tmp_path: Path, write_run: WriteRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_run(tmp_path / "exp", "lin-ucb", 0, rounds=25, label="\N{OCTOPUS}")
+    write_report(tmp_path / "exp", tmp_path / "out")
+    assert [record.getMessage() for record in caplog.records] == [
+        "the font of the PNG figures lacks \N{OCTOPUS}: boxes stand for them there, not in the page"
+    ]
+
+
+def test_long_labels_leave_room_for_the_curves(tmp_path: Path, write_run: WriteRun) -> None:
+    label = "vit-ucb optimizer=lora-rite covariance=low-rank WIDE CAPITALS"
+    run = write_run(tmp_path / "exp", "vit-ucb", 0, rounds=25, label=label)
+    names = ("train/loss", "score/noise", "covariance/drift", "covariance/log_det", "own", "more")
+    metrics = [f"{t},{name},1" for t in range(0, 25, 5) for name in names]
+    text = "\n".join(["round,metric,value", *metrics, ""])
+    (run / "metrics.csv").write_text(text, encoding="utf-8")
+    html = write_report(run, tmp_path / "out").read_text(encoding="utf-8")
+    for title in ("Training loss", "Estimated reward noise", "Movement of features", "own", "more"):
+        assert title in html
+
+
+def test_an_interval_beyond_the_axis_is_marked_at_its_edge(
+    tmp_path: Path, write_run: WriteRun
+) -> None:
+    """ucb1 is near in the mean, but its interval is far wider than the contextual rivals'."""
+    finals = {
+        "vit-ucb": (5, 5, 5),
+        "lin-ucb": (4, 5, 6),
+        "ucb1": (0, 5, 10),
+        "gaussian-ts": (4.5, 5, 5.5),
+    }
+    for agent, totals in finals.items():
+        for seed, total in enumerate(totals):
+            run = write_run(tmp_path / "exp", agent, seed, rounds=25)
+            header, *table = (run / "rounds.csv").read_text(encoding="utf-8").splitlines()
+            place = header.split(",").index("regret")
+            for i, row in enumerate(table):
+                cells = row.split(",")
+                cells[place] = str(total / 25)
+                table[i] = ",".join(cells)
+            (run / "rounds.csv").write_text("\n".join([header, *table, ""]), encoding="utf-8")
+    (group,) = group_runs(load_runs(tmp_path / "exp"))
+    figure = difference_figure(analyse(group))
+    assert figure is not None
+    marks = [
+        (line.get_marker(), *np.asarray(line.get_xydata()).ravel().tolist())
+        for line in figure.axes[0].lines
+        if line.get_marker() in ("<", ">")
+    ]
+    rivals = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    place = -rivals.index("vs ucb1")
+    assert marks == [("<", 0.0, place), (">", 1.0, place)]
+
+
+def test_sections_that_differ_in_the_horizon_have_links_of_their_own(
+    tmp_path: Path, write_run: WriteRun
+) -> None:
+    for rounds in (20, 30):
+        for seed in range(2):
+            run = write_run(tmp_path / "exp", "vit-ucb", seed, rounds=rounds)
+            run.rename(run.with_name(f"{run.name}-{rounds}"))
+    html = write_report(tmp_path / "exp", tmp_path / "out").read_text(encoding="utf-8")
+    links = dict(re.findall(r'<a href="#([^"]+)">([^<]+)</a>', html))
+    assert list(links.values()) == [
+        "vitucb/ImageArms-v0 (20 rounds)",
+        "vitucb/ImageArms-v0 (30 rounds)",
+    ]
+    sections = dict(re.findall(r'<section id="([^"]+)"><h1>([^<]+)</h1>', html))
+    assert [
+        f"{rounds} rounds" in sections[key] for key, rounds in zip(links, (20, 30), strict=True)
+    ]
+    identifiers = re.findall(r'\bid="([^"]+)"', html)
+    assert len(identifiers) == len(set(identifiers))
 
 
 def test_unfinished_runs_are_never_silent(tmp_path: Path, write_run: WriteRun) -> None:

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitucb.report.analysis import AgentResult, Analysis, plotted_rounds
-from vitucb.report.labels import LineEnd, label_line_ends, label_width_inches
+from vitucb.report.labels import TICKS_INCHES, LineEnd, label_line_ends, label_width_inches
 from vitucb.report.runs import FloatArray
 from vitucb.report.theme import LineStyle, colour
-from vitucb.report.words import fixed, number
+from vitucb.report.words import before_number, fixed, number
 from vitucb.statistics import Band, coverage
 
 if TYPE_CHECKING:
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.ticker import Locator
 
-_WIDTH_INCHES = 10.4
-_LEFT_INCHES = 0.62
+WIDTH_INCHES = 10.4
+"""Width of a figure as wide as the page."""
+_MIN_PANEL_INCHES = 1.2
 # The zoomed panel is drawn when the worst agent is this many times above the contextual ones.
 _DWARFING = 2.0
 _MAX_SEED_LINES = 12
@@ -83,7 +84,7 @@ def growth_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figure
     }
     _draw_guides(axes, rounds, [curve for curve, _ in curves.values()])
     ends = []
-    for label, (curve, text) in curves.items():
+    for label, (curve, text) in reversed(curves.items()):
         style = styles[label]
         visible = np.where(curve > 0, curve, np.nan)
         draw_line(axes, rounds, visible, style)
@@ -185,12 +186,14 @@ def _upper(band: Band) -> FloatArray:
 
 def _value_label(result: AgentResult) -> str:
     regret = result.summary.final_regret
-    return f"{result.label}  {fixed(regret.value, regret)}"
+    return f"{before_number(result.label)}  {fixed(regret.value, regret)}"
 
 
 def _exponent_label(result: AgentResult) -> str:
     exponent = result.summary.growth_exponent.value
-    return f"{result.label}  t^{number(exponent, 2)}" if np.isfinite(exponent) else result.label
+    if not np.isfinite(exponent):
+        return result.label
+    return f"{before_number(result.label)}  t^{number(exponent, 2)}"
 
 
 def _trailing_figure(
@@ -208,7 +211,7 @@ def _trailing_figure(
     width = [*([[]] * (len(panels) - 1)), *labels] if len(panels) > 2 else labels * len(panels)
     figure, all_axes = make_panels(width, [1.0] * len(panels), height=3.5)
     for axes, (title, _), lines, texts in zip(all_axes, panels, curves, width, strict=True):
-        for label, curve in lines.items():
+        for label, curve in reversed(lines.items()):
             draw_line(axes, rounds, curve, styles[label])
         axes.set_ylim(bottom=0)
         if title.startswith(("Share", "True")):
@@ -238,20 +241,30 @@ def make_panels(
     height: float,
     width: float = 1.0,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with panels side by side, each with room for its labels on the right."""
+    """A figure with panels side by side, each with room for its labels on the right.
+
+    Where long labels would leave a panel no width, they get less room.
+    """
     from matplotlib.figure import Figure
 
-    total = _WIDTH_INCHES * width
+    total = WIDTH_INCHES * width
     figure = Figure(figsize=(total, height))
-    rooms = [label_width_inches(list(texts)) if texts else 0.1 for texts in labels]  # type: ignore[call-overload]
-    free = total - sum(rooms) - _LEFT_INCHES * len(ratios)
-    all_axes, left = [], _LEFT_INCHES
+    named = sum(bool(texts) for texts in labels)
+    most = label_room_inches(total, len(ratios)) / max(1, named)
+    rooms = [min(most, label_width_inches(list(texts))) if texts else 0.1 for texts in labels]  # type: ignore[call-overload]
+    free = total - sum(rooms) - TICKS_INCHES * len(ratios)
+    all_axes, left = [], TICKS_INCHES
     for room, ratio in zip(rooms, ratios, strict=True):
         span = free * ratio / sum(ratios)
         box = (left / total, 0.52 / height, span / total, 1 - 0.9 / height)
         all_axes.append(figure.add_axes(box))
-        left += span + room + _LEFT_INCHES
+        left += span + room + TICKS_INCHES
     return figure, all_axes
+
+
+def label_room_inches(total: float, panels: int) -> float:
+    """Room that `panels` side by side leave for all their labels together."""
+    return total - panels * (TICKS_INCHES + _MIN_PANEL_INCHES)
 
 
 def _draw_bands(

@@ -8,15 +8,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitucb.report.analysis import AgentResult, Analysis, plotted_rounds
-from vitucb.report.curves import draw_line, finish_axes, make_panels
-from vitucb.report.labels import LineEnd, label_line_ends
+from vitucb.report.curves import (
+    WIDTH_INCHES,
+    draw_line,
+    finish_axes,
+    label_room_inches,
+    make_panels,
+)
+from vitucb.report.labels import LineEnd, label_line_ends, label_width_inches
 from vitucb.report.runs import FloatArray, load_metrics
 from vitucb.report.theme import LineStyle
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_PANELS = 3
+_MAX_PANELS = 6
 _MAX_RUNS = 10
 _MEANINGS: Mapping[str, str] = {
     "train/loss": "Training loss",
@@ -35,16 +41,21 @@ def diagnostics_figures(
 ) -> list[tuple[str, Figure]]:
     """Figures of up to three panels, one metric a panel; none if no agent reported any.
 
+    Long labels leave room for two panels beside each other. At most six metrics are shown.
     Curves are means over the first ten seeds, at the rounds at which the metric was recorded.
     """
     curves = {r.label: _curves(r, analysis.group.horizon) for r in analysis.results}
     names = {name for of_agent in curves.values() for name in of_agent}
     known = [name for name in _MEANINGS if name in names]
     order = known + sorted(names - set(known))
-    rows = [order[i : i + _PANELS] for i in range(0, len(order), _PANELS)]
+    order = order[:_MAX_PANELS]
+    widest = label_width_inches([label for label, own in curves.items() if own])
+    has_room = label_room_inches(WIDTH_INCHES, 3) >= 3 * widest
+    panels = 3 if has_room else 2
+    rows = [order[i : i + panels] for i in range(0, len(order), panels)]
     return [
         (f"diagnostics-{i}" if i else "diagnostics", _figure(row, curves, styles, analysis))
-        for i, row in enumerate(rows[:2])
+        for i, row in enumerate(rows)
     ]
 
 

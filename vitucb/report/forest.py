@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitucb.report.analysis import Analysis, Comparison
-from vitucb.report.labels import label_width_inches, shorten
+from vitucb.report.curves import WIDTH_INCHES
+from vitucb.report.labels import label_width_inches, shorten, text_points
 from vitucb.report.runs import FloatArray
 from vitucb.report.theme import colour
 from vitucb.report.words import estimate_text, verdict
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _ROW_INCHES = 0.4
+_MIN_AXES_INCHES = 3.0
 
 
 def difference_figure(analysis: Analysis) -> Figure | None:
@@ -27,10 +29,10 @@ def difference_figure(analysis: Analysis) -> Figure | None:
     if not compared:
         return None
     height = 1.05 + _ROW_INCHES * len(compared)
-    figure = Figure(figsize=(10.4, height))
-    names = [f"vs {shorten(c.rival.label)}" for c in compared]
-    left = max(0.1, label_width_inches(names) / 10.4)
-    axes = figure.add_axes((left, 0.52 / height, 0.8 - left, 1 - 0.9 / height))
+    figure = Figure(figsize=(WIDTH_INCHES, height))
+    names = [shorten(f"vs {c.rival.label}") for c in compared]
+    left, width = _left_and_width(names, compared)
+    axes = figure.add_axes((left, 0.52 / height, width, 1 - 0.9 / height))
     limits = _limits(analysis, compared)
     axes.set_xlim(*limits)
     for row, comparison in enumerate(compared):
@@ -57,10 +59,11 @@ def _draw_row(axes: Axes, y: float, comparison: Comparison, gaps: FloatArray) ->
     value, low, high = paired.difference
     tone = colour({"better": "blue", "worse": "vermillion", "open": "slate"}[verdict(paired)])
     left, right = axes.get_xlim()
-    if not left <= value <= right:
-        edge, marker = (0.0, "<") if value < left else (1.0, ">")
-        axes.plot([edge], [y], marker, color=tone, markersize=8, clip_on=False,
-                  transform=axes.get_yaxis_transform())  # fmt: skip
+    parts = [value, *gaps, *(end for end in (low, high) if np.isfinite(end))]
+    for edge, marker, is_past in (0.0, "<", min(parts) < left), (1.0, ">", max(parts) > right):
+        if is_past:
+            axes.plot([edge], [y], marker, color=tone, markersize=8, clip_on=False,
+                      transform=axes.get_yaxis_transform())  # fmt: skip
     axes.plot(gaps, np.full(len(gaps), y), "o", color=tone, alpha=0.35, markersize=4, mew=0)
     if np.isfinite(low):
         axes.plot([low, high], [y, y], color=tone, linewidth=2.6)
@@ -74,6 +77,16 @@ def _draw_row(axes: Axes, y: float, comparison: Comparison, gaps: FloatArray) ->
         va="center",
         fontweight="bold",
     )
+
+
+def _left_and_width(names: list[str], compared: list[Comparison]) -> tuple[float, float]:
+    """Left edge and width of the axes between the names and the numbers, shares of the figure."""
+    numbers = [estimate_text(c.paired.difference) for c in compared if c.paired is not None]
+    # Both are larger than labels of lines, and the numbers bold.
+    left = 1.06 * label_width_inches(names)
+    right = 0.25 + max(0.2 * WIDTH_INCHES - 0.25, *(1.25 * text_points(n) / 72 for n in numbers))
+    width = max(_MIN_AXES_INCHES, WIDTH_INCHES - left - right)
+    return left / WIDTH_INCHES, width / WIDTH_INCHES
 
 
 def _seed_gaps(analysis: Analysis, comparison: Comparison) -> FloatArray:

@@ -36,6 +36,7 @@ class Group:
         env: Environment id.
         settings: Settings of the environment that tell this group from its neighbours, in words.
         horizon: Rounds compared, T.
+        num_rounds: Rounds asked for; more than T where runs have not come so far.
         agents: Runs by agent label, each sorted by seed.
         unfinished: Runs left out because they have not finished.
         is_truncated: Whether unfinished runs are included, up to their common horizon.
@@ -45,6 +46,7 @@ class Group:
     env: str
     settings: str
     horizon: int
+    num_rounds: int
     agents: Mapping[str, Sequence[Run]]
     unfinished: Sequence[Run]
     is_truncated: bool
@@ -67,7 +69,7 @@ def group_runs(runs: Iterable[Run], *, include_unfinished: bool = False) -> list
     """
     buckets: dict[tuple[str, str, int], list[Run]] = {}
     for run in runs:
-        key = (run.experiment, json.dumps(_env_settings(run), sort_keys=True), run.num_rounds)
+        key = (run.experiment, _settings_key(_env_settings(run)), run.num_rounds)
         buckets.setdefault(key, []).append(run)
     several = len({key[0] for key in buckets}) > 1
     differing = _differing([_env_settings(members[0]) for members in buckets.values()])
@@ -102,6 +104,7 @@ def _group(
             f"{key} {value}" for key, value in settings.items() if value is not None
         ),
         horizon=min((r.rounds for r in used), default=0),
+        num_rounds=first.num_rounds,
         agents=_by_agent(used),
         unfinished=[r for r in members if r not in used],
         is_truncated=any(not r.is_finished for r in used),
@@ -147,6 +150,12 @@ def _env_settings(run: Run) -> Mapping[str, Any]:
 def _agent_settings(run: Run) -> dict[str, Any]:
     agent = run.config.get("agent", {})
     return flatten(agent) if isinstance(agent, Mapping) else {"name": agent}
+
+
+def _settings_key(settings: Mapping[str, Any]) -> str:
+    """Equal for equal settings; one that is null is as good as absent."""
+    known = {key: value for key, value in flatten(settings).items() if value is not None}
+    return json.dumps(known, sort_keys=True, default=str)
 
 
 def _differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:

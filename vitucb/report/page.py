@@ -10,7 +10,7 @@ from typing import Any
 from vitucb.config import flatten
 from vitucb.report.analysis import Analysis
 from vitucb.report.costs import costs_html
-from vitucb.report.groups import config_differences
+from vitucb.report.groups import Group, config_differences
 from vitucb.report.runs import Run
 from vitucb.report.tables import SUMMARY_COLUMNS, summary_html
 from vitucb.report.theme import css_variables
@@ -52,7 +52,8 @@ thead th{color:var(--muted);font-weight:600;border-bottom:1.5px solid var(--grid
 tbody tr{border-bottom:1px solid var(--grid)}
 th:first-child,td:first-child{text-align:left;padding-left:0}
 td:last-child,thead th:last-child{padding-right:0}
-tbody th{font-weight:600;white-space:normal;min-width:7em}
+tbody th{font-weight:600;white-space:normal;overflow-wrap:anywhere;min-width:7em}
+h1,p,li,summary,nav{overflow-wrap:anywhere}
 td small{display:block;color:var(--muted);font-size:12px}
 tr.best td,tr.best th{font-weight:700}
 tr.best small{font-weight:400}
@@ -105,7 +106,7 @@ def section(
         key: Anchor of the section.
     """
     group = analysis.group
-    title = [group.title, group.settings, f"{group.horizon:,} rounds", _seeds_text(analysis)]
+    title = [group.title, group.settings, _rounds_text(group), _seeds_text(analysis)]
     parts = [
         f'<section id="{key}"><h1>{escape(" · ".join(part for part in title if part))}</h1>',
         f'<p class="headline">{_text(headline(analysis))}</p>',
@@ -151,10 +152,12 @@ def contents(analyses: Sequence[Analysis]) -> str:
     """Links to the sections, where there are several."""
     if len(analyses) < 2:
         return ""
+    differ = len({analysis.group.num_rounds for analysis in analyses}) > 1
     links = "".join(
-        f'<a href="#group-{i}">{escape(_group_name(a))}</a>' for i, a in enumerate(analyses)
+        f'<a href="#group-{i}">{escape(_group_name(analysis.group, with_rounds=differ))}</a>'
+        for i, analysis in enumerate(analyses)
     )
-    return f"<nav>{links}</nav>"
+    return f'<nav aria-label="Sections">{links}</nav>'
 
 
 _REGRET_CAPTION = (
@@ -173,9 +176,15 @@ def _text(text: str) -> str:
     return escape(joined)
 
 
-def _group_name(analysis: Analysis) -> str:
-    group = analysis.group
-    return f"{group.title} ({group.settings})" if group.settings else group.title
+def _group_name(group: Group, *, with_rounds: bool) -> str:
+    notes = [group.settings, _rounds_text(group) if with_rounds else ""]
+    text = ", ".join(note for note in notes if note)
+    return f"{group.title} ({text})" if text else group.title
+
+
+def _rounds_text(group: Group) -> str:
+    of_all = f" of {group.num_rounds:,}" if group.num_rounds > group.horizon else ""
+    return f"{group.horizon:,}{of_all} round{'s' if group.num_rounds > 1 else ''}"
 
 
 def _figure(figures: Mapping[str, str], name: str, caption: str, kind: str = "") -> str:
@@ -201,7 +210,7 @@ def _comparisons(analysis: Analysis, figures: Mapping[str, str]) -> str:
         figures,
         "differences",
         "Diamonds are means with 95 % bootstrap intervals over seeds, dots single seeds; a "
-        "triangle at the edge stands for a difference beyond the axis.",
+        "triangle at the edge stands for what lies beyond the axis.",
     )
     note = f'<p class="meta">{escape(tests_note(analysis))}</p>'
     return f'<h2>Compared seed by seed</h2><ul class="words">{items}</ul>{note}{picture}'
@@ -226,7 +235,10 @@ def _diagnostics(figures: Mapping[str, str]) -> str:
     caption = (
         "What the agents measured of themselves while they learned, mean over at most ten seeds."
     )
-    learned = _figure(figures, "diagnostics", caption) + _figure(figures, "diagnostics-1", "")
+    names = sorted(name for name in figures if name.startswith("diagnostics"))
+    learned = "".join(
+        _figure(figures, name, "" if name != names[-1] else caption) for name in names
+    )
     return (f"<h2>Arms</h2>{arms}" if arms else "") + (
         f"<h2>Learning diagnostics</h2>{learned}" if learned else ""
     )

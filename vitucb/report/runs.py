@@ -110,7 +110,7 @@ def load_runs(folder: str | Path) -> list[Run]:
             or a folder of experiments.
 
     Returns:
-        Finished and unfinished runs, sorted by experiment, agent and seed.
+        Finished and unfinished runs, sorted by experiment, agent, environment, seed and rounds.
 
     Raises:
         ValueError: If there is no run of known regret, a file is damaged or a column is missing.
@@ -133,7 +133,13 @@ def load_runs(folder: str | Path) -> list[Run]:
             _logger.warning("%s; the run is left out", error)
     if not runs:
         raise ValueError(f"{root}: no run in it knows its regret; see vitucb evaluate")
-    return sorted(runs, key=lambda run: (run.experiment, run.agent, run.env, run.seed))
+    # To the last tie, so that sections do not follow the order of the file system.
+    return sorted(
+        runs,
+        key=lambda run: (
+            run.experiment, run.agent, run.env, run.seed, run.num_rounds, run.folder.as_posix(),
+        ),
+    )  # fmt: skip
 
 
 def _named_below(root: Path, run: Run) -> Run:

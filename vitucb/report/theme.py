@@ -23,13 +23,13 @@ PALETTE: Mapping[str, tuple[str, str]] = {
     "muted": ("#656d76", "#9aa4ae"),
     "grid": ("#e4e7eb", "#2b323a"),
     "blue": ("#0072b2", "#5ab6f2"),
-    "vermillion": ("#c85200", "#ff9257"),
+    "vermillion": ("#b84b00", "#ff9257"),
     "green": ("#00805e", "#3ccfa4"),
     "purple": ("#a8478c", "#e69bd0"),
     "ochre": ("#8f6400", "#dcae4e"),
     "sky": ("#3a7ca5", "#a9d8f7"),
     "slate": ("#57606a", "#b3bcc6"),
-    "ash": ("#868e97", "#7f8a95"),
+    "ash": ("#6d747c", "#7f8a95"),
 }
 """Colour by name, in light and in dark mode."""
 
@@ -65,6 +65,8 @@ RC: Mapping[str, Any] = {
     "grid.color": colour("grid"),
     "grid.linewidth": 0.8,
     "text.color": colour("ink"),
+    # Names are the user's: a dollar sign in them begins no formula.
+    "text.parse_math": False,
     "xtick.color": colour("grid"),
     "ytick.color": colour("grid"),
     "xtick.labelcolor": colour("muted"),
@@ -133,12 +135,19 @@ def inline_svg(document: str, name: str, description: str) -> str:
     """
     svg = document[document.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
-    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
-    svg = re.sub(r'xlink:href="#([^"]+)"', rf'xlink:href="#{name}-\1"', svg)
-    for key, (light, _) in PALETTE.items():
-        svg = svg.replace(light, f"var(--{key})")
+    # In tags only: names written in the figure stay as they are.
+    svg = re.sub(r"<[^>]+>", lambda match: _inline_tag(match.group(), name), svg)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{description}" ', 1)
+
+
+def _inline_tag(tag: str, name: str) -> str:
+    """A tag with `name` before its ids and the references to them, and variables for colours."""
+    tag = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', tag)
+    tag = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", tag)
+    tag = re.sub(r'xlink:href="#([^"]+)"', rf'xlink:href="#{name}-\1"', tag)
+    for key, (light, _) in PALETTE.items():
+        tag = tag.replace(light, f"var(--{key})")
+    return tag
 
 
 def css_variables() -> str:

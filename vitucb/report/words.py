@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -105,7 +106,13 @@ def described(result: AgentResult) -> str:
         "gaussian-ts": "without context",
     }
     note = extra.get(result.name)
-    return f"{result.label} {note}" if note else result.label
+    return f"{before_number(result.label)} {note}" if note else before_number(result.label)
+
+
+def before_number(label: str) -> str:
+    """`label`; one in a right-to-left script is closed, else it would swallow what follows."""
+    kinds = {unicodedata.bidirectional(character) for character in label}
+    return f"{label}\N{LEFT-TO-RIGHT MARK}" if kinds & {"R", "AL"} else label
 
 
 def comparison_sentence(comparison: Comparison) -> Sentence:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import re
 import shlex
+import warnings
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
@@ -19,6 +23,7 @@ from vitucb.report.words import headline
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_logger = logging.getLogger(__name__)
 _PNG_DPI = 144
 _MAX_GALLERIES = 4
 
@@ -54,6 +59,17 @@ def write_report(
         analyse(groups[0], main=main)
     analyses = [analyse(g, main=label) for g, label in zip(groups, wanted, strict=True)]
     folder = Path(out)
+    with _missing_glyphs_named_once():
+        sections = _sections(analyses, folder)
+    footer = about(runs, _command(runs_folder, out, main, include_unfinished))
+    title = f"Regret report: {Path(runs_folder).resolve().name}"
+    target = folder / "index.html"
+    target.write_text(page(title, sections, footer, contents(analyses)), encoding="utf-8")
+    return target
+
+
+def _sections(analyses: Sequence[Analysis], folder: Path) -> list[str]:
+    """Write figures and tables of every group; returns their sections of the page."""
     sections = []
     for index, analysis in enumerate(analyses):
         prefix = "" if len(analyses) == 1 else f"{index}-"
@@ -67,11 +83,29 @@ def write_report(
             for i, (title, figure) in enumerate(_galleries(analysis))
         ]
         sections.append(section(analysis, figures, galleries, f"group-{index}"))
-    footer = about(runs, _command(runs_folder, out, main, include_unfinished))
-    title = f"Regret report: {Path(runs_folder).resolve().name}"
-    target = folder / "index.html"
-    target.write_text(page(title, sections, footer, contents(analyses)), encoding="utf-8")
-    return target
+    return sections
+
+
+@contextlib.contextmanager
+def _missing_glyphs_named_once() -> Iterator[None]:
+    """One line on all characters that matplotlib's font lacks, not one for every figure."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", message=r"Glyph \d+ ")
+        yield
+    missing: dict[str, None] = {}
+    for warning in caught:
+        found = re.match(r"Glyph (\d+) ", str(warning.message))
+        if found:
+            missing[chr(int(found[1]))] = None
+        else:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+    if missing:
+        _logger.warning(
+            "the font of the PNG figures lacks %s: boxes stand for them there, not in the page",
+            " ".join(missing),
+        )
 
 
 def _figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
