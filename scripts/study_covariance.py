@@ -7,6 +7,9 @@ the prototype's slice of the adapters and diagonals. Writes covariance.csv and c
 
     python scripts/study_covariance.py --rounds 1500
     python scripts/study_covariance.py --regret 5 --rounds 400   # regret of each, 5 seeds
+
+The regrets are those of runs that `vitucb report` reads; stopped, they go on where they were. Their
+table is written anew after every seed; its seconds are those of choosing and learning.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import torch
-from study_tools import RESULTS
+from study_tools import RESULTS, base_config, play, timing, write_table
 from torch import Tensor
 
 import vitucb
@@ -55,7 +58,7 @@ class Recording(HandoverCovariance):
         return super().quad_form(phi)
 
 
-def play(dataset: str, rounds: int, seed: int) -> tuple[Tensor, Tensor]:
+def rows_and_arms(dataset: str, rounds: int, seed: int) -> tuple[Tensor, Tensor]:
     """Rows (rounds, p) in the covariance, and the arms (rounds, K, p) of the rounds that follow."""
     total = rounds + QUERY_ROUNDS
     env = make_env(EnvConfig(dataset=dataset), total)
@@ -211,26 +214,25 @@ def variants() -> dict[str, dict[str, Any]]:
         "low-rank": {"covariance": {"name": "low-rank"}},
         "last-layer": last_layer,
         "diagonal": {"covariance": {"name": "diagonal"}},
-        "slice 9 %": {"covariance": {"name": f"{__name__}:SliceCovariance"}},
+        "slice 9 %": {"covariance": {"name": "study_covariance:SliceCovariance"}},
         "alpha = 0": {"policy": {"alpha": 0.0}},
     }
 
 
-def regrets(dataset: str, rounds: int, seeds: int, path: Path) -> None:
-    """Regret of every variant; seeds outermost, one line a run, so that a stop loses little."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["dataset", "rounds", "seed", "variant", "regret", "seconds"])
-        for seed in range(seeds):
-            for label, overrides in variants().items():
-                started = time.process_time()
-                env = make_env(EnvConfig(dataset=dataset), rounds)
-                agent = vitucb.make_agent("vit-ucb", env, seed=seed, **overrides)
-                *_, last = vitucb.run(env, agent, seed=seed)
-                row = [dataset, rounds, seed, label, last.cumulative_regret]
-                writer.writerow([*row, time.process_time() - started])
-                file.flush()
-                print(*row)
+def regrets(options: argparse.Namespace) -> None:
+    """Regret of every variant; seeds outermost, so that a stop leaves whole ones."""
+    name = Path(options.dataset).name
+    base = base_config(options, f"covariance/{Path(name).stem}", {"dataset": options.dataset})
+    header = ["dataset", "rounds", "seed", "variant", "regret", "seconds"]
+    path = options.out / f"covariance-regret-{Path(name).stem}.csv"
+    rows: list[list[str]] = []
+    for seed in range(options.regret):
+        curves = play(base, variants(), seeds=[seed], workers=options.workers)
+        for label, (curve,) in curves.items():
+            seconds = timing(base, label, seed)["seconds_per_round"] * len(curve)
+            shared = [name, str(len(curve)), str(seed), label]
+            rows.append([*shared, str(curve[-1]), f"{seconds:.1f}"])
+        write_table(path, [header, *rows])
 
 
 def main() -> None:
@@ -241,6 +243,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ridges", type=float, nargs="+", default=[1.0, 0.1])
     parser.add_argument("--regret", type=int, default=0, help="seeds; compare regret instead")
+    parser.add_argument("--workers", type=int, default=1, help="runs at a time")
+    parser.add_argument("--runs", default="runs", help="folder of the runs; finished ones stay")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of tables and figure")
     parser.add_argument("--quick", action="store_true", help="30 rounds and one ridge")
     arguments = parser.parse_args()
@@ -249,10 +253,9 @@ def main() -> None:
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.regret:
-        path = arguments.out / f"covariance-regret-{Path(arguments.dataset).stem}.csv"
-        regrets(arguments.dataset, arguments.rounds, arguments.regret, path)
+        regrets(arguments)
         return
-    rows, arms = play(arguments.dataset, arguments.rounds, arguments.seed)
+    rows, arms = rows_and_arms(arguments.dataset, arguments.rounds, arguments.seed)
     table = [row for ridge in arguments.ridges for row in study(rows, arms, ridge)]
     with (arguments.out / "covariance.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(table[0]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,13 @@ def column(config: RunConfig, file: str, name: str) -> Curves:
     """A column of a table in the folder of a finished run."""
     with (run_folder(config) / file).open(newline="") as lines:
         return np.array([float(row[name]) for row in csv.DictReader(lines)])
+
+
+def timing(base: RunConfig, label: str, seed: int) -> dict[str, float]:
+    """The `timing.json` of a run that `play` finished."""
+    folder = run_folder(override(base, {"agent": {"label": _slug(label)}, "seed": seed}))
+    times: dict[str, float] = json.loads((folder / "timing.json").read_text(encoding="utf-8"))
+    return times
 
 
 def interval(values: Curves, digits: int = 0) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.studies import folders, run, table
+from tests.studies import SCRIPTS, folders, run, table
 
 
 def test_late_and_drifting_rewards(tmp_path: Path) -> None:
@@ -37,3 +39,25 @@ def test_covariances(tmp_path: Path) -> None:
     assert ratio["low-rank 4096 -> 256"] == pytest.approx(1.0, abs=0.02)
     assert ratio["diagonal"] > 1.2
     assert (tmp_path / "covariance.png").stat().st_size > 10_000
+
+
+def test_regrets_of_covariances_go_on_and_name_their_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    import study_covariance
+
+    rng = np.random.default_rng(0)
+    data = tmp_path / "somewhere" / "tiny.npz"
+    data.parent.mkdir()
+    np.savez(data, images=rng.integers(0, 255, (40, 8, 8, 3), np.uint8), labels=np.arange(40) % 10)
+    monkeypatch.setattr(study_covariance, "variants", lambda: {"a, b": {"name": "random"}})
+    common = {"dataset": str(data), "rounds": 5, "workers": 1, "runs": str(tmp_path / "runs")}
+    options = argparse.Namespace(**common, regret=1, out=tmp_path)
+    written = []
+    for _ in range(2):
+        study_covariance.regrets(options)
+        written.append(next(tmp_path.glob("runs/**/*s0/summary.json")).stat().st_mtime_ns)
+    assert written[0] == written[1]
+    _, row = table(tmp_path / "covariance-regret-tiny.csv")
+    assert row[:4] == ["tiny.npz", "5", "0", "a, b"]
