@@ -245,6 +245,19 @@ def test_paired_difference_counts_and_changes_sign_when_swapped() -> None:
     assert forward.smallest_p == 0.0625
 
 
+def test_rounding_is_no_difference_and_breaks_no_tie() -> None:
+    rng = np.random.default_rng(0)
+    steps = rng.integers(0, 10, (6, 200)) / 9.0
+    a, b = steps.cumsum(axis=1)[:, -1], rng.permuted(steps, axis=1).cumsum(axis=1)[:, -1]
+    assert (a != b).all()  # though the sums are of the same numbers
+    same = paired_difference(a, b)
+    assert (same.num_lower, same.num_higher, same.sign_p, same.wilcoxon_p) == (0, 0, 1.0, 1.0)
+    assert same.difference == (0.0, 0.0, 0.0)
+    signs = np.array([1, 1, 1, -1, 2, 3])
+    shifted = paired_difference(a + signs / 9, b)
+    assert shifted.wilcoxon_p == wilcoxon_test(signs)
+
+
 def test_paired_difference_refuses_unpaired_input() -> None:
     with pytest.raises(ValueError, match="one figure per shared seed"):
         paired_difference([1.0, 2.0], [1.0])

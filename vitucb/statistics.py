@@ -56,6 +56,8 @@ __all__ = [
 
 # R_t is smooth on the fitted range, so this many evenly spaced rounds give the exponent to 1e-3.
 _EXPONENT_POINTS = 1_000
+# Of the sum of a million float64; the others may be rounding.
+_TRUSTED_DIGITS = 9
 
 
 class Estimate(NamedTuple):
@@ -100,8 +102,8 @@ class PairedDifference:
         student_low: Lower end of Student's interval, which is wide enough at few seeds too.
         student_high: Upper end of it.
         num_pairs: Number of pairs.
-        num_lower: Pairs in which a < b.
-        num_higher: Pairs in which a > b.
+        num_lower: Pairs in which a < b by more than rounding.
+        num_higher: Pairs in which a > b by more than rounding.
         sign_p: Two-sided sign test.
         wilcoxon_p: Two-sided Wilcoxon signed-rank test.
         smallest_p: Smallest p the signed-rank test can return with this many pairs, 2^(1 - n).
@@ -204,7 +206,7 @@ def paired_difference(
         raise ValueError(
             f"a has shape {first.shape} and b {second.shape}; give both one figure per shared seed"
         )
-    gaps = first - second
+    gaps, ranked = _gaps(first, second)
     low, high = bootstrap_ci(gaps, confidence=confidence, num_resamples=num_resamples, seed=seed)
     student_low, student_high = student_interval(gaps, confidence=confidence)
     return PairedDifference(
@@ -215,7 +217,7 @@ def paired_difference(
         num_lower=int((gaps < 0).sum()),
         num_higher=int((gaps > 0).sum()),
         sign_p=sign_test(gaps),
-        wilcoxon_p=wilcoxon_test(gaps),
+        wilcoxon_p=wilcoxon_test(ranked),
         smallest_p=min(1.0, 2.0 ** (1 - len(gaps))),
     )
 
@@ -238,6 +240,18 @@ def coverage(truth: ArrayLike, low: ArrayLike, high: ArrayLike) -> float:
     if not known.any():
         return math.nan
     return float(((values >= below) & (values <= above))[known].mean())
+
+
+def _gaps(first: FloatArray, second: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Differences (S,), and the same for ranking, where rounding tells no two apart.
+
+    Sums of the same rewards in another order differ in their last digits: those are no difference,
+    and no rank.
+    """
+    gaps = first - second
+    scale = np.maximum(np.abs(first), np.abs(second))
+    gaps[np.abs(gaps) <= 10.0**-_TRUSTED_DIGITS * scale] = 0.0
+    return gaps, np.array([float(f"{gap:.{_TRUSTED_DIGITS}g}") for gap in gaps])
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,6 +192,19 @@ def test_damaged_metrics_are_named(tmp_path: Path, write_run: WriteRun) -> None:
         write_report(run, tmp_path / "out")
 
 
+def test_rivals_without_a_shared_seed_do_not_weaken_the_others(
+    tmp_path: Path, write_run: WriteRun
+) -> None:
+    for seed in range(7):
+        write_run(tmp_path / "exp", "vit-ucb", seed, rounds=25)
+        write_run(tmp_path / "exp", "ucb1", seed, rounds=25)
+        write_run(tmp_path / "exp", "greedy", 100 + seed, rounds=25)
+    text = words(write_report(tmp_path / "exp", tmp_path / "out"))
+    (row,) = rows(tmp_path / "out" / "tables" / "comparisons.csv")
+    assert "Holm-corrected over 1 comparison." in text
+    assert row["wilcoxon_p_holm"] == row["wilcoxon_p"]
+
+
 def test_the_same_runs_make_the_same_page(report: Path, experiment: Path) -> None:
     before = (report / "index.html").read_bytes()
     assert write_report(experiment, report).read_bytes() == before

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from vitucb.report.curves import trailing_mean
-from vitucb.report.words import difference_sentence, estimate_text, number, p_text, percent
+from vitucb.report.words import (
+    difference_sentence,
+    estimate_text,
+    number,
+    p_text,
+    percent,
+    verdict,
+)
 from vitucb.statistics import Estimate, paired_difference
 
 
@@ -51,6 +58,14 @@ def test_shares_and_p_values_read_naturally() -> None:
             "open",
             "No difference between a and b is shown at n = 2: −6.0 [−9.0, −3.0]",
         ),
+        (
+            [2.0, 2.0, 2.0],
+            "open",
+            "No difference between a and b is shown at n = 3: 2.00 regret, lower in 0 of 3 seeds, "
+            "the same in every one",
+        ),
+        ([2.0] * 6, "worse", "a loses to b by 2.00 regret, lower in 0 of 6 seeds"),
+        ([0.0, 0.0], "open", "No difference between a and b is shown at n = 2: 0 regret"),
         ([2.0], "open", "One seed: a is 2.00 above b"),
     ],
 )
@@ -65,3 +80,13 @@ def test_trailing_mean_starts_short_and_skips_nan() -> None:
     expected = np.array([[1.0, 2.0, 4.0, 5.0, 9.0]])
     np.testing.assert_allclose(trailing_mean(values, 2), expected)
     assert np.isnan(trailing_mean(np.full((1, 3), np.nan), 2)).all()
+
+
+def test_few_equal_differences_of_counts_are_seldom_called_a_win() -> None:
+    """Student's interval is a point there: it alone would call 13 % of these a difference."""
+    rng = np.random.default_rng(0)
+    found = sum(
+        verdict(paired_difference(*rng.binomial(10, 0.1, (2, 2)), num_resamples=20)) != "open"
+        for _ in range(300)
+    )
+    assert found <= 0.05 * 300

@@ -75,7 +75,7 @@ class Comparison:
         main: Label of the main agent.
         rival: The other agent.
         paired: Final regret of main minus rival, None without a shared seed.
-        holm_p: Wilcoxon p after Holm's correction over all rivals; 1 without a shared seed.
+        holm_p: Wilcoxon p after Holm's correction over all rivals that share a seed; 1 without one.
     """
 
     main: str
@@ -152,10 +152,10 @@ def _compare(main: AgentResult, results: Sequence[AgentResult]) -> list[Comparis
     # The oracle's regret is zero by definition: nothing to test.
     rivals = [r for r in results if r is not main and r.role != "oracle"]
     paired = [compare(main, rival) for rival in rivals]
-    adjusted = holm_correction([1.0 if p is None else p.wilcoxon_p for p in paired])
+    adjusted = iter(holm_correction([p.wilcoxon_p for p in paired if p is not None]).tolist())
     return [
-        Comparison(main.label, rival, difference, float(p))
-        for rival, difference, p in zip(rivals, paired, adjusted, strict=True)
+        Comparison(main.label, rival, difference, 1.0 if difference is None else next(adjusted))
+        for rival, difference in zip(rivals, paired, strict=True)
     ]
 
 

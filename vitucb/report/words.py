@@ -38,7 +38,7 @@ def estimate_text(estimate: Estimate) -> str:
     value, low, high = estimate
     if not math.isfinite(low) or not math.isfinite(high):
         return number(value)
-    if low == high:
+    if high - low <= 1e-9 * abs(value):  # equal in every resample, to rounding
         return fixed(value, estimate)
     return f"{fixed(value, estimate)} [{fixed(low, estimate)}, {fixed(high, estimate)}]"
 
@@ -136,12 +136,12 @@ def tests_note(analysis: Analysis) -> str:
     )
     note += (
         "95 % bootstrap intervals of the mean difference. 'Beats' and 'loses' need Student's 95 % "
-        "interval to leave zero out as well."
+        "interval to leave zero out as well; intervals are not corrected for several comparisons."
     )
     if any(p.smallest_p <= _LEVEL for p in paired):
         note += (
             " p: two-sided Wilcoxon signed-rank test, exact up to 50 pairs, Holm-corrected over "
-            f"{len(paired)} comparisons."
+            f"{len(paired)} comparison{'s' if len(paired) > 1 else ''}."
         )
     few = max((p.num_pairs for p in paired if p.smallest_p > _LEVEL), default=0)
     if few > 1:
@@ -166,7 +166,9 @@ def difference_sentence(a: str, b: str, paired: PairedDifference) -> Sentence:
         verb = "beats" if outcome == "better" else "loses to"
         return Sentence(f"{a} {verb} {b} by {size} regret, {wins}.", outcome)
     text = f"No difference between {a} and {b} is shown at n = {n}: {estimate_text(gap)} regret"
-    if gap.low > 0 or gap.high < 0:
+    if gap.value != 0 and _has_no_spread(paired):
+        wins += ", the same in every one: too few to tell from chance"
+    elif gap.low > 0 or gap.high < 0:
         student = Estimate(gap.value, paired.student_low, paired.student_high)
         wins += f"; Student's interval {estimate_text(student).partition(' ')[2]} holds zero"
     return Sentence(f"{text}, {wins}.", "open")
@@ -176,11 +178,19 @@ def verdict(paired: PairedDifference) -> Verdict:
     """Whether the first agent's regret is shown to be lower, higher, or neither.
 
     Both the bootstrap and Student's interval must leave zero out: at a handful of seeds the first
-    is too short.
+    is too short. Where all differences are the same, as those of counts may be, both are points;
+    then the sign test must reject.
     """
+    if _has_no_spread(paired) and paired.sign_p > _LEVEL:
+        return "open"
     low = min(paired.difference.low, paired.student_low)
     high = max(paired.difference.high, paired.student_high)
     return "better" if high < 0 else "worse" if low > 0 else "open"
+
+
+def _has_no_spread(paired: PairedDifference) -> bool:
+    """Whether the differences are equal but for rounding."""
+    return paired.student_high - paired.student_low <= 1e-9 * abs(paired.difference.value)
 
 
 def warnings(analysis: Analysis) -> list[str]:
