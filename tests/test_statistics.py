@@ -162,6 +162,16 @@ def test_summary_intervals_hold_the_estimates() -> None:
         assert estimate.low <= estimate.value <= estimate.high
 
 
+def test_summary_of_other_seeds_than_those_of_random_play_is_not_paired() -> None:
+    """Rows that only happen to be as many, here in proportion, must not cancel."""
+    regret = np.linspace(1.0, 2.0, 8)[:, None] * np.ones(20)
+    paired = regret_summary(regret, random_regret=2 * regret).normalised_regret
+    assert paired.high - paired.low < 1e-9
+    apart = regret_summary(regret, random_regret=2 * regret, is_paired=False).normalised_regret
+    assert apart.value == paired.value == 0.5
+    assert apart.low < 0.45 < 0.55 < apart.high
+
+
 def test_summary_without_regret_or_reference_says_nan() -> None:
     summary = regret_summary(np.zeros((3, 50)))
     assert summary.final_regret.value == 0

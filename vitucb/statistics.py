@@ -124,6 +124,7 @@ def regret_summary(
     regret: ArrayLike,
     *,
     random_regret: ArrayLike | None = None,
+    is_paired: bool = True,
     confidence: float = 0.95,
     num_resamples: int = 10_000,
     seed: int = 0,
@@ -132,9 +133,10 @@ def regret_summary(
 
     Args:
         regret: Pseudo-regret of every round (not cumulated), shape (S, T), reward units.
-        random_regret: The same of uniform play, shape (S', T). With S' = S the rows are taken
-            as the same
-            seeds and resampled together. Without it the normalised figures are NaN.
+        random_regret: The same of uniform play, shape (S', T). Without it the normalised figures
+            are NaN.
+        is_paired: Whether its rows are of the same seeds in the same order, then they are resampled
+            together; rows of another number never are.
         confidence: Nominal coverage of the intervals, in (0, 1).
         num_resamples: Number of resamples B, shared by all figures.
         seed: Makes the resamples.
@@ -149,7 +151,7 @@ def regret_summary(
     weights = resample_weights(draw_resamples(num_seeds, num_resamples, rng))
     final = _Bootstrapped.of_mean(curves[:, -1], weights)
     area = _Bootstrapped.of_mean(curves.mean(axis=1), weights)
-    uniform = _uniform_play(random_regret, rounds.shape, weights, rng)
+    uniform = _uniform_play(random_regret, rounds.shape, weights, rng, is_paired=is_paired)
     tail = rounds[:, -math.ceil(horizon / 10) :].mean(axis=1)
     quartiles = _Bootstrapped(
         interquartile_mean(curves[:, -1]),
@@ -288,6 +290,8 @@ def _uniform_play(
     shape: tuple[int, ...],
     weights: FloatArray,
     rng: np.random.Generator,
+    *,
+    is_paired: bool,
 ) -> _Bootstrapped:
     """R_T of uniform play; NaN without one."""
     if random_regret is None:
@@ -298,7 +302,7 @@ def _uniform_play(
             f"random_regret has {rounds.shape[1]} rounds and regret {shape[1]}; "
             "cut both to the shorter"
         )
-    if len(rounds) != shape[0]:
+    if len(rounds) != shape[0] or not is_paired:
         weights = resample_weights(draw_resamples(len(rounds), len(weights), rng))
     return _Bootstrapped.of_mean(rounds.sum(axis=1), weights)
 

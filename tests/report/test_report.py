@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,10 +17,12 @@ import pytest
 
 from vitucb.report import Gallery, write_report
 from vitucb.report.analysis import analyse
+from vitucb.report.curves import growth_figure, regret_figure
 from vitucb.report.forest import difference_figure
 from vitucb.report.gallery import gallery_figure
 from vitucb.report.groups import group_runs
 from vitucb.report.runs import load_runs
+from vitucb.report.theme import line_styles
 
 WriteRun: TypeAlias = Callable[..., Path]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -71,6 +74,17 @@ def words(path: Path) -> str:
     parser = Text()
     parser.feed(path.read_text(encoding="utf-8"))
     return re.sub(r"\s+", " ", " ".join(parser.parts))
+
+
+def set_regret(run: Path, regret: Sequence[float]) -> None:
+    """Write the regret of every round into a run."""
+    header, *table = (run / "rounds.csv").read_text(encoding="utf-8").splitlines()
+    place = header.split(",").index("regret")
+    for i, (row, value) in enumerate(zip(table, regret, strict=True)):
+        cells = row.split(",")
+        cells[place] = str(value)
+        table[i] = ",".join(cells)
+    (run / "rounds.csv").write_text("\n".join([header, *table, ""]), encoding="utf-8")
 
 
 def test_the_page_needs_nothing_but_itself(report: Path) -> None:
@@ -171,13 +185,7 @@ def test_runs_of_unknown_regret_are_left_out(
 ) -> None:
     write_run(tmp_path / "exp", "vit-ucb", 0, rounds=25)
     run = write_run(tmp_path / "exp", "lin-ucb", 0, rounds=25)
-    header, *rows = (run / "rounds.csv").read_text(encoding="utf-8").splitlines()
-    place = header.split(",").index("regret")
-    for i, row in enumerate(rows):
-        cells = row.split(",")
-        cells[place] = "nan"
-        rows[i] = ",".join(cells)
-    (run / "rounds.csv").write_text("\n".join([header, *rows, ""]), encoding="utf-8")
+    set_regret(run, [math.nan] * 25)
     text = words(write_report(tmp_path / "exp", tmp_path / "out"))
     assert "lin-ucb" not in text
     assert "the run is left out" in caplog.text
@@ -317,13 +325,7 @@ def test_an_interval_beyond_the_axis_is_marked_at_its_edge(
     for agent, totals in finals.items():
         for seed, total in enumerate(totals):
             run = write_run(tmp_path / "exp", agent, seed, rounds=25)
-            header, *table = (run / "rounds.csv").read_text(encoding="utf-8").splitlines()
-            place = header.split(",").index("regret")
-            for i, row in enumerate(table):
-                cells = row.split(",")
-                cells[place] = str(total / 25)
-                table[i] = ",".join(cells)
-            (run / "rounds.csv").write_text("\n".join([header, *table, ""]), encoding="utf-8")
+            set_regret(run, [total / 25] * 25)
     (group,) = group_runs(load_runs(tmp_path / "exp"))
     figure = difference_figure(analyse(group))
     assert figure is not None
@@ -356,6 +358,32 @@ def test_sections_that_differ_in_the_horizon_have_links_of_their_own(
     ]
     identifiers = re.findall(r'\bid="([^"]+)"', html)
     assert len(identifiers) == len(set(identifiers))
+
+
+def test_regret_below_zero_is_drawn(tmp_path: Path, write_run: WriteRun) -> None:
+    for agent, regret in (("vit-ucb", -0.5), ("lin-ucb", 0.5), ("oracle", 1e-17)):
+        run = write_run(tmp_path / "exp", agent, 0, rounds=30)
+        set_regret(run, [regret] * 30)
+    (group,) = group_runs(load_runs(tmp_path / "exp"))
+    analysis = analyse(group)
+    styles = line_styles(analysis.results, analysis.main)
+    assert regret_figure(analysis, styles).axes[0].get_ylim()[0] <= -15
+    growth = growth_figure(analysis, styles)
+    assert growth is not None
+    assert growth.axes[0].get_ylim()[0] > 0.1  # not down to the rounding of the oracle
+    set_regret(tmp_path / "exp" / "lin-ucb__vitucb-ImageArms-v0__s0", [-1.0] * 30)
+    assert "vit-ucb: regret −15" in words(write_report(tmp_path / "exp", tmp_path / "out"))
+
+
+def test_other_seeds_than_those_of_random_play_are_not_paired_with_it(
+    tmp_path: Path, write_run: WriteRun
+) -> None:
+    for seed, size in enumerate((0.1, 0.2, 0.3)):
+        set_regret(write_run(tmp_path / "exp", "vit-ucb", seed, rounds=25), [size] * 25)
+        set_regret(write_run(tmp_path / "exp", "random", 7 + seed, rounds=25), [2 * size] * 25)
+    (group,) = group_runs(load_runs(tmp_path / "exp"))
+    share = analyse(group).main.summary.normalised_regret
+    assert share.low < 0.4 < share.value < 0.6 < share.high
 
 
 def test_unfinished_runs_are_never_silent(tmp_path: Path, write_run: WriteRun) -> None:

@@ -20,7 +20,7 @@ from vitucb.statistics import Estimate, paired_difference
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0.0, "0"), (1234.5, "1,234"), (61.27, "61.3"), (0.01234, "0.0123"), (-5.0, "−5.00"),
-     (math.nan, "n/a")],
+     (math.nan, "n/a"), (-1.234e-17, "−1.23e−17")],
 )  # fmt: skip
 def test_numbers_have_three_significant_digits(value: float, text: str) -> None:
     assert number(value) == text
@@ -36,6 +36,7 @@ def test_numbers_have_three_significant_digits(value: float, text: str) -> None:
         (Estimate(12.8, math.nan, math.nan), "12.8"),
         (Estimate(0.0, 0.0, 0.0), "0"),
         (Estimate(-0.3, -36.0, 30.0), "0 [−36, 30]"),
+        (Estimate(2e-13, 0.0, 3.1e-13), "2.0e−13 [0, 3.1e−13]"),
     ],
 )
 def test_estimates_have_the_decimals_their_interval_bears(estimate: Estimate, text: str) -> None:

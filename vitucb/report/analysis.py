@@ -159,16 +159,15 @@ def _compare(main: AgentResult, results: Sequence[AgentResult]) -> list[Comparis
     ]
 
 
-def _uniform_play(group: Group) -> FloatArray | None:
+def _uniform_play(group: Group) -> Sequence[Run]:
+    """The runs of uniform play; empty if it did not play."""
     for runs in group.agents.values():
         if role(runs[0].agent_name) == "random":
-            return _stack(runs, group.horizon)
-    return None
+            return runs
+    return ()
 
 
-def _result(
-    label: str, runs: Sequence[Run], horizon: int, uniform: FloatArray | None
-) -> AgentResult:
+def _result(label: str, runs: Sequence[Run], horizon: int, uniform: Sequence[Run]) -> AgentResult:
     regret = _stack(runs, horizon)
     rewards = np.array([run.columns["reward"][:horizon].mean() for run in runs])
     low, high = bootstrap_ci(rewards)
@@ -181,7 +180,11 @@ def _result(
         runs=runs,
         regret=regret,
         band=bootstrap_band(regret.cumsum(axis=1)[:, plotted_rounds(horizon) - 1]),
-        summary=regret_summary(regret, random_regret=uniform),
+        summary=regret_summary(
+            regret,
+            random_regret=_stack(uniform, horizon) if uniform else None,
+            is_paired=[run.seed for run in runs] == [run.seed for run in uniform],
+        ),
         reward=Estimate(float(rewards.mean()), float(low), float(high)),
         seconds_per_round=float(np.mean(known)) if known else float("nan"),
     )

@@ -39,7 +39,7 @@ def regret_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figure
     everything = {r.label: _value_label(r) for r in analysis.results}
     if not shown:
         figure, (axes,) = make_panels([everything.values()], [1], height=4.3)
-        axes.set_ylim(0, _tallest(bands))
+        axes.set_ylim(*_range(bands))
         _draw_seeds(axes, rounds, analysis.results, styles)
         _draw_bands(axes, rounds, analysis.results, bands, styles, everything)
         finish_axes(axes, "Cumulative regret", rounds)
@@ -47,7 +47,7 @@ def regret_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figure
     close = {r.label: everything[r.label] for r in analysis.results if r not in outside}
     far = {r.label: everything[r.label] for r in outside}
     figure, (axes, zoomed) = make_panels([far.values(), close.values()], [0.8, 1], height=4.3)
-    axes.set_ylim(0, _tallest(bands))
+    axes.set_ylim(*_range(bands))
     _draw_bands(axes, rounds, analysis.results, bands, styles, far)
     finish_axes(axes, "Cumulative regret", rounds)
     _mark_zoom(axes, ceiling or 0.0)
@@ -71,23 +71,22 @@ def learning_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figu
 def growth_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figure | None:
     """Regret on log axes beside lines growing like t and sqrt(t); None if too little to show."""
     rounds = plotted_rounds(analysis.group.horizon, logarithmic=True)
-    texts = {r.label: _exponent_label(r) for r in analysis.results if r.regret.any()}
-    if not texts or analysis.group.horizon < _MIN_GROWTH_ROUNDS:
+    means = {r.label: r.cumulative.mean(axis=0)[rounds - 1] for r in analysis.results}
+    # What is left of an oracle's regret after rounding would stretch the axis by ten decades.
+    floor = 1e-9 * max(0.0, *(float(curve.max()) for curve in means.values()))
+    shown = [r for r in analysis.results if means[r.label].max() > floor]
+    if not shown or analysis.group.horizon < _MIN_GROWTH_ROUNDS:
         return None
+    texts = {r.label: _exponent_label(r) for r in shown}
     figure, (axes,) = make_panels([texts.values()], [1], height=4.0, width=0.62)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    curves = {
-        r.label: (r.cumulative.mean(axis=0)[rounds - 1], texts[r.label])
-        for r in analysis.results
-        if r.label in texts
-    }
-    _draw_guides(axes, rounds, [curve for curve, _ in curves.values()])
+    curves = {label: np.where(means[label] > floor, means[label], np.nan) for label in texts}
+    _draw_guides(axes, rounds, list(curves.values()))
     ends = []
-    for label, (curve, text) in reversed(curves.items()):
-        style = styles[label]
-        visible = np.where(curve > 0, curve, np.nan)
-        draw_line(axes, rounds, visible, style)
+    for label, text in reversed(texts.items()):
+        style, curve = styles[label], curves[label]
+        draw_line(axes, rounds, curve, style)
         ends.append(LineEnd(float(curve[-1]), text, style))
     finish_axes(axes, "Growth of regret, log-log", rounds, zero_based=False)
     label_line_ends(axes, ends)
@@ -175,9 +174,11 @@ def _zoom_ceiling(analysis: Analysis, bands: Mapping[str, Band]) -> float | None
     return 1.12 * highest if 0 < highest * _DWARFING < tallest else None
 
 
-def _tallest(bands: Mapping[str, Band]) -> float:
-    """Top of the panel that shows all."""
-    return 1.05 * max(float(_upper(band).max()) for band in bands.values()) or 1.0
+def _range(bands: Mapping[str, Band]) -> tuple[float, float]:
+    """Limits of the panel that shows all: from zero, or lower where regret is below it."""
+    top = 1.05 * max(0.0, *(float(_upper(band).max()) for band in bands.values()))
+    bottom = min(0.0, *(float(band.mean.min()) for band in bands.values()))
+    return bottom, top or (1.0 if bottom == 0 else 0.0)
 
 
 def _upper(band: Band) -> FloatArray:

@@ -11,6 +11,8 @@ from vitucb.report.analysis import AgentResult, Analysis, Comparison, compare
 from vitucb.statistics import Estimate, PairedDifference
 
 _LEVEL = 0.05
+# Below it numbers are written with an exponent.
+_SMALLEST = 1e-4
 
 Verdict: TypeAlias = Literal["better", "worse", "open"]
 
@@ -29,6 +31,8 @@ def number(value: float, digits: int = 3) -> str:
         return "n/a"
     if value == 0:
         return "0"
+    if abs(value) < _SMALLEST:
+        return f"{value:.{digits - 1}e}".replace("-", "−")
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     return f"{value:,.{decimals}f}".replace("-", "−")
 
@@ -46,6 +50,8 @@ def estimate_text(estimate: Estimate) -> str:
 def fixed(value: float, estimate: Estimate) -> str:
     """`value` with two digits of the interval's half-length, but at most three significant ones."""
     size = max(abs(part) for part in estimate if math.isfinite(part))
+    if 0 < size < _SMALLEST:
+        return number(value, 2)
     span = estimate.high - estimate.low
     scale = span / 2 if math.isfinite(span) and span > 0 else size / 10
     decimals = min(_decimals(scale, 1), _decimals(size, 2))
