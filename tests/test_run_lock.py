@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import subprocess
 import sys
@@ -53,3 +55,36 @@ def test_garbled_lock_without_a_holder_is_taken(tmp_path: Path) -> None:
     (tmp_path / "run.lock").write_text("{")
     with locked(tmp_path):
         pass
+
+
+def test_file_system_without_locks_is_not_said_to_be_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with (
+        pytest.raises(ValueError, match=r"cannot be locked \(Function not implemented\)"),
+        locked(tmp_path),
+    ):
+        pass
+
+
+def test_lock_deleted_at_the_worst_moment_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last holder deletes it after it was opened and locked here."""
+    lock, taken = fcntl.flock, []
+
+    def lock_and_delete(descriptor: int, operation: int) -> None:
+        lock(descriptor, operation)
+        taken.append(descriptor)
+        if len(taken) == 1:
+            monkeypatch.setattr(Path, "exists", lambda path: True)  # deleted after this look
+            (tmp_path / "run.lock").unlink()
+
+    monkeypatch.setattr(fcntl, "flock", lock_and_delete)
+    with locked(tmp_path):
+        assert (tmp_path / "run.lock").stat().st_ino
+    assert len(taken) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -20,7 +21,7 @@ def locked(folder: Path) -> Iterator[None]:
     also names process and host: another host may not see the lock, so its name alone counts.
 
     Raises:
-        ValueError: If another process holds it.
+        ValueError: If another process holds it, or the file system knows no locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if os.name == "nt":  # no fcntl there: two processes are not told apart
@@ -47,11 +48,16 @@ def _acquire(path: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
             owner = _owner(descriptor)
             os.close(descriptor)
-            raise _taken(path, owner) from None
-        if not path.exists() or os.fstat(descriptor).st_ino != path.stat().st_ino:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise _taken(path, owner) from None
+            raise ValueError(
+                f"{path} cannot be locked ({error.strerror}): nobody holds it, but its file system "
+                "gives no locks; keep the runs on one that does"
+            ) from error
+        if not _is_named(path, descriptor):
             os.close(descriptor)  # its last holder deleted it meanwhile
             continue
         owner = _owner(descriptor)
@@ -59,6 +65,14 @@ def _acquire(path: Path) -> int:
             os.close(descriptor)
             raise _taken(path, owner)
         return descriptor
+
+
+def _is_named(path: Path, descriptor: int) -> bool:
+    """Whether `path` is still the name of the open file; it may be deleted at any time."""
+    try:
+        return os.fstat(descriptor).st_ino == path.stat().st_ino
+    except FileNotFoundError:
+        return False
 
 
 def _owner(descriptor: int) -> dict[str, object]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vitucb.report.groups import group_runs
-from vitucb.report.runs import load_gallery, load_runs
+from vitucb.report.runs import load_gallery, load_metrics, load_run, load_runs
 
 WriteRun: TypeAlias = Callable[..., Path]
 
@@ -156,3 +156,13 @@ def test_only_unfinished_runs_are_an_error(tmp_path: Path, write_run: WriteRun) 
     write_run(tmp_path / "exp", "vit-ucb", 0, rounds=12, finished=False)
     with pytest.raises(ValueError, match="no run has finished"):
         group_runs(load_runs(tmp_path / "exp"))
+
+
+def test_metrics_are_read_under_the_names_they_were_written(
+    tmp_path: Path, write_run: WriteRun
+) -> None:
+    folder = write_run(tmp_path / "exp", "vit-ucb", 0, rounds=25)
+    text = 'round,metric,value\n0,"own/loss, first",1.5\n10,"own/loss, first",0.5\n20,hal'
+    (folder / "metrics.csv").write_text(text, encoding="utf-8")
+    rounds, values = load_metrics(load_run(folder))["own/loss, first"]
+    assert (rounds.tolist(), values.tolist()) == ([0.0, 10.0], [1.5, 0.5])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import logging
 from collections.abc import Mapping
@@ -194,13 +196,14 @@ def load_metrics(run: Run) -> dict[str, tuple[FloatArray, FloatArray]]:
     if not path.is_file():
         return {}
     text = path.read_text(encoding="utf-8")
-    _, *rows = text[: text.rfind("\n") + 1].splitlines() or [""]
+    # Read as written: an agent may put a comma into the name of a metric.
+    rows = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
     points: dict[str, list[tuple[float, float]]] = {}
     try:
-        for row in rows:
-            index, name, value = row.split(",")
+        next(rows, None)
+        for index, name, value in rows:
             points.setdefault(name, []).append((float(index), float(value)))
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         raise ValueError(f"{path} is damaged: {error}; record the run again") from error
     tables = {name: np.array(pairs) for name, pairs in points.items()}
     return {name: (table[:, 0], table[:, 1]) for name, table in tables.items()}
