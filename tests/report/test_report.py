@@ -360,6 +360,18 @@ def test_sections_that_differ_in_the_horizon_have_links_of_their_own(
     assert len(identifiers) == len(set(identifiers))
 
 
+def test_tables_of_an_earlier_report_do_not_stay(tmp_path: Path, write_run: WriteRun) -> None:
+    write_run(tmp_path / "exp", "vit-ucb", 0, rounds=25)
+    out = tmp_path / "out"
+    write_report(tmp_path / "exp", out)
+    (out / "tables" / "notes.csv").write_text("mine\n", encoding="utf-8")
+    names = {path.name for path in out.glob("*/*")}
+    write_run(tmp_path / "exp", "vit-ucb", 1, rounds=30)
+    write_report(tmp_path / "exp", out)
+    expected = {f"{i}-{name}" for name in names - {"notes.csv"} for i in range(2)}
+    assert {path.name for path in out.glob("*/*")} == expected | {"notes.csv"}
+
+
 def test_regret_below_zero_is_drawn(tmp_path: Path, write_run: WriteRun) -> None:
     for agent, regret in (("vit-ucb", -0.5), ("lin-ucb", 0.5), ("oracle", 1e-17)):
         run = write_run(tmp_path / "exp", agent, 0, rounds=30)

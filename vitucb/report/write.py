@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 _PNG_DPI = 144
 _MAX_GALLERIES = 4
+_WRITTEN = re.compile(
+    r"(\d+-)?((regret|differences|learning|growth|calibration|arms|diagnostics|gallery)(-\d+)?"
+    r"\.(svg|png)|(summary|comparisons|runs|curves|costs)\.csv)"
+)
 
 
 def write_report(
@@ -36,6 +40,8 @@ def write_report(
     include_unfinished: bool = False,
 ) -> Path:
     """Write `out/index.html`, `out/figures/*.svg|png` and `out/tables/*.csv`.
+
+    Figures and tables of an earlier report there are deleted; other files stay.
 
     Args:
         runs_folder: A run folder, an experiment, or a folder of experiments.
@@ -59,6 +65,7 @@ def write_report(
         analyse(groups[0], main=main)
     analyses = [analyse(g, main=label) for g, label in zip(groups, wanted, strict=True)]
     folder = Path(out)
+    _drop_earlier(folder)
     with _missing_glyphs_named_once():
         sections = _sections(analyses, folder)
     footer = about(runs, _command(runs_folder, out, main, include_unfinished))
@@ -66,6 +73,13 @@ def write_report(
     target = folder / "index.html"
     target.write_text(page(title, sections, footer, contents(analyses)), encoding="utf-8")
     return target
+
+
+def _drop_earlier(folder: Path) -> None:
+    """Delete what an earlier report of other runs left: its tables would pass for today's."""
+    for path in (*folder.glob("figures/*"), *folder.glob("tables/*")):
+        if _WRITTEN.fullmatch(path.name):
+            path.unlink()
 
 
 def _sections(analyses: Sequence[Analysis], folder: Path) -> list[str]:
