@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import vitucb
+from vitucb.checkpoint import load_state, save_state
 from vitucb.runner import Episode, Recorded, merged_metrics, run
-from vitucb.types import Decision, Observation, State
+from vitucb.types import Decision, Observation, State, decision_from_state, decision_state
 
 
 class Late(gym.Wrapper[Any, Any, Any, Any]):
@@ -116,6 +120,49 @@ def test_pending_decisions_come_back_with_their_images() -> None:
         again.play_round()
     assert first.seen + second.seen == whole.seen
     assert again.cumulative_regret == rounds[-1].cumulative_regret
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighed(Decision):
+    """A decision of an agent's own."""
+
+    probabilities: NDArray[np.float64]
+
+
+class WeighedDiary(Diary):
+    """Learns from what only its own decisions hold."""
+
+    def select_action(self, obs: Observation) -> Decision:
+        plain = super().select_action(obs)
+        values = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}
+        return Weighed(**values, probabilities=np.full(3, float(plain.round)))
+
+    def update(self, obs: Observation, decision: Decision, reward: float) -> dict[str, float]:
+        assert isinstance(decision, Weighed)
+        return super().update(obs, decision, reward + float(decision.probabilities.sum()))
+
+
+def test_decisions_of_an_agents_own_class_come_back_from_disk(tmp_path: Path) -> None:
+    whole, first, second = WeighedDiary(), WeighedDiary(), WeighedDiary()
+    rounds = list(run(late_env(), whole, seed=0))
+    episode = Episode(late_env(), first, seed=0)
+    for _ in range(6):
+        episode.play_round()
+    save_state(episode.state_dict(), tmp_path)
+    again = Episode(late_env(), second, seed=0)
+    recorded = [Recorded(r.decision.action, r.reward, r.regret) for r in rounds]
+    again.resume(load_state(tmp_path), recorded)
+    second.rounds = 6
+    while not again.is_over:
+        again.play_round()
+    assert first.seen + second.seen == whole.seen
+
+
+@pytest.mark.parametrize("path", ["nowhere:Weighed", f"{__name__}:Lost", f"{__name__}:Diary"])
+def test_decision_whose_class_is_gone_is_named(path: str) -> None:
+    state = decision_state(WeighedDiary().select_action({"action_mask": np.ones(3, np.int8)}))
+    with pytest.raises(ValueError, match=f"is a {path}, (which cannot be imported|no Decision)"):
+        decision_from_state(state | {"class": path})
 
 
 def test_reward_that_arrives_twice_is_refused() -> None:

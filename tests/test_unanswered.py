@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -77,6 +79,21 @@ def test_two_that_go_on_from_one_state_give_out_other_ids() -> None:
     new = [table.add(waiting()), *(twin.add(waiting()) for twin in twins)]
     assert len({first, *new}) == 4
     assert all(twin.find(first) is not None for twin in twins)
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighed(Decision):
+    """A decision of an agent's own."""
+
+    weight: float
+
+
+def test_decisions_of_an_agents_own_class_come_back_whole() -> None:
+    values = {f.name: getattr(decision(), f.name) for f in dataclasses.fields(Decision)}
+    kept = Waiting.of(observation(), Weighed(**values, weight=0.5), whole=True, with_phi=False)
+    again = Waiting.from_state(kept.state_dict()).decision
+    assert isinstance(again, Weighed)
+    assert again.weight == 0.5
 
 
 def test_smaller_table_forgets_the_oldest_of_a_saved_one() -> None:

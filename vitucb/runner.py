@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -12,7 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitucb.seeding import stream_seed
-from vitucb.types import Agent, Decision, Observation, Round, State
+from vitucb.types import (
+    Agent,
+    Decision,
+    Observation,
+    Round,
+    State,
+    decision_from_state,
+    decision_state,
+)
 
 # Beyond it float32 models overflow, and beyond 1e154 squares in float64 do.
 LARGEST_REWARD = 1e30
@@ -149,7 +157,7 @@ class Episode:
         return {
             "index": self.index,
             "cumulative_regret": self.cumulative_regret,
-            "pending": {i: _decision_state(d) for i, (_, d) in self._pending.items()},
+            "pending": {i: decision_state(d) for i, (_, d) in self._pending.items()},
         }
 
     def resume(self, state: State, recorded: Sequence[Recorded]) -> None:
@@ -162,7 +170,7 @@ class Episode:
         Raises:
             ValueError: If the environment does not give the recorded rewards again.
         """
-        waiting = {int(i): Decision(**d) for i, d in state["pending"].items()}
+        waiting = {int(i): decision_from_state(d) for i, d in state["pending"].items()}
         for row in recorded[: int(state["index"])]:
             obs, index = self._obs, self.index
             reward, info, _ = self._step(row.action)
@@ -207,7 +215,3 @@ def _check_reward(index: int, what: str, reward: float) -> None:
             f"round {index}: {what} {reward}; rewards must be finite numbers of size "
             f"{LARGEST_REWARD:g} at most; the rounds before it are kept"
         )
-
-
-def _decision_state(decision: Decision) -> State:
-    return {f.name: getattr(decision, f.name) for f in fields(decision)}

@@ -5,6 +5,9 @@ Nothing here imports torch, so environments, the recorder, statistics and report
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -50,6 +53,42 @@ class Decision:
     phi: Any = field(repr=False)
     round: int
     bonus: NDArray[np.float64]
+
+
+_CLASS = "class"  # no field can be called so
+
+
+def decision_state(decision: Decision) -> State:
+    """The fields of a decision, and where to find its class if that is an agent's own."""
+    kind = type(decision)
+    state = {f.name: getattr(decision, f.name) for f in dataclasses.fields(decision) if f.init}
+    if kind is not Decision:
+        state[_CLASS] = f"{kind.__module__}:{kind.__qualname__}"
+    return state
+
+
+def decision_from_state(state: State) -> Decision:
+    """What `decision_state` described.
+
+    Raises:
+        ValueError: If the class of the decision is not found where it was.
+    """
+    fields, path = dict(state), state.get(_CLASS)
+    kind: Any = Decision
+    if path is not None:
+        del fields[_CLASS]
+        module, _, name = path.partition(":")
+        try:
+            kind = operator.attrgetter(name)(importlib.import_module(module))
+        except (ImportError, AttributeError) as error:
+            raise ValueError(
+                f"a decision that waits for its reward is a {path}, which cannot be imported: "
+                f"{error}; define the class at the top level of a module that is on the path"
+            ) from error
+        if not (isinstance(kind, type) and issubclass(kind, Decision)):
+            raise ValueError(f"a decision that waits for its reward is a {path}, no Decision")
+    made: Decision = kind(**fields)
+    return made
 
 
 @dataclass(frozen=True, slots=True)

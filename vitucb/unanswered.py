@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vitucb.types import Decision, Observation, State
+from vitucb.types import Decision, Observation, State, decision_from_state, decision_state
 
 Closed = Literal["answered", "forgotten"]
 
@@ -59,12 +59,11 @@ class Waiting:
 
     def state_dict(self) -> State:
         """Arrays and numbers."""
-        values = {f.name: getattr(self.decision, f.name) for f in dataclasses.fields(Decision)}
         return {
             "images": self.images,
             "num_images": self.num_images,
             "action_mask": self.action_mask,
-            "decision": values,
+            "decision": decision_state(self.decision),
         }
 
     @classmethod
@@ -74,7 +73,7 @@ class Waiting:
             np.asarray(state["images"], np.uint8),
             int(state["num_images"]),
             np.asarray(state["action_mask"], np.int8),
-            Decision(**state["decision"]),
+            decision_from_state(state["decision"]),
         )
 
 
