@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from vitucb.cli import main
+from vitucb.command_line import parse_run
 from vitucb.config import load_config
 
 
@@ -53,6 +54,30 @@ def test_options_override_the_file(tmp_path: Path, capsys: pytest.CaptureFixture
     assert (config.agent.name, config.num_rounds, config.seed) == ("ucb1", 7, 5)
 
 
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ([], {"ratio": 4, "inner_options": {"a": 1}}),
+        (["", "ratio", "8", "eps", "1e-3", "t", "True", "name", "a,b"], {"ratio": 8, "eps": 1e-3}),
+        (["", "betas", "0.9,-1"], {"betas": [0.9, -1]}),
+        (["", "betas", "[0.9, 0.99]"], {"betas": [0.9, 0.99]}),
+        (["", "inner_options", "{b: 2}"], {"inner_options": {"b": 2}}),
+        ([".inner_options.b", "2"], {"inner_options": {"a": 1, "b": 2}}),
+        ([".weight-decay=0.1"], {"weight_decay": 0.1}),
+    ],
+)
+def test_free_options_are_added_to_those_of_the_file(
+    words: list[str], options: dict[str, object], tmp_path: Path
+) -> None:
+    file = tmp_path / "exp.yaml"
+    file.write_text("agent: {optimizer: {options: {ratio: 4, inner_options: {a: 1}}}}")
+    if words:
+        words[0] = f"--agent.optimizer.options{words[0]}"
+    given = parse_run(["--config", str(file), *words], "run").agent.optimizer.options
+    assert given.items() >= options.items()
+    assert {"ratio", "inner_options"} <= given.keys()
+
+
 OPTIMIZER = ("--agent.name", "vit-ucb", "--agent.optimizer.name")
 WIDE = ("--agent.lora.rank", "200", "--agent.covariance.name", "low-rank")
 OPTION = ("--agent.optimizer.options",)
@@ -77,7 +102,16 @@ OPTION = ("--agent.optimizer.options",)
         (["--seed", "-1"], "seed -1"),
         (["--device", "cuda:99"], "device 'cuda:99' cannot be used"),
         (["--agent.name", "vit-ucb", "--agent.optimizer.options", "lr", "1"], "optimizer.lr or"),
-        ([*OPTIMIZER, "lora-plus", *OPTION, "ratio", "abc"], "'abc' must be a positive number"),
+        (
+            [*OPTIMIZER, "lora-plus", *OPTION, "ratio", "abc"],
+            "option ratio: expected float, got 'abc'",
+        ),
+        ([*OPTIMIZER, "lora-plus", *OPTION, "ratio", "-1"], "-1 must be a positive number"),
+        ([*OPTIMIZER, "lora-rite", *OPTION, "betas", "0.9"], "betas: expected tuple, got 0.9"),
+        ([*OPTION, "betas"], "'betas' has no value; write name value"),
+        ([*OPTION, "betas", "[0.9"], "'[0.9' is no list or mapping such as [1, 2]"),
+        ([*OPTION, "betas", "[[1]]"], "options.betas[0]: expected int or float"),
+        (["--agent.optimizer.options.betas"], "--agent.optimizer.options.betas needs a value"),
         ([*OPTIMIZER, "rac-lora", *WIDE], "lora.rank 200 is above"),
         ([*OPTIMIZER, "bernoulli-lora", *OPTION, "estimator", "page"], "choose estimator sgd"),
         (["--config"], "--config needs a file name"),

@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 import yaml
 
-from vitucb.config import EnvConfig, RunConfig, load_config, override, save_config, to_dict
+from vitucb.config import (
+    EnvConfig,
+    OptimizerConfig,
+    RunConfig,
+    differences,
+    load_config,
+    override,
+    override_key,
+    save_config,
+    to_dict,
+)
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -52,6 +62,12 @@ def test_empty_file_is_the_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (
+            "agent: {optimizer: {options: {betas: [0.9, null]}}}",
+            r"options.betas\[1\]: expected int",
+        ),
+        ("env: {options: {a: {b: {c: 1}}}}", "env.options.a.b: expected int or float or bool or"),
+        ("agent: {options: {a: null}}", "agent.options.a: expected int or float or bool or str or"),
         ("agnet: {}", "unknown config key 'agnet'; did you mean 'agent'"),
         ("agent: {optimizer: {lrr: 1}}", "'agent.optimizer.lrr'; did you mean 'lr'"),
         ("agent: {optimizer: {lr: fast}}", "agent.optimizer.lr: expected float, got 'fast'"),
@@ -59,7 +75,7 @@ def test_empty_file_is_the_defaults(tmp_path: Path) -> None:
         ("seed: true", "seed: expected int, got True"),
         ("tensorboard: 1", "tensorboard: expected bool, got 1"),
         ("agent: {features: pixels}", "agent.features: expected one of lora-gradient, last-layer"),
-        ("agent: {lora: {blocks: [one]}}", r"agent.lora.blocks: expected tuple"),
+        ("agent: {lora: {blocks: [one]}}", r"agent.lora.blocks\[0\]: expected int, got 'one'"),
         ("env: digits", "env: expected a section of settings"),
         ("- 1\n- 2", "expected key: value settings"),
         ("a: [1", "is not valid YAML"),
@@ -101,3 +117,35 @@ def test_numbers_of_numpy_and_paths_are_taken_and_saved(tmp_path: Path) -> None:
 @pytest.mark.parametrize("word", ["false", "False", "FALSE"])
 def test_truth_in_options_is_read_in_any_case(word: str) -> None:
     assert EnvConfig(options={"with_replacement": word}).options == {"with_replacement": False}
+
+
+NESTED = {"betas": [0.9, 0.99], "inner_options": {"betas": [0.8, 0.9], "max_step": 0}}
+
+
+def test_options_hold_lists_and_mappings(tmp_path: Path) -> None:
+    config = override(RunConfig(), {"agent": {"optimizer": {"options": NESTED}}})
+    save_config(config, tmp_path / "config.yaml")
+    loaded = load_config(tmp_path / "config.yaml")
+    assert loaded == config
+    assert loaded.agent.optimizer.options == NESTED
+    assert differences(loaded, config) == {}
+    other = override_key(config, "agent.optimizer.options.inner_options.max_step", 1)
+    changed = {"agent.optimizer.options.inner_options.max_step": (0, 1)}
+    assert differences(config, other) == changed
+
+
+def test_tuples_in_options_are_lists_as_a_file_would_give_them() -> None:
+    options = OptimizerConfig(options={"betas": (0.9, np.float64(0.99))}).options  # type: ignore[dict-item]  # as users do
+    assert options == {"betas": [0.9, 0.99]}
+
+
+def test_a_key_inside_options_leaves_the_others() -> None:
+    config = override(RunConfig(), {"agent": {"optimizer": {"options": NESTED}}})
+    config = override_key(config, "agent.optimizer.options.ratio", 8)
+    config = override_key(config, "agent.optimizer.options.inner_options.max_step", 1)
+    inner = NESTED["inner_options"]
+    assert isinstance(inner, dict)
+    expected = NESTED | {"ratio": 8, "inner_options": inner | {"max_step": 1}}
+    assert config.agent.optimizer.options == expected
+    config = override_key(config, "agent.optimizer.options", {"eps": 1})
+    assert config.agent.optimizer.options == {"eps": 1}

@@ -13,7 +13,7 @@ from docs_formulas import set_off_blocks
 
 from vitucb.catalog import CATALOG
 from vitucb.cli import DemoArgs, EvaluateArgs, ReportArgs
-from vitucb.command_line import parse, pop_option, pop_values, split_options
+from vitucb.command_line import parse, parse_run, pop_option, pop_values, split_options
 from vitucb.config import RunConfig
 from vitucb.sweep_command import SweepArgs, TuneArgs
 
@@ -52,7 +52,7 @@ def check(command: str, words: list[str]) -> None:
         words, _ = pop_values(words, option)
     if command in OF_ITS_OWN:
         _, words = split_options(words, OF_ITS_OWN[command])
-    parse(RunConfig, words, command, RunConfig())
+    parse_run(words, command)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -37,6 +37,8 @@ def config(tmp_path: Path, **changes: Any) -> RunConfig:
         ("agent.optimizer.name=adamw,lora-rite", "agent.optimizer.name", ["adamw", "lora-rite"]),
         ("env.num-arms=3", "env.num_arms", [3]),
         ("agent.lora.blocks=[0,1],[-1]", "agent.lora.blocks", [[0, 1], [-1]]),
+        ("agent.options.betas=[0.9, 0.99],[0, 0]", "agent.options.betas", [[0.9, 0.99], [0, 0]]),
+        ("agent.options.inner={a: 1},{}", "agent.options.inner", [{"a": 1}, {}]),
         ("agent.label=null,x", "agent.label", [None, "x"]),
     ],
 )
@@ -71,6 +73,18 @@ def test_agents_need_no_label_and_the_environment_goes_into_the_experiment() -> 
     )
     assert {job.agent.label for job in jobs} == {None}
     assert {job.experiment for job in jobs} == {"exp/num_arms=3", "exp/num_arms=10"}
+    assert len({run_folder(job) for job in jobs}) == 4
+
+
+def test_options_of_one_section_do_not_drive_each_other_out() -> None:
+    base = override(RunConfig(), {"agent": {"optimizer": {"options": {"eps": 1e-6}}}})
+    section = "agent.optimizer.options"
+    jobs = expand(
+        base, grid={f"{section}.ratio": [2, 4], f"{section}.betas": [[0.9, 0.99], [0.8, 0.9]]}
+    )
+    options = [job.agent.optimizer.options for job in jobs]
+    assert options[0] == {"eps": 1e-6, "ratio": 2, "betas": [0.9, 0.99]}
+    assert options[-1] == {"eps": 1e-6, "ratio": 4, "betas": [0.8, 0.9]}
     assert len({run_folder(job) for job in jobs}) == 4
 
 

@@ -17,10 +17,10 @@ from vitucb.command_line import (
     cell,
     fail,
     parse,
-    pop_option,
+    parse_run,
     table,
 )
-from vitucb.config import EnvConfig, RunConfig, load_config, override
+from vitucb.config import EnvConfig, RunConfig, override
 from vitucb.sweep_command import sweep, tune
 
 
@@ -77,14 +77,12 @@ def _overview() -> str:
 
 def _run(words: list[str]) -> None:
     """Play one agent in one environment and record it."""
-    words, config_file = pop_option(words, "--config")
     explains = "--resume" in words
     words = [word for word in words if word != "--resume"]
-    default = load_config(config_file) if config_file else RunConfig()
     if words in (["-h"], ["--help"]):
         print("--config FILE.yaml  settings to start from; options override them")
         print("--resume            say what the run folder holds before going on with it\n")
-    config = parse(RunConfig, words, "run", default)
+    config = parse_run(words, "run")
     from vitucb.catalog import check_names
     from vitucb.ranks import all_ranks, at_this_rank
     from vitucb.recorder import is_finished, run_folder

@@ -8,9 +8,13 @@ import io
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import NoReturn, TypeVar
 
 import tyro
+
+from vitucb.config import FREE_OPTIONS, RunConfig, load_config, override_key
+from vitucb.free_options import read_word
 
 ArgsT = TypeVar("ArgsT")
 
@@ -38,6 +42,45 @@ def parse(
         if not stop.code:
             raise
         raise UsageError(_condense(boxed.getvalue(), command)) from None
+
+
+def parse_run(words: Sequence[str], command: str) -> RunConfig:
+    """The settings of a run: those of `--config FILE`, and the options that override them.
+
+    Free options (`--agent.optimizer.options ratio 16`, or `--agent.optimizer.options.ratio 16`)
+    are added to those of the file.
+    """
+    rest, config_file = pop_option(list(words), "--config")
+    base = load_config(config_file) if config_file else RunConfig()
+    rest, dotted = _pop_dotted(rest)
+    config = parse(RunConfig, rest, command, base)
+    for section in FREE_OPTIONS:
+        given = attrgetter(section)(config)
+        config = override_key(config, section, attrgetter(section)(base))
+        for name, value in given.items():
+            config = override_key(config, f"{section}.{name}", value)
+    for key, word in dotted:
+        config = override_key(config, key, read_word(word))
+    return config
+
+
+def _pop_dotted(words: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """`words` without every `--agent.options.NAME VALUE` and the like, and these as pairs."""
+    starts = tuple(f"--{section}." for section in FREE_OPTIONS)
+    rest: list[str] = []
+    dotted: list[tuple[str, str]] = []
+    waiting = iter(words)
+    for word in waiting:
+        if not word.startswith(starts):
+            rest.append(word)
+            continue
+        option, has_value, value = word.partition("=")
+        key = option.removeprefix("--").replace("-", "_")
+        given = value if has_value else next(waiting, None)
+        if given is None:
+            raise UsageError(f"{option} needs a value")
+        dotted.append((key, given))
+    return rest, dotted
 
 
 def _condense(boxed: str, command: str) -> str:

@@ -8,26 +8,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 
 from vitucb.durable import write_durably
+from vitucb.free_options import ON_COMMAND_LINE, Option, settled
+from vitucb.typed_override import checked as checked
 from vitucb.typed_override import flatten as flatten
 from vitucb.typed_override import override as override
+from vitucb.typed_override import override_key as override_key
 from vitucb.typed_override import to_dict as to_dict
 
-Option = int | float | bool | str
-_TRUTH = {"true": True, "false": False}
+FreeOptions = Annotated[dict[str, Option], ON_COMMAND_LINE]
+FREE_OPTIONS = ("env.options", "agent.options", "agent.optimizer.options")
+"""The settings that are options free in name."""
 
 
-def _settle_options(section: Any) -> None:
-    """Words true and false mean what they say: as text, either would count as true."""
-    settled = {
-        key: _TRUTH.get(value.lower(), value) if isinstance(value, str) else value
-        for key, value in section.options.items()
-    }
-    object.__setattr__(section, "options", settled)
+def _settle_options(section: Any, prefix: str) -> None:
+    object.__setattr__(section, "options", settled(section.options, f"{prefix}options"))
 
 
 def _check_least(section: Any, prefix: str, least: dict[str, int]) -> None:
@@ -107,7 +106,7 @@ class EnvConfig:
     """bernoulli (by class), gaussian (by class mean) or score (per image)."""
     noise_std: float | None = None
     """Standard deviation of the reward noise, reward units (gaussian and score)."""
-    options: dict[str, Option] = field(default_factory=dict)
+    options: FreeOptions = field(default_factory=dict)
     """Further keyword arguments of the environment."""
     data: DataConfig = DataConfig()
     delay: DelayConfig = DelayConfig()
@@ -115,8 +114,8 @@ class EnvConfig:
     arm_subset: ArmSubsetConfig = ArmSubsetConfig()
 
     def __post_init__(self) -> None:
-        """Read truth values in any case."""
-        _settle_options(self)
+        """Check the options, and read truth values in any case."""
+        _settle_options(self, "env.")
 
 
 @dataclass(frozen=True)
@@ -149,12 +148,12 @@ class OptimizerConfig:
     """Learning rate of the adapters."""
     head_lr: float = 1e-2
     """Learning rate of the reward head, where it is trained by gradient steps."""
-    options: dict[str, Option] = field(default_factory=dict)
-    """Further keyword arguments of the optimizer, e.g. ratio 16."""
+    options: FreeOptions = field(default_factory=dict)
+    """Further keyword arguments of the optimizer, e.g. ratio 16 betas 0.9,0.99."""
 
     def __post_init__(self) -> None:
-        """Read truth values in any case."""
-        _settle_options(self)
+        """Check the options, and read truth values in any case."""
+        _settle_options(self, "agent.optimizer.")
 
 
 @dataclass(frozen=True)
@@ -269,7 +268,7 @@ class AgentConfig:
     """Whose LoRA gradient: of a fixed random readout (the head's prior), or of the live score."""
     link: Literal["gaussian", "bernoulli"] = "gaussian"
     """Law of the rewards given the score: squared loss, or logistic loss for rewards 0 and 1."""
-    options: dict[str, Option] = field(default_factory=dict)
+    options: FreeOptions = field(default_factory=dict)
     """Settings of one agent alone, e.g. hidden 100 of neural-ucb; see the agent's module."""
     lora: LoRAConfig = LoRAConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -278,8 +277,8 @@ class AgentConfig:
     training: TrainingConfig = TrainingConfig()
 
     def __post_init__(self) -> None:
-        """Read truth values in any case."""
-        _settle_options(self)
+        """Check the options, and read truth values in any case."""
+        _settle_options(self, "agent.")
 
 
 @dataclass(frozen=True)

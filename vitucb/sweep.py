@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from vitucb.config import RunConfig, override
+from vitucb.config import RunConfig, override, override_key
 from vitucb.engines import ENGINES, Engine, unfinished
 from vitucb.recorder import run_folder
 from vitucb.registry import lookup
@@ -87,7 +87,7 @@ def _rows(together: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 def _configured(base: RunConfig, setting: Mapping[str, Any], varied: set[str]) -> RunConfig:
     config = base
     for key, value in setting.items():
-        config = override(config, nested(key, value))
+        config = override_key(config, key, value)
     ours = {k: v for k, v in setting.items() if k in varied}
     of_agent = {k: v for k, v in ours.items() if k.startswith("agent.")}
     if of_agent:
@@ -98,14 +98,6 @@ def _configured(base: RunConfig, setting: Mapping[str, Any], varied: set[str]) -
         name = "_".join(_named(of_rest)).replace("/", "-")
         config = dataclasses.replace(config, experiment=f"{config.experiment}/{name}")
     return config
-
-
-def nested(key: str, value: Any) -> dict[str, Any]:
-    """A dotted key and its value as nested mappings, as `override` takes them."""
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    nested: dict[str, Any] = value
-    return nested
 
 
 def _named(setting: Mapping[str, Any]) -> Iterable[str]:

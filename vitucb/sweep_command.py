@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitucb.command_line import fail, parse, pop_option, pop_values, split_options, table
-from vitucb.config import RunConfig, load_config, override
+from vitucb.command_line import fail, parse, parse_run, pop_values, split_options, table
+from vitucb.config import RunConfig, override
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,7 @@ def sweep(words: list[str]) -> None:
     words, together = pop_values(words, "--list")
     options, words = split_options(words, SweepArgs)
     args = parse(SweepArgs, options, "sweep")
-    words, config_file = pop_option(words, "--config")
-    base = parse(RunConfig, words, "sweep", load_config(config_file) if config_file else None)
+    base = parse_run(words, "sweep")
     jobs = expand(
         base,
         grid=dict(map(parse_values, grid)),
@@ -110,8 +109,7 @@ def tune(words: list[str]) -> None:
     words, space = pop_values(words, "--search")
     options, words = split_options(words, TuneArgs)
     args = parse(TuneArgs, options, "tune")
-    words, config_file = pop_option(words, "--config")
-    base = parse(RunConfig, words, "tune", load_config(config_file) if config_file else None)
+    base = parse_run(words, "tune")
     check_names(base)
     best, trials = search(
         base,

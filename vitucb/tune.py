@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitucb.config import Option, RunConfig, flatten, override, save_config, to_dict
+from vitucb.config import RunConfig, flatten, override, override_key, save_config, to_dict
 from vitucb.recorder import is_finished, run_folder
 from vitucb.registry import import_extra
-from vitucb.sweep import nested, parse_values, run_jobs
+from vitucb.sweep import parse_values, run_jobs
 
 _logger = logging.getLogger(__name__)
 TUNING_SEED = 1_000_000
@@ -41,7 +41,7 @@ class Dimension:
     """
 
     key: str
-    choices: tuple[Option | None, ...] = ()
+    choices: tuple[Any, ...] = ()
     low: float = 0.0
     high: float = 0.0
     is_log: bool = False
@@ -177,7 +177,7 @@ def _regret(
 def _configured(base: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     config = base
     for key, value in values.items():
-        config = override(config, nested(key, value))
+        config = override_key(config, key, value)
     return config
 
 

@@ -7,7 +7,7 @@ import difflib
 import os
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -34,7 +34,7 @@ def override(config: ConfigT, values: Mapping[str, Any], where: str = "") -> Con
             raise ValueError(_unknown_key(str(key), path, list(hints)))
         current = getattr(config, key)
         if not dataclasses.is_dataclass(current):
-            changes[key] = _checked(value, hints[key], path)
+            changes[key] = checked(value, hints[key], path)
             continue
         if dataclasses.is_dataclass(value) and type(value) is type(current):
             changes[key] = value
@@ -45,6 +45,34 @@ def override(config: ConfigT, values: Mapping[str, Any], where: str = "") -> Con
             raise ValueError(f"{path}: expected a section of settings, got {value!r}")
         changes[key] = override(current, value, f"{path}.")
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]  # always a dataclass
+
+
+def override_key(config: ConfigT, key: str, value: Any) -> ConfigT:
+    """`config` with the one setting `key` (dotted) replaced.
+
+    A key inside free options, such as `agent.optimizer.options.ratio`, leaves the other options
+    as they are.
+
+    Raises:
+        ValueError: If the key is unknown or the value has the wrong type.
+    """
+    node: Any = config
+    parts = key.split(".")
+    for depth, part in enumerate(parts, start=1):
+        node = getattr(node, part, None)
+        if isinstance(node, Mapping):
+            value, parts = _merged(node, parts[depth:], value), parts[:depth]
+            break
+    return override(config, _merged({}, parts, value))
+
+
+def _merged(mapping: Mapping[str, Any], parts: Sequence[str], value: Any) -> Any:
+    """`mapping` with the value at the path `parts` replaced, or `value` where there is no path."""
+    if not parts:
+        return value
+    inner = mapping.get(parts[0])
+    inner = inner if isinstance(inner, Mapping) else {}
+    return {**mapping, parts[0]: _merged(inner, parts[1:], value)}
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -75,8 +103,12 @@ def _unknown_key(key: str, path: str, known: list[str]) -> str:
     return f"unknown config key {path!r}; {hint}known here: {', '.join(known)}"
 
 
-def _checked(value: Any, hint: Any, path: str) -> Any:
-    """`value` as type `hint`, ints accepted as floats, lists as tuples, numpy's numbers, paths."""
+def checked(value: Any, hint: Any, path: str) -> Any:
+    """`value` as type `hint`; ints count as floats, lists as tuples, numpy's numbers, paths.
+
+    Raises:
+        ValueError: If it has another type; names it as `path`.
+    """
     if isinstance(value, np.generic):
         value = value.item()
     elif isinstance(value, os.PathLike):
@@ -88,10 +120,15 @@ def _checked(value: Any, hint: Any, path: str) -> Any:
         if value in args:
             return value
         raise ValueError(f"{path}: expected one of {', '.join(map(str, args))}, got {value!r}")
-    if origin is tuple and isinstance(value, list | tuple):
-        return tuple(_checked(v, args[0], f"{path}[{i}]") for i, v in enumerate(value))
+    if origin in (tuple, list) and isinstance(value, list | tuple):
+        is_any_length = origin is list or args[-1] is ...
+        members = args[:1] * len(value) if is_any_length else args
+        if len(members) != len(value):
+            raise ValueError(f"{path}: expected {len(members)} values, got {value!r}")
+        pairs = enumerate(zip(value, members, strict=True))
+        return origin(checked(v, member, f"{path}[{i}]") for i, (v, member) in pairs)
     if origin is dict and isinstance(value, Mapping):
-        return {str(k): _checked(v, args[1], f"{path}.{k}") for k, v in value.items()}
+        return {str(k): checked(v, args[1], f"{path}.{k}") for k, v in value.items()}
     if hint is float and isinstance(value, str):
         value = _yaml_float(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
@@ -109,11 +146,18 @@ def _checked_union(value: Any, members: tuple[Any, ...], path: str) -> Any:
                 return None
             continue
         try:
-            return _checked(value, member, path)
-        except ValueError:
-            continue
-    names = " or ".join(getattr(m, "__name__", str(m)) for m in members)
-    raise ValueError(f"{path}: expected {names.replace('NoneType', 'nothing')}, got {value!r}")
+            return checked(value, member, path)
+        except ValueError as error:
+            if not str(error).startswith(f"{path}:"):
+                raise  # the list or mapping is right, but not what is in it
+    names = " or ".join(map(_name, members))
+    raise ValueError(f"{path}: expected {names}, got {value!r}")
+
+
+def _name(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return " or ".join(map(str, typing.get_args(hint)))
+    return "nothing" if hint is type(None) else getattr(hint, "__name__", str(hint))
 
 
 def _yaml_float(value: str) -> float | str:

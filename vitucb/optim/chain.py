@@ -75,6 +75,11 @@ class Chain(Optimizer):
         if inner_steps is not None and inner_steps < 1:
             raise ValueError(f"inner_steps {inner_steps} must be at least 1")
         options = dict(inner_options or {})
+        if taken := {"lr", "other_lr", "other_params"} & options.keys():
+            raise ValueError(
+                f"inner_options {', '.join(sorted(taken))}: the inner optimizer has those of the "
+                "chain; remove it"
+            )
         if changes_base(inner, options):
             raise ValueError(
                 f"inner {inner!r} with options {options} changes the base weights that the chain "

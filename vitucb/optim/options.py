@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+from vitucb.config import checked
 
 # Given by the caller of create_optimizer, so never an option of the user.
 _RESERVED = {"self", "params", "pairs", "base_class", "lr", "other_params", "options", "defaults"}
@@ -13,7 +16,7 @@ _RESERVED = {"self", "params", "pairs", "base_class", "lr", "other_params", "opt
 def check_options(
     name: str, builder: Callable[..., Any], options: Mapping[str, Any], extra: Iterable[str] = ()
 ) -> None:
-    """Check that every option is a keyword of `builder`.
+    """Check that every option is a keyword of `builder`, and of its type where that is ours.
 
     Args:
         name: Name of the optimizer, for the message.
@@ -22,8 +25,10 @@ def check_options(
         extra: Options handled outside the builder.
 
     Raises:
-        ValueError: If an option is unknown; the message names it and the known ones.
+        ValueError: If an option is unknown or of the wrong type; the message names it, and the
+            known ones.
     """
+    _check_types(name, builder, options)
     parameters = inspect.signature(builder).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return
@@ -32,3 +37,14 @@ def check_options(
         if option not in allowed:
             known = ", ".join(allowed)
             raise ValueError(f"optimizer {name!r} has no option {option!r}; options: {known}")
+
+
+def _check_types(name: str, builder: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    # Annotations of a class from elsewhere may not be meant as strictly as ours and torch's are.
+    if not builder.__module__.startswith(("vitucb.", "torch.")):
+        return
+    made_by: Any = builder
+    hints = typing.get_type_hints(made_by.__init__ if isinstance(builder, type) else made_by)
+    for option, value in options.items():
+        if option in hints and option not in _RESERVED:
+            checked(value, hints[option], f"optimizer {name!r}, option {option}")
