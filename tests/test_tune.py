@@ -19,6 +19,11 @@ from vitucb.tune import TUNING_SEED, Dimension, parse_dimension, tune
     ("text", "dimension"),
     [
         ("agent.policy.alpha=0.1..3:log", Dimension("agent.policy.alpha", (), 0.1, 3.0, True)),
+        ("agent.policy.alpha=1..3", Dimension("agent.policy.alpha", (), 1, 3)),
+        ("env.noise-std=1..2:log", Dimension("env.noise_std", (), 1, 2, True)),
+        ("env.num-arms=2..9", Dimension("env.num_arms", (), 2, 9, False, True)),
+        ("agent.options.b=1..8", Dimension("agent.options.b", (), 1, 8, False, True)),
+        ("agent.options.b=1..8.0", Dimension("agent.options.b", (), 1, 8)),
         ("agent.lora.rank=1..8", Dimension("agent.lora.rank", (), 1, 8, False, True)),
         ("agent.optimizer.lr=1e-5..1e-2", Dimension("agent.optimizer.lr", (), 1e-5, 1e-2)),
         ("agent.optimizer.name=adamw,sgd", Dimension("agent.optimizer.name", ("adamw", "sgd"))),
@@ -31,6 +36,21 @@ def test_dimensions_are_ranges_or_choices(text: str, dimension: Dimension) -> No
 @pytest.mark.parametrize("text", ["a=3..1", "a=0..1:log", "a=x..2", "a=1..2:lin", "a=", "..3"])
 def test_what_is_no_dimension_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"is no range|is no number|names no values"):
+        parse_dimension(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("agent.lora.rank=0.5..8", "agent.lora.rank is a whole number; write agent.lora.rank=1..8"),
+        ("agent.name=1..2", "agent.name is no number; write its values"),
+        ("agent.lora.use_dora=0..1", "agent.lora.use_dora is no number"),
+        ("agent.lora.blocks=0..1", "agent.lora.blocks is no number"),
+        ("agent.policy=0..1", "agent.policy is no number"),
+    ],
+)
+def test_range_that_the_setting_cannot_take_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         parse_dimension(text)
 
 

@@ -21,6 +21,7 @@ from vitucb.config import RunConfig, flatten, override, override_key, save_confi
 from vitucb.recorder import is_finished, run_folder
 from vitucb.registry import import_extra
 from vitucb.sweep import parse_values, run_jobs
+from vitucb.typed_override import types_of
 
 _logger = logging.getLogger(__name__)
 TUNING_SEED = 1_000_000
@@ -60,8 +61,11 @@ class Trial:
 def parse_dimension(text: str) -> Dimension:
     """Read `key=0.1..3:log` (a range), `key=1..8` (integers) or `key=a,b` (choices).
 
+    Whether a range is one of integers follows from the type of the setting; from its ends where an
+    option free in name has none.
+
     Raises:
-        ValueError: If the text is none of these.
+        ValueError: If the text is none of these, or the setting takes no number of the range.
     """
     key, _, space = text.partition("=")
     if ".." not in space:
@@ -71,8 +75,22 @@ def parse_dimension(text: str) -> Dimension:
     low, high = (_number(part, text) for part in bounds.split("..", 1))
     if not low < high or scale not in ("", "log") or (scale and low <= 0):
         raise ValueError(f"{text!r} is no range; write key=0.1..3 or, above zero, key=0.1..3:log")
-    is_integer = isinstance(low, int) and isinstance(high, int)
-    return Dimension(key.replace("-", "_"), (), low, high, scale == "log", is_integer)
+    key = key.replace("-", "_")
+    is_integer = _is_integer(key, isinstance(low, int) and isinstance(high, int), text)
+    return Dimension(key, (), low, high, scale == "log", is_integer)
+
+
+def _is_integer(key: str, has_integer_ends: bool, text: str) -> bool:
+    kinds = types_of(RunConfig, key)
+    if not kinds or dict in kinds:
+        return has_integer_ends
+    if float in kinds:
+        return False
+    if int not in kinds:
+        raise ValueError(f"{text!r}: {key} is no number; write its values, {key}=a,b")
+    if not has_integer_ends:
+        raise ValueError(f"{text!r}: {key} is a whole number; write {key}=1..8")
+    return True
 
 
 def _number(part: str, text: str) -> int | float:

@@ -75,6 +75,21 @@ def _merged(mapping: Mapping[str, Any], parts: Sequence[str], value: Any) -> Any
     return {**mapping, parts[0]: _merged(inner, parts[1:], value)}
 
 
+def types_of(config_class: type, key: str) -> tuple[type, ...]:
+    """The types that the setting `key` (dotted) may have; none if there is no such setting.
+
+    That of a key inside free options is dict.
+    """
+    hint: Any = config_class
+    for part in key.split("."):
+        if not dataclasses.is_dataclass(hint):
+            break
+        hint = typing.get_type_hints(hint).get(part)
+    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    members = typing.get_args(hint) if is_union else (hint,)
+    return tuple(typing.get_origin(member) or member for member in members if member is not None)
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """A config as plain dicts, lists and scalars, ready for YAML or JSON."""
     plain: dict[str, Any] = {}
