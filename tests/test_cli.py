@@ -54,6 +54,19 @@ def test_options_override_the_file(tmp_path: Path, capsys: pytest.CaptureFixture
     assert (config.agent.name, config.num_rounds, config.seed) == ("ucb1", 7, 5)
 
 
+def test_settings_that_the_agent_ignores_are_named_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--num-rounds", "3", "--out", str(tmp_path), "--no-tensorboard", "--agent.name"]
+    main(["run", *words, "random", "--agent.covariance.name", "low-rank"])
+    lines = [line for line in capsys.readouterr().err.splitlines() if "no use" in line]
+    assert lines == [
+        "vitucb run: agent random makes no use of agent.covariance.name; it plays the same without"
+    ]
+    main(["run", *words, "ucb1"])
+    assert "no use" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "options"),
     [

@@ -188,6 +188,16 @@ def test_command_lists_and_plays(
     assert all(is_finished(folder) for folder in folders)
 
 
+def test_one_line_for_each_agent_says_what_it_ignores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--grid", "agent.name=vit-ucb,random,ucb1", "agent.covariance.name=low-rank,dense"]
+    main(["sweep", *words, "--seeds", "2", "--out", str(tmp_path), "--dry-run"])
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[3] for line in lines] == ["random", "ucb1"]
+    assert all("no use of agent.covariance.name;" in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -12,7 +12,7 @@ import pytest
 from vitucb.cli import main
 from vitucb.config import RunConfig, load_config, override
 from vitucb.engines.job import play_job
-from vitucb.tune import TUNING_SEED, Dimension, parse_dimension, tune
+from vitucb.tune import TUNING_SEED, Dimension, parse_dimension, searched_in_vain, tune
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,24 @@ def test_search_uses_other_seeds_and_images_and_resumes(
     assert repeated == trials
     assert again == best
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("summary.json")}
+
+
+@pytest.mark.parametrize(
+    ("agent", "searched", "in_vain"),
+    [
+        ("ucb1", ["agent.policy.alpha=0.1..3", "env.num_arms=2..5"], ["agent.policy.alpha"]),
+        ("vit-ucb", ["agent.policy.alpha=0.1..3", "agent.lora.rank=1..8"], []),
+        ("vit-ucb", ["agent.optimizer.head_lr=0.1..3"], ["agent.optimizer.head_lr"]),
+        ("vit-ucb", ["agent.optimizer.head_lr=0.1..3", "agent.head=ridge,gradient"], []),
+        ("ucb1", ["agent.policy.alpha=0.1..3", "agent=ucb1,lin-ucb"], []),
+        ("my_agents:build", ["agent.policy.alpha=0.1..3"], []),
+    ],
+)
+def test_settings_searched_in_vain_are_told(
+    agent: str, searched: list[str], in_vain: list[str]
+) -> None:
+    base = override(RunConfig(), {"agent": agent})
+    assert searched_in_vain(base, list(map(parse_dimension, searched))) == in_vain
 
 
 def test_data_that_cannot_be_split_is_refused(tmp_path: Path) -> None:

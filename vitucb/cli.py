@@ -19,6 +19,7 @@ from vitucb.command_line import (
     parse,
     parse_run,
     table,
+    warn_of_ignored,
 )
 from vitucb.config import EnvConfig, RunConfig, override
 from vitucb.sweep_command import sweep, tune
@@ -99,6 +100,8 @@ def _run(words: list[str]) -> None:
         print(f"{folder} is finished; --overwrite plays it again", file=sys.stderr)
         print(folder)
         return
+    if not config.parallel.rank:
+        warn_of_ignored([config], "run")
     _play_with_progress(config)
     print(folder)
 

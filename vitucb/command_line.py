@@ -7,7 +7,7 @@ import dataclasses
 import io
 import itertools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import NoReturn, TypeVar
 
@@ -94,6 +94,16 @@ def _condense(boxed: str, command: str) -> str:
         option = inside[inside.index("Perhaps you meant:") + 1].split()[0]
         hint = f"; did you mean {option}?"
     return f"{message or 'cannot read the arguments'}{hint}; see vitucb {command} --help"
+
+
+def warn_of_ignored(configs: Iterable[RunConfig], command: str) -> None:
+    """Say on stderr, one line for an agent and what it ignores, which settings have no effect."""
+    from vitucb.agents.settings import describe_ignored, ignored
+
+    found = ((config.agent.name, tuple(ignored(config.agent))) for config in configs)
+    for agent, keys in dict.fromkeys(found):
+        if keys:
+            print(f"vitucb {command}: {describe_ignored(agent, keys)}", file=sys.stderr)
 
 
 def pop_option(words: list[str], option: str) -> tuple[list[str], str | None]:

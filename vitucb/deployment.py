@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vitucb.agents import AGENTS
+from vitucb.agents.settings import warn_of_ignored
 from vitucb.config import AgentConfig, override
 from vitucb.experiment import make_agent
 from vitucb.runner import LARGEST_REWARD
@@ -346,6 +347,8 @@ def deploy(
 ) -> DeployedAgent:
     """A new agent that has learnt nothing yet, without an environment.
 
+    A warning names the settings that it ignores.
+
     Args:
         name: A name of `vitucb list agents`, or an import path `module:factory`.
         num_arms: Number of arms K; with an image per arm other numbers may be offered, too, save
@@ -362,6 +365,8 @@ def deploy(
         ValueError: If a name or a setting is not usable.
     """
     settings = override(config or AgentConfig(), {"name": name, **overrides}, "agent.")
+    if overrides:
+        warn_of_ignored(settings)
     blueprint = Blueprint(settings, seed, num_arms, shares_image, tuple(image_shape))
     return _build(blueprint, device, max_unanswered)
 

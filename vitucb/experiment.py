@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 
 from vitucb.agents import AGENTS
+from vitucb.agents.settings import warn_of_ignored
 from vitucb.config import AgentConfig, DataConfig, DriftConfig, EnvConfig, RunConfig, override
 from vitucb.envs import (
     DelayedReward,
@@ -142,7 +143,7 @@ def make_agent(
     config: AgentConfig | None = None,
     **overrides: Any,
 ) -> Agent:
-    """Build an agent for `env`.
+    """Build an agent for `env`; a warning names the settings that it ignores.
 
     Args:
         name: A name of `vitucb list agents`, or an import path `module:factory`.
@@ -157,6 +158,8 @@ def make_agent(
         ValueError: If a name or a setting is not usable.
     """
     config = override(config or AgentConfig(), {"name": name, **overrides}, "agent.")
+    if overrides:
+        warn_of_ignored(config)
     factories = {key: path for key, (path, _) in AGENTS.items()}
     factory: Callable[[AgentConfig, gym.Env[Any, Any], int, str], Agent]
     factory = lookup("agent", config.name, factories)

@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitucb.command_line import fail, parse, parse_run, pop_values, split_options, table
+from vitucb.command_line import (
+    fail,
+    parse,
+    parse_run,
+    pop_values,
+    split_options,
+    table,
+    warn_of_ignored,
+)
 from vitucb.config import RunConfig, override
 
 
@@ -55,6 +63,7 @@ def sweep(words: list[str]) -> None:
         jobs = _shared(jobs, args.parallel_seeds)
     for job in jobs:
         check_same_config(job)
+    warn_of_ignored(jobs, "sweep")
     if args.dry_run:
         print("\n".join(str(run_folder(job)) for job in jobs))
         return
@@ -102,18 +111,23 @@ def tune(words: list[str]) -> None:
     if words in ([], ["-h"], ["--help"]):
         print("--search KEY=LOW..HIGH[:log] KEY=A,B ...  settings to search\n")
         parse(TuneArgs, ["--help"], "tune")
+    from vitucb.agents.settings import describe_ignored
     from vitucb.catalog import check_names
-    from vitucb.tune import parse_dimension
+    from vitucb.tune import parse_dimension, searched_in_vain
     from vitucb.tune import tune as search
 
-    words, space = pop_values(words, "--search")
+    words, searched = pop_values(words, "--search")
     options, words = split_options(words, TuneArgs)
     args = parse(TuneArgs, options, "tune")
     base = parse_run(words, "tune")
     check_names(base)
+    space = [parse_dimension(text) for text in searched]
+    warn_of_ignored([base], "tune")
+    if keys := searched_in_vain(base, space):
+        print(f"vitucb tune: {describe_ignored(base.agent.name, keys)}", file=sys.stderr)
     best, trials = search(
         base,
-        [parse_dimension(text) for text in space],
+        space,
         trials=args.trials,
         seeds=args.seeds,
         workers=args.workers,

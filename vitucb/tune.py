@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vitucb.agents.settings import ignored
 from vitucb.config import RunConfig, flatten, override, override_key, save_config, to_dict
 from vitucb.recorder import is_finished, run_folder
 from vitucb.registry import import_extra
@@ -98,6 +99,24 @@ def _number(part: str, text: str) -> int | float:
         return int(part) if part.lstrip("+-").isdigit() else float(part)
     except ValueError as error:
         raise ValueError(f"{text!r}: {part!r} is no number; write key=0.1..3") from error
+
+
+def searched_in_vain(base: RunConfig, space: Sequence[Dimension]) -> list[str]:
+    """Settings in `space` that the agent ignores, whatever the others in it are; dotted.
+
+    Raises:
+        ValueError: If a setting is unknown or does not take its values.
+    """
+    settings = [base] + [override_key(base, d.key, value) for d in space for value in d.choices]
+
+    def has_effect(dimension: Dimension, setting: RunConfig) -> bool:
+        ends = dimension.choices or (dimension.low, dimension.high)
+        tried = (override_key(setting, dimension.key, value).agent for value in ends)
+        return not any(
+            f"{found}.".startswith(f"{dimension.key}.") for a in tried for found in ignored(a)
+        )
+
+    return [d.key for d in space if not any(has_effect(d, setting) for setting in settings)]
 
 
 def tune(

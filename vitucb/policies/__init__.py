@@ -27,6 +27,7 @@ from vitucb.registry import lookup
 
 __all__ = [
     "POLICIES",
+    "SETTINGS",
     "Array",
     "Choice",
     "JointPolicy",
@@ -53,6 +54,16 @@ POLICIES: dict[str, Callable[[PolicyConfig], Policy]] = {
     "boltzmann": boltzmann,
     "igw": igw,
 }
+
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "ucb": ("alpha",),
+    "thompson": ("alpha", "joint", "optimistic", "draws"),
+    "greedy": (),
+    "epsilon-greedy": ("epsilon", "decay"),
+    "boltzmann": ("temperature", "decay"),
+    "igw": ("variant", "gamma", "growth"),
+}
+"""Name -> the fields of `PolicyConfig` that the policy reads."""
 
 
 def make_policy(config: PolicyConfig) -> Policy:

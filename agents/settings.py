@@ -1,0 +1,100 @@
+"""What each built-in agent reads of `agent`, its settings, so that nobody tunes what is ignored.
+
+One file serves a sweep over many agents, so a setting that one of them ignores is no error; it is
+said once. `tests/agents/test_settings.py` holds these tables against the agents themselves.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from vitucb.config import AgentConfig, flatten, to_dict
+from vitucb.policies import SETTINGS as POLICY_SETTINGS
+
+_logger = logging.getLogger(__name__)
+
+# `options` are refused, not ignored, by agents that have none.
+_ALL = frozenset({"name", "label", "options"})
+_BACKBONE = frozenset({"backbone", "weights", "img_size"})
+_FROZEN = _BACKBONE | {"prefix_cache_mib"}
+_OF_POLICIES = frozenset(
+    f"policy.{field}" for fields in POLICY_SETTINGS.values() for field in fields
+)
+_POLICY = _OF_POLICIES | {"policy.name"}
+_LINEAR = _FROZEN | {"head_ridge", "training.discount"}
+_THOMPSON = frozenset({"policy.alpha", "policy.optimistic", "policy.draws"})
+_NEURAL = _FROZEN | {"covariance", "training.update_every", "training.replay_capacity"}
+_NETWORK = _BACKBONE | {"optimizer", "training.batch_size", "training.replay_capacity"}
+_STEPS = frozenset({f"training.{f}" for f in ("update_every", "gradient_steps", "rebuild")})
+
+READS: Mapping[str, frozenset[str]] = {
+    "vit-ucb": _FROZEN
+    | {"precision", "head", "head_ridge", "features", "readout", "link"}
+    | {"lora", "optimizer", "covariance", "policy", "training"},
+    "lin-ucb": _LINEAR | _POLICY,
+    "lin-ts": _LINEAR | _THOMPSON,
+    "greedy": _LINEAR,
+    "neural-ucb": _NEURAL | _POLICY,
+    "neural-ts": _NEURAL | _THOMPSON | {"policy.joint"},
+    "neural-linear": _NETWORK | _THOMPSON | {"lora"},
+    "full-finetune": _NETWORK | _STEPS | _POLICY | {"covariance.ridge"},
+    "prototype": _BACKBONE | _POLICY - {"policy.alpha"},
+    **dict.fromkeys(("ucb1", "gaussian-ts", "kl-ucb", "beta-ts", "random"), frozenset()),
+    **dict.fromkeys(("best-fixed-arm", "oracle"), frozenset()),
+}
+"""Name -> the settings the agent reads, dotted; a section stands for all in it."""
+
+_SKETCHES = ("exact", "low-rank", "frequent-directions", "countsketch")
+_ONLY_WHERE: Mapping[str, tuple[str, tuple[object, ...]]] = {
+    "covariance.rank": ("covariance.name", _SKETCHES),
+    "head_ridge": ("head", ("ridge",)),
+    "optimizer.head_lr": ("head", ("gradient",)),
+    "policy.delta": ("policy.radius", ("oful",)),
+    "policy.draws": ("policy.joint", (True,)),
+    "policy.norm_bound": ("policy.radius", ("oful",)),
+    "readout": ("features", ("lora-gradient", "both")),
+    "training.drift_threshold": ("training.rebuild", ("drift",)),
+}
+# In agents that read both settings: the first has no effect unless the second is one of these.
+
+
+def ignored(config: AgentConfig) -> list[str]:
+    """Settings that differ from their default and have no effect on this agent, dotted.
+
+    Of an agent by import path nothing is known, and so none.
+    """
+    if config.name not in READS:
+        return []
+    values, defaults = flatten(to_dict(config)), flatten(to_dict(AgentConfig()))
+    changed = [key for key, value in values.items() if value != defaults.get(key)]
+    return [f"agent.{key}" for key in changed if not _has_effect(key, config.name, values)]
+
+
+def _has_effect(key: str, agent: str, values: Mapping[str, object]) -> bool:
+    if not _is_read(key, agent):
+        return False
+    if key in _OF_POLICIES and _is_read("policy.name", agent):
+        policy = POLICY_SETTINGS.get(str(values["policy.name"]))
+        if policy is not None and key.removeprefix("policy.") not in policy:
+            return False
+    other, allowed = _ONLY_WHERE.get(key, ("name", ()))
+    if not allowed or not _is_read(other, agent):
+        return True
+    return values[other] in allowed or ":" in str(values[other])
+
+
+def _is_read(key: str, agent: str) -> bool:
+    parts, read = key.split("."), _ALL | READS[agent]
+    return any(".".join(parts[:n]) in read for n in range(1, len(parts) + 1))
+
+
+def describe_ignored(agent: str, keys: Sequence[str]) -> str:
+    """What there is to say of settings that the agent ignores, in one line."""
+    return f"agent {agent} makes no use of {', '.join(keys)}; it plays the same without"
+
+
+def warn_of_ignored(config: AgentConfig) -> None:
+    """Log one warning that names what of `config` the agent ignores, if anything."""
+    if keys := ignored(config):
+        _logger.warning(describe_ignored(config.name, keys))
