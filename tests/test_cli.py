@@ -143,6 +143,28 @@ def test_mistake_is_one_line_with_the_remedy(
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("from os import nothing_here", "cannot import name 'nothing_here'"),
+        ("def build(:", "invalid syntax"),
+        ("def build(*_): return 3", "made a int without select_action, update, state_dict, load"),
+    ],
+)
+def test_broken_agent_module_is_one_line(
+    text: str,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "broken_agent.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken_agent", raising=False)
+    words = ["run", "--agent.name", "broken_agent:build", "--out", str(tmp_path / "runs")]
+    assert message in refused(words, capsys)
+
+
 def test_truncated_image_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from PIL import Image
 

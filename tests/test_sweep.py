@@ -102,6 +102,7 @@ def test_lists_advance_together() -> None:
         ({"grid": {"num_rounds": ["many"]}}, "num_rounds: expected int"),
         ({"together": {"seed": [1, 2], "num_rounds": [1]}}, "differ in length"),
         ({"grid": {"seed": [1, 2]}, "seeds": 2}, "would share"),
+        ({"grid": {"seed": [1]}, "together": {"seed": [2]}}, "seed is named in the grid and in a"),
         ({"seeds": 0}, "seeds 0 must be at least 1"),
     ],
 )
@@ -201,6 +202,9 @@ def test_one_line_for_each_agent_says_what_it_ignores(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--grid", "env.num_arms=2", "--grid", "env.num-arms=3"], "env.num_arms is named twice"),
+        (["--grid", "--seeds", "2"], "--grid names no values; write --grid KEY=A,B"),
+        (["--seeds", "2", "--list"], "--list names no values"),
         (["--grid", "agent.name=vit-ucbb"], "did you mean 'vit-ucb'?"),
         (["--engine", "rya"], "unknown engine 'rya'; did you mean 'ray'?"),
         (["--seeds", "x"], "--seeds"),

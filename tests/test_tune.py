@@ -117,6 +117,12 @@ def test_data_that_cannot_be_split_is_refused(tmp_path: Path) -> None:
         tune(RunConfig(out=str(tmp_path)), [Dimension("num_rounds", (3,))])
 
 
+def test_setting_searched_twice_is_refused() -> None:
+    space = [Dimension("num_rounds", (3,)), Dimension("num_rounds", (4,))]
+    with pytest.raises(ValueError, match="--search names num_rounds twice"):
+        tune(RunConfig(), space)
+
+
 def test_empty_space_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one --search"):
         tune(RunConfig(), [])

@@ -119,12 +119,18 @@ def pop_option(words: list[str], option: str) -> tuple[list[str], str | None]:
 
 
 def pop_values(words: list[str], option: str) -> tuple[list[str], list[str]]:
-    """`words` without every `option A B`, and what followed it up to the next option."""
+    """`words` without every `option A B`, and what followed it up to the next option.
+
+    Raises:
+        UsageError: If nothing follows the option.
+    """
     kept: list[str] = []
     values: list[str] = []
     target = kept
-    for word in words:
+    for word, following in itertools.zip_longest(words, words[1:], fillvalue="--"):
         if word == option:
+            if following.startswith("--"):
+                raise UsageError(f"{option} names no values; write {option} KEY=A,B")
             target = values
         elif word.startswith(f"{option}="):
             values.append(word.partition("=")[2])

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 # Modules draw their first weights from torch's one global generator, which threads share.
 _BUILDING = threading.RLock()
+_METHODS = ("select_action", "update", "state_dict", "load_state_dict")
 
 
 def make_env(config: EnvConfig, num_rounds: int | None = None) -> gym.Env[Any, Any]:
@@ -165,6 +166,11 @@ def make_agent(
     factory = lookup("agent", config.name, factories)
     with _BUILDING:
         agent = factory(config, env, seed, device)
+    if missing := [name for name in _METHODS if not callable(getattr(agent, name, None))]:
+        raise ValueError(
+            f"agent.name {config.name!r} made a {type(agent).__name__} without "
+            f"{', '.join(missing)}; name a factory of agents"
+        )
     if isinstance(agent, Savable):
         agent.blueprint = Blueprint.of(config, env, seed)
     return agent

@@ -12,13 +12,15 @@ def import_path(path: str) -> Any:
     """Import `package.module:attribute`.
 
     Raises:
-        ValueError: If the module or the attribute does not exist.
+        ValueError: If the module cannot be imported or has no such attribute.
     """
     module_name, _, attribute = path.partition(":")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ValueError(f"cannot import {path!r}: {error}; check the module name") from error
+    except (ImportError, SyntaxError) as error:
+        raise ValueError(f"cannot import {path!r}: {error}; mend the module") from error
     try:
         return getattr(module, attribute)
     except AttributeError as error:

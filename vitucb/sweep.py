@@ -34,6 +34,21 @@ def parse_values(text: str) -> tuple[str, list[Any]]:
     return key.removeprefix("--").replace("-", "_"), parsed
 
 
+def parse_all(texts: Iterable[str]) -> dict[str, list[Any]]:
+    """Every `key=value,value` as in `parse_values`, by key.
+
+    Raises:
+        ValueError: If a text cannot be read, or a key is named twice.
+    """
+    parsed: dict[str, list[Any]] = {}
+    for text in texts:
+        key, values = parse_values(text)
+        if key in parsed:
+            raise ValueError(f"{key} is named twice; give all its values at once")
+        parsed[key] = values
+    return parsed
+
+
 def expand(
     base: RunConfig,
     *,
@@ -54,12 +69,15 @@ def expand(
         seeds: Seeds per setting, counted up from that of `base`.
 
     Raises:
-        ValueError: If a key or value is not usable, lengths differ, or two runs share a folder.
+        ValueError: If a key or value is not usable, lengths differ, a key is in both, or two
+            runs share a folder.
     """
     if seeds < 1:
         raise ValueError(f"seeds {seeds} must be at least 1")
     rows = _rows(together or {})
     grid = grid or {}
+    if twice := grid.keys() & (together or {}).keys():
+        raise ValueError(f"{min(twice)} is named in the grid and in a list; leave one out")
     cells = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     settings = [row | cell for row, cell in itertools.product(rows, cells)]
     varied = {k for k in [*grid, *(together or {})] if len({str(s[k]) for s in settings}) > 1}

@@ -44,7 +44,7 @@ def sweep(words: list[str]) -> None:
     from vitucb.catalog import check_names
     from vitucb.recorder import run_folder
     from vitucb.resume import check_same_config
-    from vitucb.sweep import expand, parse_values, run_jobs
+    from vitucb.sweep import expand, parse_all, run_jobs
 
     words, grid = pop_values(words, "--grid")
     words, together = pop_values(words, "--list")
@@ -53,8 +53,8 @@ def sweep(words: list[str]) -> None:
     base = parse_run(words, "sweep")
     jobs = expand(
         base,
-        grid=dict(map(parse_values, grid)),
-        together=dict(map(parse_values, together)),
+        grid=parse_all(grid),
+        together=parse_all(together),
         seeds=args.seeds,
     )
     for job in jobs:

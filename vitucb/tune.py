@@ -146,6 +146,9 @@ def tune(
     """
     if not space or trials < 1 or seeds < 1:
         raise ValueError("give at least one --search setting, one trial and one seed")
+    keys = [dimension.key for dimension in space]
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        raise ValueError(f"--search names {twice[0]} twice; give one range or one list of values")
     if base.env.dataset is None:
         raise ValueError("name env.dataset: a share of its images is kept for tuning")
     optuna = import_extra("optuna", "search", "vitucb tune")
