@@ -18,7 +18,7 @@ from study_tools import (
     Curves,
     base_config,
     interval,
-    play,
+    play_each,
     study_options,
     study_parser,
     write_table,
@@ -94,24 +94,28 @@ def main() -> None:
     seeds = range(options.seeds)
     header = ["agent", "first half", "second half", "all", "95 %", "seeds"]
     agents = {label: LATE[label] for label in options.agents}
-    late: dict[str, dict[int, Curves]] = {label: {} for label in agents}
-    for delay in DELAYS:
-        env = {"delay": {"law": "geometric", "rounds": delay}} if delay else {}
-        base = base_config(options, f"feedback/delay-{delay}", env)
-        for label, regrets in play(base, agents, seeds=seeds, workers=options.workers).items():
-            late[label][delay] = regrets
-    rows = [
-        row(f"{label}, delay {delay}", regrets)
-        for label, by_delay in late.items()
-        for delay, regrets in by_delay.items()
-    ]
-    write_table(options.out / "delay.csv", [header, *rows])
-    drift = {"drift": {"kind": "abrupt", "at": options.rounds // 2}}
-    base = base_config(options, "feedback/drift", drift)
     forgetting = {
         label: agent for label, agent in FORGETTING.items() if agent_name(label) in options.agents
     }
-    drifted = play(base, forgetting, seeds=seeds, workers=options.workers)
+    plans = []
+    for delay in DELAYS:
+        env = {"delay": {"law": "geometric", "rounds": delay}} if delay else {}
+        plans.append((base_config(options, f"feedback/delay-{delay}", env), agents))
+    drift = {"drift": {"kind": "abrupt", "at": options.rounds // 2}}
+    plans.append((base_config(options, "feedback/drift", drift), forgetting))
+    *by_delay, drifted = play_each(plans, seeds=seeds, workers=options.workers)
+    late = {
+        label: {
+            d: found[label] for d, found in zip(DELAYS, by_delay, strict=True) if label in found
+        }
+        for label in agents
+    }
+    rows = [
+        row(f"{label}, delay {delay}", regrets)
+        for label, of_label in late.items()
+        for delay, regrets in of_label.items()
+    ]
+    write_table(options.out / "delay.csv", [header, *rows])
     write_table(options.out / "drift.csv", [header, *(row(k, v) for k, v in drifted.items())])
     draw(late, drifted, options.out / "feedback.png")
 

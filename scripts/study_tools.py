@@ -61,20 +61,37 @@ def play(
     workers: int | None = None,
 ) -> dict[str, Curves]:
     """Cumulative regret (S, T) by label of every agent whose seeds all finished."""
-    configs = {
-        label: [
-            override(base, {"agent": {**agent, "label": _slug(label)}, "seed": s}) for s in seeds
-        ]
-        for label, agent in agents.items()
-    }
-    jobs = [config for group in configs.values() for config in group]
+    return play_each([(base, agents)], seeds=seeds, workers=workers)[0]
+
+
+def play_each(
+    plans: Sequence[tuple[RunConfig, Mapping[str, Mapping[str, Any]]]],
+    *,
+    seeds: Sequence[int],
+    workers: int | None = None,
+) -> list[dict[str, Curves]]:
+    """`play` of several bases, each with its agents; workers start once for all of them."""
+    found = [
+        {
+            label: [
+                override(base, {"agent": {**agent, "label": _slug(label)}, "seed": s})
+                for s in seeds
+            ]
+            for label, agent in agents.items()
+        }
+        for base, agents in plans
+    ]
+    jobs = [config for configs in found for group in configs.values() for config in group]
     for folder, message in run_jobs(jobs, workers=workers).items():
         print(f"{folder}: {message}")
-    return {
-        label: np.stack([regret_curve(config) for config in group])
-        for label, group in configs.items()
-        if all((run_folder(config) / "summary.json").is_file() for config in group)
-    }
+    return [
+        {
+            label: np.stack([regret_curve(config) for config in group])
+            for label, group in configs.items()
+            if all((run_folder(config) / "summary.json").is_file() for config in group)
+        }
+        for configs in found
+    ]
 
 
 def finished(

@@ -13,7 +13,7 @@ SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 def run(script: str, *arguments: str) -> None:
     """Run a script of `scripts/`."""
     command = [sys.executable, str(SCRIPTS / script), *arguments]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    subprocess.run(command, check=True, capture_output=True, timeout=900)
 
 
 def folders(path: Path) -> list[str]:
