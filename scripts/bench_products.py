@@ -1,9 +1,10 @@
-"""Products with frozen weights: PyTorch's own against `vitucb.fast_linear`, side by side.
+"""Products with frozen weights: PyTorch's own against oneDNN's, side by side.
 
     python scripts/bench_products.py
 
 Prints a Markdown table of billions of operations a second on one thread, the best of many
-interleaved calls, forward (x W' + b) and backward (g W).
+interleaved calls, forward (x W' + b) and backward (g W); and who takes them on this processor in
+`vitucb.fast_linear`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import torch
 from torch.nn.functional import linear
 
 from vitucb.bench.scoring import least_times, one_thread
-from vitucb.fast_linear import fast_linear
+from vitucb.fast_linear import has_avx512, onednn_linear
+from vitucb.provenance import processor
 
 SHAPES = {
     (160, 192, 768): "embedded ViT, K = 10",
@@ -25,7 +27,7 @@ REPEATS = 200
 
 
 def rates(rows: int, inputs: int, outputs: int) -> list[float]:
-    """Billions of operations a second: forward and backward by PyTorch, then by ours."""
+    """Billions of operations a second: forward and backward by PyTorch, then by oneDNN."""
     generator = torch.Generator().manual_seed(0)
     x, weight, bias, g = (
         torch.randn(shape, generator=generator)
@@ -35,8 +37,8 @@ def rates(rows: int, inputs: int, outputs: int) -> list[float]:
         {
             "torch": lambda: linear(x, weight, bias),
             "torch, backward": lambda: g @ weight,
-            "ours": lambda: fast_linear(x, weight, bias),
-            "ours, backward": lambda: fast_linear(g, weight.mT),
+            "oneDNN": lambda: onednn_linear(x, weight, bias),
+            "oneDNN, backward": lambda: onednn_linear(g, weight.mT),
         },
         REPEATS,
     )
@@ -45,13 +47,14 @@ def rates(rows: int, inputs: int, outputs: int) -> list[float]:
 
 def main() -> None:
     """Print the table."""
-    print("| rows, inputs, outputs | torch | torch, backward | ours | ours, backward |")
+    print("| rows, inputs, outputs | torch | torch, backward | oneDNN | oneDNN, backward |")
     print("|---|---|---|---|---|")
     with one_thread():
         for shape, where in SHAPES.items():
             sizes = ", ".join(f"{size:,}" for size in shape)
             cells = " | ".join(f"{rate:.0f}" for rate in rates(*shape))
             print(f"| {sizes} ({where}) | {cells} |")
+    print(f"\n{processor()}: large products are {'oneDNN' if has_avx512() else 'PyTorch'}'s")
 
 
 if __name__ == "__main__":

@@ -31,8 +31,11 @@ def fast_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     Returns:
         (..., out), contiguous.
     """
-    if not _is_for_onednn(x, weight):
-        return linear(x, weight, bias)
+    return onednn_linear(x, weight, bias) if _is_for_onednn(x, weight) else linear(x, weight, bias)
+
+
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`fast_linear` by oneDNN whatever the processor and the size; float32 on a CPU."""
     rows = x.reshape(-1, x.shape[-1])
     y = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
     # No view: networks that change an output in place could not change that of a function.
@@ -41,13 +44,14 @@ def fast_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
 
 @functools.cache
-def _has_avx512() -> bool:
+def has_avx512() -> bool:
+    """Whether PyTorch finds AVX-512 on this processor."""
     return "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 
 def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
-        _has_avx512()
+        has_avx512()
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.numel() * len(weight) >= _LEAST_PRODUCTS
