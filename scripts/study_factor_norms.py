@@ -3,7 +3,8 @@
 An update that depends on how B A is factored can leave one factor about where it started while the
 other does the work (LoRA-RITE, figure 1; Yen et al., 2024, https://arxiv.org/abs/2410.20625). Here
 on streams of `study_optimizers.py` from PEFT's start, A random and B = 0. Frobenius norms, layer by
-layer; curves are medians over layers and seeds, the table has the largest layer too.
+layer; curves are medians over layers and seeds, the table has the largest layer too. LoRA-RITE
+is here with its gauge free, as published; by default it keeps A A^T at I / 3.
 
 The gradient in B is proportional to A, so the norms say as well which layers the features of a
 bonus from LoRA gradients speak of: the second table has the largest share that one layer has of
@@ -29,10 +30,10 @@ from torch import Tensor
 from vitucb.adapters import lora_pairs
 from vitucb.feature_maps import GradientMap
 
-LABELS = ("adamw", "lora-plus", "scaled-adam", "lora-pro", "lora-rite")
+LABELS = ("adamw", "lora-plus", "scaled-adam", "lora-pro", "lora-rite, free")
 # What is kept of every round and layer: norms, distances from the start, lengths of the last step.
 A, B, A_MOVED, B_MOVED, A_STEP, B_STEP = range(6)
-BONUS_LABELS = ("adamw", "lora-rite", "lora-rite, balanced")
+BONUS_LABELS = ("adamw", "lora-rite", "lora-rite, free", "lora-rite, balanced")
 
 
 def distances(factors: Sequence[Tensor], others: Sequence[Tensor]) -> list[float]:

@@ -26,7 +26,7 @@ ROWS, COLUMNS, RANK, SCALING = 48, 32, 4, 2.0
 SMALL, LARGE = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2), (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 LOWER = tuple(lr / 10 for lr in SMALL)
 FREE = {"max_step": 0.0}
-NAIVE = {"basis_rcond": 0.0, "eig_floor_rel": 0.0, "guard": 0.0}
+NAIVE = {"basis_rcond": 0.0, "eig_floor_rel": 0.0, "guard": 0.0, "fix_gauge": False}
 CASES: dict[str, tuple[str, dict[str, Any], tuple[float, ...]]] = {
     "SGD, unbounded": ("sgd", FREE, LARGE),
     "SGD (default)": ("sgd", {}, LARGE),

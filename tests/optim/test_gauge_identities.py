@@ -129,7 +129,13 @@ class QRRite:
 def test_the_cross_gram_form_equals_the_qr_form(sign: float) -> None:
     ours, reference = Quadratic.make(shapes=((9, 7, 3),)), Quadratic.make(shapes=((9, 7, 3),))
     optimizer = create_optimizer(
-        "lora-rite", ours.pairs, lr=0.02, basis_rcond=0.0, eig_floor_rel=0.0, guard=0.0
+        "lora-rite",
+        ours.pairs,
+        lr=0.02,
+        basis_rcond=0.0,
+        eig_floor_rel=0.0,
+        guard=0.0,
+        fix_gauge=False,
     )
     slow = QRRite(reference.pairs[0], 0.02, sign)
     for _ in range(20):
@@ -149,7 +155,7 @@ def test_the_first_rite_step_from_zero_has_a_known_size(rank: int) -> None:
     A = pair.A.detach().clone()
     before = weight(pair)
     options: dict[str, Any] = {"eps": 0.0, "eig_floor_rel": 1e-10, "basis_rcond": 0.0}
-    create_optimizer("lora-rite", [pair], lr=lr, **options).step()
+    create_optimizer("lora-rite", [pair], lr=lr, fix_gauge=False, **options).step()
     assert torch.equal(pair.A, A)
     size = float((weight(pair) - before).norm())
     assert size == pytest.approx(pair.scaling * lr * (9 * rank) ** 0.5, rel=1e-6)
@@ -212,3 +218,66 @@ def test_a_gram_in_wide_form_is_the_gram_of_the_factor() -> None:
     A, B = pair.A.detach(), pair.B.detach()
     torch.testing.assert_close(grams[int(batch.index_A)], A @ A.mT)
     torch.testing.assert_close(grams[int(batch.index_B)], B.mT @ B)
+
+
+# The gauge that LoRA-RITE leaves its factors in.
+
+
+@pytest.mark.parametrize("start", ["zero", "random"])
+def test_rite_keeps_the_path_of_w_when_it_fixes_the_gauge(start: str) -> None:
+    exact: dict[str, Any] = {"basis_rcond": 0.0, "weight_decay": 0.1}
+    reference = path(None, "lora-rite", exact | {"fix_gauge": False}, start)
+    for ours, theirs in zip(path(None, "lora-rite", exact, start), reference, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0.0, atol=1e-10)
+
+
+def test_gradient_features_are_the_same_in_every_gauge_after_rite() -> None:
+    products = []
+    for kind in (None, "scalar", "general"):
+        pair = make_pair()
+        if kind is not None:
+            R = gauge(kind, 3)
+            pair.A.data, pair.B.data = torch.linalg.solve(R, pair.A.data), pair.B.data @ R
+        optimizer = create_optimizer("lora-rite", [pair], lr=0.02, basis_rcond=0.0)
+        for seed in range(5):
+            set_gradients(pair, draw(seed, 9, 7))
+            optimizer.step()
+        third = torch.eye(3, dtype=torch.float64) / 3.0
+        torch.testing.assert_close(pair.A.detach() @ pair.A.detach().mT, third, atol=1e-12, rtol=0)
+        rows = []
+        for seed in range(4):
+            set_gradients(pair, draw(50 + seed, 9, 7))
+            assert pair.A.grad is not None
+            assert pair.B.grad is not None
+            rows.append(torch.cat([pair.A.grad.flatten(), pair.B.grad.flatten()]))
+        phi = torch.stack(rows)
+        products.append(phi @ phi.mT)  # all that widths depend on
+    for other in products[1:]:
+        torch.testing.assert_close(other, products[0], rtol=1e-10, atol=1e-10)
+
+
+def test_a_weak_direction_of_b_does_not_let_a_grow() -> None:
+    pair = make_pair(m=12, n=10, r=4)
+    pair.B.data.zero_()
+    optimizer = create_optimizer("lora-rite", [pair], lr=1e-3)
+    for seed in range(60):
+        G = torch.outer(draw(0, 12) + 0.01 * draw(seed, 12), draw(200 + seed, 10))
+        set_gradients(pair, G)
+        optimizer.step()
+    assert float(pair.A.detach().norm()) == pytest.approx((4 / 3) ** 0.5)
+
+
+@pytest.mark.parametrize("reason", ["frozen", "deficient"])
+def test_the_gauge_is_left_alone_where_it_cannot_be_fixed(reason: str) -> None:
+    factors = []
+    for fix_gauge in (True, False):
+        pair = make_pair(n=2) if reason == "deficient" else make_pair()
+        optimizer = create_optimizer("lora-rite", [pair], lr=0.02, fix_gauge=fix_gauge)
+        for seed in range(3):
+            set_gradients(pair, draw(seed, 9, pair.A.shape[1]))
+            if reason == "frozen":
+                pair.A.grad = None
+            optimizer.step()
+        factors.append((pair.A.detach(), pair.B.detach()))
+    for ours, theirs in zip(*factors, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0.0, atol=1e-12)

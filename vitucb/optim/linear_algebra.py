@@ -140,3 +140,28 @@ def scale_stacks_(stacks: Stacks, factors: Tensor, batch: FactorBatch) -> None:
     """Multiply every factor by its own number, in place."""
     for stack, piece in zip(stacks, batch.split(factors.to(batch.dtype)), strict=True):
         stack.mul_(piece[:, None, None])
+
+
+def fix_gauge_(x: Stacks, batch: FactorBatch) -> None:
+    """Write every B A as (B R^-1)(R A) with R A A^T R = I / 3, as at PEFT's start, in place.
+
+    R = (3 A A^T)^-1/2 moves A least. A pair stays as it is where a factor has no gradient, or where
+    A has directions that are all but 0: B has room there which B R^-1 would not have.
+
+    Args:
+        x: Wide factors.
+        batch: Their batch.
+    """
+    a, b = batch.index_A, batch.index_B
+    values, vectors = torch.linalg.eigh(gram(x)[a])
+    free = values[:, 0] > FLOAT32_RCOND**2 * values[:, -1]
+    if batch.missing:
+        moves = torch.ones(len(batch.parameters), dtype=torch.bool, device=batch.device)
+        moves[batch.missing] = False
+        free = free & moves[a] & moves[b]
+    root = torch.where(free[:, None], 3.0 * values, 1.0).sqrt()
+    maps = torch.empty(
+        len(batch.parameters), *vectors.shape[1:], dtype=root.dtype, device=batch.device
+    )
+    maps[a], maps[b] = from_eigen(vectors, root.reciprocal()), from_eigen(vectors, root)
+    torch._foreach_copy_(x, apply(maps, x, batch, out=batch.buffer("fixed")))

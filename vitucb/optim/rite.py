@@ -15,7 +15,10 @@ factors before the step. W follows the same path in every gauge (A, B) -> (R^-1 
 Differs. Bases come from D^T D = Q Lambda Q^T as R^-1 = Q Lambda^-1/2, with directions below
 `basis_rcond` dropped: they are grown first by the factor they belong to, where dividing by them
 would blow the step up by 1 / noise. Eigenvalues of V are floored relative to the largest, and a
-trust region that no gauge can change keeps the cross term dB dA small.
+trust region that no gauge can change keeps the cross term dB dA small. After the step the pair is
+written in the gauge A A^T = I / 3 (`fix_gauge`), for a step of A is divided by B: where B stays
+small A would grow without bound, and with it the gradient in B, which features of a bonus consist
+of. W, and by the transport below the state, do not notice.
 Neither U nor its predecessor is kept: P = R_t^-T (D_t^T D_{t-1}) R_{t-1}^-1 needs an r x r matrix
 only, and the momentum is kept as N = M R^-T in the frame of the parameters, so that a step is
     N <- b1 (D^T D)^+ (D_t^T D_{t-1}) N + (1 - b1) R^-1 (V + rho I)^-1/2 R^-T g_L^T   (wide form),
@@ -37,6 +40,7 @@ from vitucb.optim.batch import Stacks
 from vitucb.optim.linear_algebra import (
     FLOAT32_RCOND,
     apply,
+    fix_gauge_,
     gram,
     inverse_eigenvalues,
     scale_stacks_,
@@ -47,16 +51,17 @@ from vitucb.optim.lora_optimizer import LoRAOptimizer, Work
 _SAFE: dict[str, Any] = {
     "escaped_mass": True, "basis_rcond": 1e-2, "eig_floor_rel": 1e-4, "eps": 1e-6,
     "clip_norm": 0.0, "skip_rms": 0.0, "per_row": True, "average": True, "guard": 0.5,
+    "fix_gauge": True,
 }  # fmt: skip
 _PRESETS: dict[str | None, dict[str, Any]] = {
     None: _SAFE,
     "official": {
         **_SAFE, "escaped_mass": False, "basis_rcond": 0.0, "eig_floor_rel": 0.0,
-        "clip_norm": 1.0, "skip_rms": 1.0, "guard": 0.0,
+        "clip_norm": 1.0, "skip_rms": 1.0, "guard": 0.0, "fix_gauge": False,
     },
     "paper": {
         **_SAFE, "basis_rcond": 0.0, "eig_floor_rel": 0.0, "eps": 0.0, "per_row": False,
-        "average": False, "guard": 0.0,
+        "average": False, "guard": 0.0, "fix_gauge": False,
     },
 }  # fmt: skip
 
@@ -108,6 +113,7 @@ class LoRARITE(LoRAOptimizer):
         cap_rms: float = 0.0,
         balance: bool = False,
         guard: float | None = None,
+        fix_gauge: bool | None = None,
         compat: Literal["official", "paper"] | None = None,
         other_params: Iterable[Parameter] = (),
         other_lr: float | None = None,
@@ -133,6 +139,8 @@ class LoRARITE(LoRAOptimizer):
             balance: Rescale so that |A|_F = |B|_F after the step.
             guard: Largest ratio of the second-order to the first-order change of W (0.5; 0, off, in
                 both compatible modes).
+            fix_gauge: Rewrite B A after the step so that A A^T = I / 3, as at PEFT's start (on; off
+                in both compatible modes).
             compat: None (safe), `official` or `paper`.
             other_params: Parameters outside the pairs, stepped by AdamW without decay.
             other_lr: Their learning rate; `lr` if None.
@@ -146,6 +154,7 @@ class LoRARITE(LoRAOptimizer):
             "eps": eps, "escaped_mass": escaped_mass, "basis_rcond": basis_rcond,
             "eig_floor_rel": eig_floor_rel, "per_row": per_row, "average": average,
             "clip_norm": clip_norm, "skip_rms": skip_rms, "guard": guard,
+            "fix_gauge": fix_gauge,
         }  # fmt: skip
         chosen = {k: _PRESETS[compat][k] if v is None else v for k, v in given.items()}
         hyper = {"betas": betas, "weight_decay": weight_decay, "cap_rms": cap_rms}
@@ -229,6 +238,8 @@ def _move(group: dict[str, Any], work: Work, frame: _Frame, directions: Stacks) 
     if group["weight_decay"]:
         torch._foreach_mul_(work.x, 1.0 - group["lr"] * group["weight_decay"])
     work.descend_(group, directions, own=frame.gram)
+    if group.get("fix_gauge", False):  # a group that was saved before there was one has none
+        fix_gauge_(work.x, work.batch)
     if group["balance"]:
         # 1e-6 as in the published code, for a factor that is still zero; B A keeps its value.
         norms = squared_norms(work.x).sqrt() + 1e-6
