@@ -238,7 +238,8 @@ def _move(group: dict[str, Any], work: Work, frame: _Frame, directions: Stacks) 
     if group["weight_decay"]:
         torch._foreach_mul_(work.x, 1.0 - group["lr"] * group["weight_decay"])
     work.descend_(group, directions, own=frame.gram)
-    if group.get("fix_gauge", False):  # a group that was saved before there was one has none
+    # A group that was saved before there was a gauge has none; a rate of 0 moves nothing.
+    if group.get("fix_gauge", False) and group["lr"]:
         fix_gauge_(work.x, work.batch)
     if group["balance"]:
         # 1e-6 as in the published code, for a factor that is still zero; B A keeps its value.
