@@ -249,6 +249,28 @@ def test_pairs_can_have_their_own_groups() -> None:
     assert moved == [True, True, False, False]
 
 
+@pytest.mark.parametrize("name", ["sgd", "lora-plus", "lora-rite", "rac-lora", "bernoulli-lora"])
+def test_a_group_added_later_is_stepped_at_its_rate(name: str) -> None:
+    problem = Quadratic.make()
+    optimizer = create_optimizer(name, problem.pairs, lr=0.01)
+    run(problem, optimizer, 2)
+    late = [torch.nn.Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(2)]
+    optimizer.add_param_group({"params": late[:1], "lr": 0.5})
+    optimizer.add_param_group({"params": late[1:]})
+    for parameter in late:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    # The first step of AdamW is the rate times the sign.
+    for parameter, rate in zip(late, (0.5, 0.01), strict=True):
+        torch.testing.assert_close(parameter.detach(), torch.full_like(parameter, 1.0 - rate))
+    saved = optimizer.state_dict()
+    assert len(saved["param_groups"]) == len(optimizer.param_groups)
+    optimizer.load_state_dict(saved)
+    optimizer.param_groups[-1]["lr"] = 0.0
+    optimizer.step()
+    torch.testing.assert_close(late[1].detach(), torch.full_like(late[1], 0.99))
+
+
 @pytest.mark.parametrize("name", ["lora-rite", "adamw", "rac-lora"])
 def test_a_non_finite_head_gradient_leaves_the_head_alone(name: str) -> None:
     problem = Quadratic.make()

@@ -281,3 +281,13 @@ def test_the_gauge_is_left_alone_where_it_cannot_be_fixed(reason: str) -> None:
         factors.append((pair.A.detach(), pair.B.detach()))
     for ours, theirs in zip(*factors, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0.0, atol=1e-12)
+
+
+def test_balance_leaves_a_pair_alone_that_misses_a_gradient() -> None:
+    pair = make_pair()
+    optimizer = create_optimizer("lora-rite", [pair], lr=1e-9, balance=True)
+    set_gradients(pair, draw(0, 9, 7))
+    pair.B.grad = None
+    before = weight(pair)
+    optimizer.step()
+    torch.testing.assert_close(weight(pair), before, rtol=0.0, atol=1e-6)

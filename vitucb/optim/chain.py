@@ -100,6 +100,13 @@ class Chain(Optimizer):
         self._merge()
         self._begin()
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters outside the pairs; see the inner optimizer."""
+        if "pairs" in self.__dict__:  # else torch adds the first groups while it is built
+            self.inner.add_param_group(param_group)
+        else:
+            super().add_param_group(param_group)
+
     @abstractmethod
     def begin_pair(self, index: int, pair: LoRAPair) -> Parameter | None:
         """Set the factors of a pair so that B A = 0; return the factor to freeze, if any."""

@@ -142,6 +142,13 @@ def scale_stacks_(stacks: Stacks, factors: Tensor, batch: FactorBatch) -> None:
         stack.mul_(piece[:, None, None])
 
 
+def both_move(batch: FactorBatch) -> Tensor:
+    """Whether a factor and the other one of its pair have gradients, bool (F,)."""
+    moves = torch.ones(len(batch.parameters), dtype=torch.bool, device=batch.device)
+    moves[batch.missing] = False
+    return moves & moves[batch.dual]
+
+
 def fix_gauge_(x: Stacks, batch: FactorBatch) -> None:
     """Write every B A as (B R^-1)(R A) with R A A^T R = I / 3, as at PEFT's start, in place.
 
@@ -156,9 +163,7 @@ def fix_gauge_(x: Stacks, batch: FactorBatch) -> None:
     values, vectors = torch.linalg.eigh(gram(x)[a])
     free = values[:, 0] > FLOAT32_RCOND**2 * values[:, -1]
     if batch.missing:
-        moves = torch.ones(len(batch.parameters), dtype=torch.bool, device=batch.device)
-        moves[batch.missing] = False
-        free = free & moves[a] & moves[b]
+        free = free & both_move(batch)[a]
     root = torch.where(free[:, None], 3.0 * values, 1.0).sqrt()
     maps = torch.empty(
         len(batch.parameters), *vectors.shape[1:], dtype=root.dtype, device=batch.device

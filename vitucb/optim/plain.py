@@ -76,6 +76,17 @@ class PlainOptimizer(Optimizer):
         self._limit: MoveLimit | None = None
         self._share()
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters outside the pairs; AdamW steps them, without decay unless it is given."""
+        if "_children" not in self.__dict__:  # torch adds the first groups while it is built
+            super().add_param_group(param_group)
+            return
+        settings = {"lr": self.defaults["lr"], "weight_decay": 0.0, **param_group}
+        child = AdamW([settings])
+        super().add_param_group(child.param_groups[0])
+        self._children.append(child)
+        self._share()
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch splits this signature into overloads
         """One step of the base and of the head.

@@ -40,6 +40,7 @@ from vitucb.optim.batch import Stacks
 from vitucb.optim.linear_algebra import (
     FLOAT32_RCOND,
     apply,
+    both_move,
     fix_gauge_,
     gram,
     inverse_eigenvalues,
@@ -244,7 +245,10 @@ def _move(group: dict[str, Any], work: Work, frame: _Frame, directions: Stacks) 
     if group["balance"]:
         # 1e-6 as in the published code, for a factor that is still zero; B A keeps its value.
         norms = squared_norms(work.x).sqrt() + 1e-6
-        scale_stacks_(work.x, (norms[work.batch.dual] / norms).sqrt(), work.batch)
+        scales = (norms[work.batch.dual] / norms).sqrt()
+        if work.batch.missing:  # a factor without gradient stays where it is
+            scales = scales.where(both_move(work.batch), 1.0)
+        scale_stacks_(work.x, scales, work.batch)
 
 
 def _cap(frame: _Frame, N: Stacks, cap: float) -> Stacks:
