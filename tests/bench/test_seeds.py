@@ -11,4 +11,6 @@ def test_seeds_that_share_passes_take_fewer_operations_each() -> None:
     assert alone["x alone"] == alone["x operations alone"] == 1.0
     assert float(four["operations"]) <= 722
     assert float(four["x operations alone"]) < 0.68
-    assert float(four["ms"]) > 0
+    for row in (alone, four):
+        assert float(row["ms"]) > 0
+        assert float(row["limit"]) == float(alone["ms"]) / float(row["ViT arithmetic, ms"])
