@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import abc
-from typing import Any
 
-import gymnasium as gym
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from vitucb.backbone import Preprocess, create_backbone, preprocess_for
-from vitucb.config import AgentConfig
+from vitucb.agents.saving import Savable
 from vitucb.covariance import FeatureCovariance
-from vitucb.grad_mode import with_gradients
-from vitucb.image_cache import ImageCache, check_limit, noise_images, steady_batch
-from vitucb.noise import ResidualNoise
+from vitucb.learning.reward_scale import ResidualNoise
+from vitucb.models.grad_mode import with_gradients
 from vitucb.policies import Array, Choice, Policy, choose
-from vitucb.saved_agent import Savable
 from vitucb.types import Decision, Observation, State
 
 
@@ -135,124 +128,3 @@ class FeatureAgent(Savable, abc.ABC):
         self._noise.load_state_dict(state["noise"])
         self._rounds = int(state["rounds"])
         self._rng.bit_generator.state = state["rng"]
-
-
-def is_image_context(obs: Observation) -> bool:
-    """Whether one image is the context of all arms, rather than an image per arm."""
-    return len(obs["images"]) == 1 < len(obs["action_mask"])
-
-
-def chosen_image(obs: Observation, action: int) -> NDArray[np.uint8]:
-    """The image of the chosen arm, or the context's, uint8 (H, W, C)."""
-    image: NDArray[np.uint8] = obs["images"][0 if is_image_context(obs) else action]
-    return image
-
-
-def num_label_actions(env: gym.Env[Any, Any]) -> int | None:
-    """K if one context image is shared by K actions in `env`, None if every arm has its image."""
-    space = env.observation_space
-    images = space["images"] if isinstance(space, gym.spaces.Dict) else None
-    actions = getattr(env.action_space, "n", 1)
-    is_shared = images is not None and images.shape is not None and images.shape[0] == 1
-    return int(actions) if is_shared and actions > 1 else None
-
-
-def images_per_round(env: gym.Env[Any, Any]) -> int:
-    """How many images a round of `env` brings at most."""
-    return 1 if num_label_actions(env) else int(env.action_space.n)  # type: ignore[attr-defined]
-
-
-def covariance_ridge(config: AgentConfig, env: gym.Env[Any, Any]) -> float:
-    """Ridge of the covariance of `config`, or its default for `env`.
-
-    Where actions share an image, nothing learnt of one action helps another: each needs bonuses of
-    its own, and larger ones.
-    """
-    default = 2.0 if num_label_actions(env) is None else 0.1
-    return default if config.covariance.ridge is None else config.covariance.ridge
-
-
-def head_ridge(config: AgentConfig, env: gym.Env[Any, Any]) -> float:
-    """Ridge of the head of `config`, or its default for `env`."""
-    default = 1.0 if num_label_actions(env) is None else 0.1
-    return default if config.head_ridge is None else config.head_ridge
-
-
-def require_image_arms(env: gym.Env[Any, Any], agent: str) -> None:
-    """Refuse environments whose arms share one context image.
-
-    Raises:
-        ValueError: If they do.
-    """
-    if num_label_actions(env) is not None:
-        raise ValueError(
-            f"agent {agent!r} needs an image per arm; this environment shows one image to all of "
-            "them: choose lin-ucb, lin-ts or neural-ucb"
-        )
-
-
-class FrozenFeatures:
-    """Last-layer features h / rms of a frozen backbone, float64, with rms that of the first arms.
-
-    Attributes:
-        dim: Number of features d.
-    """
-
-    def __init__(
-        self, backbone: nn.Module, preprocess: Preprocess, *, limit_mib: int, arms: int
-    ) -> None:
-        """Start with nothing held.
-
-        Args:
-            backbone: Maps inputs (n, 3, H, W) to features (n, d).
-            preprocess: Makes its input of an image.
-            limit_mib: Memory for features of images seen before, MiB.
-            arms: How many images a round brings at most.
-
-        Raises:
-            ValueError: If `limit_mib` is negative.
-        """
-        check_limit(limit_mib)
-        self._backbone, self._preprocess = backbone.eval(), preprocess
-        self.dim = int(backbone.num_features)  # type: ignore[arg-type]  # timm sets an int
-        batch = steady_batch(self._embed, noise_images(backbone, preprocess.size), arms)
-        self._cache = ImageCache(self._embed, preprocess, limit_bytes=limit_mib << 20, batch=batch)
-        self._scale: float | None = None
-
-    def __call__(self, images: NDArray[np.uint8]) -> Tensor:
-        """Features of images uint8 (n, H, W, C): float64 (n, d) on the CPU."""
-        h = self._cache(list(images)).double().cpu()
-        if self._scale is None:
-            self._scale = float(h.norm(dim=1).square().mean().sqrt().clamp_min(1e-12))
-        scaled: Tensor = h / self._scale
-        return scaled
-
-    @torch.no_grad()
-    def _embed(self, inputs: Tensor) -> Tensor:
-        h: Tensor = self._backbone(inputs)
-        return h
-
-    def state_dict(self) -> State:
-        """The scale."""
-        return {"scale": self._scale}
-
-    def load_state_dict(self, state: State) -> None:
-        """Restore what `state_dict` returned."""
-        self._scale = state["scale"]
-
-
-def build_frozen_features(
-    config: AgentConfig, env: gym.Env[Any, Any], device: str
-) -> FrozenFeatures:
-    """The configured backbone, frozen, on `device`, for the images of `env`.
-
-    Raises:
-        ValueError: If a setting is not usable.
-    """
-    backbone = create_backbone(config.backbone, weights=config.weights, img_size=config.img_size)
-    return FrozenFeatures(
-        backbone.to(device),
-        preprocess_for(backbone, device),
-        limit_mib=config.prefix_cache_mib,
-        arms=images_per_round(env),
-    )

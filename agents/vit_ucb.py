@@ -19,20 +19,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitucb.adapter_stack import SharedPass
-from vitucb.adapters import lora_pairs
-from vitucb.agents.feature_agent import (
-    chosen_image,
-    is_image_context,
-)
-from vitucb.change_detection import ChangeDetector
+from vitucb.agents.context import chosen_image, is_image_context
+from vitucb.agents.saving import Savable
 from vitucb.config import PolicyConfig
 from vitucb.covariance import FeatureCovariance, oful_radius
-from vitucb.feature_history import Chosen, FeatureHistory
-from vitucb.grad_mode import with_gradients
+from vitucb.learning.change_detection import ChangeDetector
+from vitucb.learning.feature_history import Chosen, FeatureHistory
+from vitucb.learning.trainer import OnlineTrainer
+from vitucb.models.grad_mode import with_gradients
+from vitucb.models.lora import lora_pairs
+from vitucb.models.reward_model import RewardModel
 from vitucb.policies import Array, Choice, Policy, choose
-from vitucb.reward_model import RewardModel
-from vitucb.saved_agent import Savable
-from vitucb.trainer import OnlineTrainer
 from vitucb.types import Decision, Observation, State
 
 _logger = logging.getLogger(__name__)

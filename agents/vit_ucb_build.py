@@ -9,35 +9,32 @@ from typing import Any
 import gymnasium as gym
 import torch
 
-from vitucb.adapters import add_lora, lora_pairs
-from vitucb.agents.feature_agent import (
-    covariance_ridge,
-    head_ridge,
-    images_per_round,
-    num_label_actions,
-)
+from vitucb.agents.context import images_per_round, num_label_actions
 from vitucb.agents.options import refuse_options
+from vitucb.agents.ridges import covariance_ridge, head_ridge
 from vitucb.agents.vit_ucb import ViTUCB
-from vitucb.backbone import Preprocess, create_backbone, preprocess_for
-from vitucb.change_detection import ChangeDetector
 from vitucb.config import AgentConfig, OptimizerConfig
 from vitucb.covariance import FeatureCovariance
 from vitucb.covariance.factory import configured_covariance
 from vitucb.covariance.grouped import GroupedCovariance
 from vitucb.covariance.projected import ProjectedCovariance
-from vitucb.feature_history import FeatureHistory, RefreshSettings
-from vitucb.feature_maps import FeatureMap, FeatureScale, GradientMap, LastLayerMap
-from vitucb.frozen_prefix import PrefixCache, make_prefix_cache
-from vitucb.links import LINKS
-from vitucb.logistic_head import LogisticHead
+from vitucb.learning.change_detection import ChangeDetector
+from vitucb.learning.feature_history import FeatureHistory, RefreshSettings
+from vitucb.learning.feature_maps import FeatureMap, FeatureScale, GradientMap, LastLayerMap
+from vitucb.learning.links import LINKS
+from vitucb.learning.logistic_head import LogisticHead
+from vitucb.learning.replay import Replay
+from vitucb.learning.ridge_head import RidgeHead
+from vitucb.learning.trainer import OnlineTrainer
+from vitucb.models.backbone import create_backbone
+from vitucb.models.frozen_prefix import PrefixCache, make_prefix_cache
+from vitucb.models.lora import add_lora, lora_pairs
+from vitucb.models.preprocess import Preprocess, preprocess_for
+from vitucb.models.reward_model import RewardModel
 from vitucb.optim import OPTIMIZERS, create_optimizer
 from vitucb.policies import make_policy
 from vitucb.registry import lookup
-from vitucb.replay import Replay
-from vitucb.reward_model import RewardModel
-from vitucb.ridge_head import RidgeHead
 from vitucb.seeding import numpy_generator, stream_seed
-from vitucb.trainer import OnlineTrainer
 
 
 def build(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -> ViTUCB:

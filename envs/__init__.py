@@ -14,10 +14,10 @@ if __name__ == "envs":
 
 import gymnasium
 
-from vitucb.envs.datasets import DATASETS, ImageDataset, load_dataset
-from vitucb.envs.delayed_reward import DelayedReward
-from vitucb.envs.drifting_rewards import DriftingRewards
-from vitucb.envs.random_arm_subset import RandomArmSubset
+from vitucb.envs.data.datasets import DATASETS, ImageDataset, load_dataset
+from vitucb.envs.wrappers.delayed_reward import DelayedReward
+from vitucb.envs.wrappers.drifting_rewards import DriftingRewards
+from vitucb.envs.wrappers.random_arm_subset import RandomArmSubset
 
 __all__ = [
     "DATASETS",

@@ -8,8 +8,8 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from vitucb.envs.data.image_dataset import ImageDataset
 from vitucb.envs.image_bandit import DatasetLike, ImageBandit, checked_means
-from vitucb.envs.image_dataset import ImageDataset
 
 RewardLaw: TypeAlias = Literal["bernoulli", "gaussian", "score"]
 """0 or 1 by class, normal around the mean of the class, normal around the score of the image."""

@@ -13,8 +13,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from vitucb.envs.datasets import load_dataset
-from vitucb.envs.image_dataset import ImageDataset
+from vitucb.envs.data.datasets import load_dataset
+from vitucb.envs.data.image_dataset import ImageDataset
 
 DatasetLike = str | os.PathLike[str] | ImageDataset
 """A name for `load_dataset`, or an image set."""

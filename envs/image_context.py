@@ -8,8 +8,8 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from vitucb.envs.data.image_dataset import ImageDataset
 from vitucb.envs.image_bandit import DatasetLike, ImageBandit, checked_means
-from vitucb.envs.image_dataset import ImageDataset
 
 ContextLaw: TypeAlias = Literal["bernoulli", "gaussian"]
 """0 or 1 with the mean as probability, normal around the mean."""

@@ -11,8 +11,9 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from vitucb.envs.log_files import LoggedRounds, read_log
-from vitucb.envs.sources import load_packaged_digits
+from vitucb.envs.data.log_files import read_log
+from vitucb.envs.data.logged_rounds import LoggedRounds
+from vitucb.envs.data.sources import load_packaged_digits
 
 _MADE_UP_ROUNDS, _MADE_UP_ARMS = 600, 4
 

@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 from docs_formulas import set_off_blocks
 
-from vitucb.catalog import CATALOG
-from vitucb.cli import DemoArgs, EvaluateArgs, ReportArgs
-from vitucb.command_line import parse, parse_run, pop_option, pop_values, split_options
+from vitucb.cli.arguments import parse, parse_run, pop_option, pop_values, split_options
+from vitucb.cli.catalog import CATALOG
+from vitucb.cli.demo import DemoArgs
+from vitucb.cli.evaluate import EvaluateArgs
+from vitucb.cli.report import ReportArgs
+from vitucb.cli.sweep import SweepArgs
+from vitucb.cli.tune import TuneArgs
 from vitucb.config import RunConfig
-from vitucb.sweep_command import SweepArgs, TuneArgs
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -192,7 +192,7 @@ def test_light_layer_does_not_import_torch_at_module_level(layer: str) -> None:
 def test_light_commands_load_no_torch(arguments: list[str]) -> None:
     code = (
         "import sys, contextlib\n"
-        "from vitucb.cli import main\n"
+        "from vitucb.cli.main import main\n"
         "with contextlib.suppress(SystemExit):\n"
         f"    main({arguments!r})\n"
         f"loaded = {sorted(HEAVY)!r}\n"

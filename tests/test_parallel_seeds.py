@@ -15,20 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from vitucb.adapter_stack import AdapterStack
-from vitucb.adapters import add_lora, lora_pairs
-from vitucb.bench.optimizers import CountOperations
-from vitucb.checkpoint import load_state
-from vitucb.cli import main
+from vitucb.cli.bench.optimizers import CountOperations
+from vitucb.cli.main import main
 from vitucb.config import RunConfig, override
-from vitucb.engines.job import play_together
-from vitucb.experiment import play
-from vitucb.gradient_features import LoRAGradientFeatures
+from vitucb.experiment.engines.job import play_together
+from vitucb.experiment.playing import play
+from vitucb.experiment.resume import StoppedError
+from vitucb.experiment.run_folder import is_finished, run_folder
+from vitucb.experiment.sweep import run_jobs
+from vitucb.learning.gradient_features import LoRAGradientFeatures
+from vitucb.models.lora import add_lora, lora_pairs
+from vitucb.models.reward_model import RewardModel
 from vitucb.optim import create_optimizer
 from vitucb.parallel_seeds import Table, together, why_alone
-from vitucb.recorder import is_finished, run_folder
-from vitucb.resume import StoppedError
-from vitucb.reward_model import RewardModel
-from vitucb.sweep import run_jobs
+from vitucb.storage.state_files import load_state
 
 SIDE, WIDTH, SIZE = 32, 24, 3
 
@@ -168,7 +168,7 @@ def test_frozen_weights_that_change_are_noticed() -> None:
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("vitucb.optim.cola:COLA", {"inner_steps": 1}),
+        ("vitucb.optim.chains.cola:COLA", {"inner_steps": 1}),
         ("lora-pro", {"decay": "full", "weight_decay": 0.1}),
     ],
 )
@@ -310,7 +310,7 @@ def test_groups_are_one_setting_and_neighbouring_seeds(tmp_path: Path) -> None:
     [
         ({"name": "lin-ucb"}, "no adapters to stack"),
         ({"optimizer": {"name": "rac-lora"}}, "changes frozen weights"),
-        ({"optimizer": {"name": "vitucb.optim.cola:COLA"}}, "COLA changes frozen weights"),
+        ({"optimizer": {"name": "vitucb.optim.chains.cola:COLA"}}, "COLA changes frozen weights"),
         (
             {"optimizer": {"name": "lora-pro", "options": {"decay": "full"}}},
             "lora-pro with {'decay': 'full'} changes frozen weights",

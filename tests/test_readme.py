@@ -13,7 +13,7 @@ import gymnasium
 import pytest
 import yaml
 
-from vitucb.cli import COMMANDS, main
+from vitucb.cli.main import COMMANDS, main
 from vitucb.config import RunConfig, override
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,19 +13,19 @@ from vitucb import envs as envs
 from vitucb.types import Agent, Decision, Observation, Round
 
 if TYPE_CHECKING:
+    from vitucb.agents.factory import make_agent
     from vitucb.covariance import make_covariance
-    from vitucb.deployment import deploy, load_agent
-    from vitucb.experiment import make_agent
+    from vitucb.experiment.episode import run
     from vitucb.optim import create_optimizer
-    from vitucb.runner import run
+    from vitucb.serving.load import deploy, load_agent
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    "make_agent": "vitucb.experiment",
-    "deploy": "vitucb.deployment",
-    "load_agent": "vitucb.deployment",
-    "run": "vitucb.runner",
+    "make_agent": "vitucb.agents.factory",
+    "deploy": "vitucb.serving.load",
+    "load_agent": "vitucb.serving.load",
+    "run": "vitucb.experiment.episode",
     "make_covariance": "vitucb.covariance",
     "create_optimizer": "vitucb.optim",
 }

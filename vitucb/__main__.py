@@ -1,6 +1,6 @@
 """`python -m vitucb` is the `vitucb` command."""
 
-from vitucb.cli import main
+from vitucb.cli.main import main
 
 if __name__ == "__main__":
     main()

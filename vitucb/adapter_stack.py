@@ -18,16 +18,11 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from vitucb.adapted_layers import (
-    AdaptedLayer,
-    find_adapted_layers,
-    layers_run_by,
-    operands_of,
-)
-from vitucb.adapters import LoRAPair, lora_pairs
-from vitucb.fast_linear import fast_linear
-from vitucb.gradient_features import GradientBuffer, Sink
-from vitucb.reward_model import RewardModel
+from vitucb.learning.gradient_features import GradientBuffer, Sink
+from vitucb.models.lora import LoRAPair, lora_pairs
+from vitucb.models.lora_layers import AdaptedLayer, find_adapted_layers, layers_run_by, operands_of
+from vitucb.models.onednn_linear import fast_linear
+from vitucb.models.reward_model import RewardModel
 
 Readout: TypeAlias = Callable[[Tensor], Tensor]
 """From the last layer (n, d) to what is differentiated, (n,)."""

@@ -21,6 +21,9 @@ Observation: TypeAlias = Mapping[str, NDArray[Any]]
 State: TypeAlias = dict[str, Any]
 """A state dict: nested str-keyed dicts of tensors, arrays and JSON scalars; never code."""
 
+# Beyond it float32 models overflow, and beyond 1e154 squares in float64 do.
+LARGEST_REWARD = 1e30
+
 
 def action_names(env: Any) -> tuple[str, ...]:
     """Names of the K actions of an environment where one image is the context of all of them.

@@ -14,7 +14,7 @@ import torch
 import vitucb
 from tests.agents.two_digits import two_digits, zeros_and_ones
 from vitucb.agents import AGENTS
-from vitucb.checkpoint import load_state, save_state
+from vitucb.storage.state_files import load_state, save_state
 from vitucb.types import Agent, Decision, Observation
 
 MLP = {"hidden": 16, "steps": 4, "batch_size": 32, "lr": 3e-3}

@@ -10,9 +10,9 @@ import pytest
 
 import vitucb
 from tests.agents.two_digits import two_digits
-from vitucb.checkpoint import load_state, save_state
 from vitucb.covariance.table import COVARIANCES
 from vitucb.policies import POLICIES
+from vitucb.storage.state_files import load_state, save_state
 from vitucb.types import Agent, Round
 
 SMALL_VIT: dict[str, Any] = {

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import vitucb
-from vitucb.adapters import lora_pairs
-from vitucb.agents.feature_agent import covariance_ridge, head_ridge
+from vitucb.agents.ridges import covariance_ridge, head_ridge
 from vitucb.agents.vit_ucb import ViTUCB
-from vitucb.checkpoint import load_state, save_state
 from vitucb.config import AgentConfig, CovarianceConfig
-from vitucb.optim.chain import Chain
+from vitucb.models.lora import lora_pairs
+from vitucb.optim.chains.chain import Chain
+from vitucb.storage.state_files import load_state, save_state
 from vitucb.types import Round
 
 SMALL = {"training": {"batch_size": 4}, "lora": {"rank": 2}}

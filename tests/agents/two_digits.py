@@ -8,8 +8,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from vitucb.envs.datasets import load_dataset
-from vitucb.envs.image_dataset import ImageDataset
+from vitucb.envs.data.datasets import load_dataset
+from vitucb.envs.data.image_dataset import ImageDataset
 
 
 @cache

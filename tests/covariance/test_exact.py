@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from vitucb.covariance import make_covariance
-from vitucb.covariance.factor import GrowingCholesky
-from vitucb.covariance.handover import HandoverCovariance, row_capacity
+from vitucb.covariance.budgeted import HandoverCovariance, row_capacity
+from vitucb.covariance.cholesky import GrowingCholesky
+from vitucb.covariance.dual import RowCovariance
 from vitucb.covariance.row_blocks import RowBlocks
-from vitucb.covariance.rows import RowCovariance
 
 DIM = 5000  # Above the dimension where the dense form takes over.
 

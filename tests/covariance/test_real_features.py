@@ -8,11 +8,12 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from vitucb.adapters import add_lora, lora_pairs
-from vitucb.backbone import create_backbone, preprocess_for
 from vitucb.covariance import make_covariance
-from vitucb.gradient_features import LoRAGradientFeatures
-from vitucb.reward_model import RewardModel
+from vitucb.learning.gradient_features import LoRAGradientFeatures
+from vitucb.models.backbone import create_backbone
+from vitucb.models.lora import add_lora, lora_pairs
+from vitucb.models.preprocess import preprocess_for
+from vitucb.models.reward_model import RewardModel
 
 
 @pytest.fixture(scope="module")

@@ -9,18 +9,14 @@ from torch import Tensor
 
 from vitucb.config import CovarianceConfig
 from vitucb.covariance import make_covariance
+from vitucb.covariance.budgeted import HandoverCovariance, row_capacity
 from vitucb.covariance.countsketch import CountSketch
+from vitucb.covariance.dual import RowCovariance
 from vitucb.covariance.factory import configured_covariance
 from vitucb.covariance.frequent_directions import FrequentDirections
 from vitucb.covariance.grouped import GroupedCovariance
-from vitucb.covariance.handover import HandoverCovariance, row_capacity
-from vitucb.covariance.projected import (
-    ProjectedCovariance,
-    debiased_ridge,
-    effective_dimension,
-    low_rank,
-)
-from vitucb.covariance.rows import RowCovariance
+from vitucb.covariance.projected import ProjectedCovariance, low_rank
+from vitucb.covariance.ridge_correction import debiased_ridge, effective_dimension
 
 
 def make_features(rows: int, dim: int, seed: int = 0, decay: float = 1.0) -> Tensor:

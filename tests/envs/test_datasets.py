@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from tests.envs.tiny_datasets import encode, folder, jpeg_arrays, noise, pixels_of, save
-from vitucb.envs import decoding
-from vitucb.envs.datasets import load_dataset
+from vitucb.envs.data import decoding
+from vitucb.envs.data.datasets import load_dataset
+from vitucb.envs.data.image_dataset import ImageDataset, class_indices
 from vitucb.envs.image_arms import ImageArmsEnv
-from vitucb.envs.image_dataset import ImageDataset, class_indices
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 

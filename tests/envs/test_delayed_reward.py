@@ -13,7 +13,7 @@ from scipy import stats
 
 from tests.envs.tiny_arms import arms, play, unwrapped
 from vitucb.envs import DelayedReward
-from vitucb.envs.delayed_reward import draw_delay
+from vitucb.envs.wrappers.delayed_reward import draw_delay
 
 
 @settings(max_examples=30, deadline=None)

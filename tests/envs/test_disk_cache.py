@@ -9,10 +9,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from vitucb.envs import decoding
-from vitucb.envs.datasets import load_dataset
-from vitucb.envs.disk_cache import DecodedCache, data_folder
-from vitucb.envs.image_dataset import ImageDataset
+from vitucb.envs.data import decoding
+from vitucb.envs.data.datasets import load_dataset
+from vitucb.envs.data.disk_cache import DecodedCache, data_folder
+from vitucb.envs.data.image_dataset import ImageDataset
 
 
 def _folder(root: Path) -> Path:

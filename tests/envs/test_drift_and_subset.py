@@ -13,8 +13,8 @@ from scipy import stats
 
 from tests.envs.tiny_arms import arms, play, unwrapped
 from vitucb.envs import DriftingRewards, RandomArmSubset
-from vitucb.envs.drifting_rewards import cyclic_permutation, drift_share
-from vitucb.envs.image_dataset import ImageDataset
+from vitucb.envs.data.image_dataset import ImageDataset
+from vitucb.envs.wrappers.drifting_rewards import cyclic_permutation, drift_share
 
 
 def test_abrupt_drift_permutes_the_means_at_its_round_and_reset_restores_them() -> None:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vitucb.envs.datasets import load_dataset
+from vitucb.envs.data.datasets import load_dataset
 
 # Pillow warns about much of this; in a test run that would be an error, in a user's it is not.
 pytestmark = pytest.mark.filterwarnings("ignore")

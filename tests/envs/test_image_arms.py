@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 import vitucb.envs  # noqa: F401  registers the ids
+from vitucb.envs.data.image_dataset import ImageDataset
 from vitucb.envs.digits_paper import DigitsPaperEnv
 from vitucb.envs.image_arms import ImageArmsEnv
-from vitucb.envs.image_dataset import ImageDataset
 
 INFO_KEYS = {"expected_reward", "optimal_reward", "regret", "optimal_action"}
 

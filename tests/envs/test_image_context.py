@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from vitucb.envs import DriftingRewards
+from vitucb.envs.data.image_dataset import ImageDataset
 from vitucb.envs.image_context import ImageContextEnv
-from vitucb.envs.image_dataset import ImageDataset
 
 
 def _tagged(num_classes: int = 4, per_class: int = 3) -> ImageDataset:

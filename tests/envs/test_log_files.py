@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vitucb.envs.log_files import read_log
+from vitucb.envs.data.log_files import read_log
 
 ARMS = "arm_images,action,reward,propensity\n"
 

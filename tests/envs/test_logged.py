@@ -8,7 +8,7 @@ import pytest
 
 import vitucb
 import vitucb.envs
-from vitucb.envs.log_files import LoggedRounds
+from vitucb.envs.data.logged_rounds import LoggedRounds
 from vitucb.envs.logged import LoggedEnv, made_up_log
 
 

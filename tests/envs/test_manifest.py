@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitucb.envs.datasets import load_dataset
+from vitucb.envs.data.datasets import load_dataset
 from vitucb.envs.image_context import ImageContextEnv
 from vitucb.envs.rated_items import RatedItemsEnv
 

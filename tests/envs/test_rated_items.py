@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vitucb.envs.datasets import load_dataset
+from vitucb.envs.data.datasets import load_dataset
 from vitucb.envs.rated_items import RatedItemsEnv
 
 EMOJI = Path(__file__).resolve().parents[2].parent / "shared/data/emoji_sentiment_64px.npz"

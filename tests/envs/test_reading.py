@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from vitucb.config import RunConfig, override
-from vitucb.envs import decoding, npz
-from vitucb.envs.datasets import load_dataset
-from vitucb.experiment import make_env
+from vitucb.envs.data import decoding, npz
+from vitucb.envs.data.datasets import load_dataset
+from vitucb.experiment.environments import make_env
 
 
 def _noise(count: int, size: int = 16) -> NDArray[np.uint8]:

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from tests.envs.tiny_datasets import assert_refused, encode, folder, jpeg_arrays, noise, save
-from vitucb.envs.datasets import load_dataset
-from vitucb.envs.image_dataset import ImageDataset
+from vitucb.envs.data.datasets import load_dataset
+from vitucb.envs.data.image_dataset import ImageDataset
 
 _LABELS = np.array([0, 1] * 3)
 

@@ -9,10 +9,10 @@ from PIL import Image
 from scipy import stats
 
 from vitucb.config import RunConfig, override
-from vitucb.envs.datasets import load_dataset
-from vitucb.envs.image_dataset import ImageDataset
-from vitucb.envs.selection import SPLITS, select_classes, select_split, split_of
-from vitucb.experiment import make_env
+from vitucb.envs.data.datasets import load_dataset
+from vitucb.envs.data.image_dataset import ImageDataset
+from vitucb.envs.data.selection import SPLITS, select_classes, select_split, split_of
+from vitucb.experiment.environments import make_env
 
 
 def _items(dataset: ImageDataset) -> list[bytes]:

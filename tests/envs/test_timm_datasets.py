@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.envs.tiny_datasets import assert_refused, encode, pixels_of
-from vitucb.envs.datasets import load_dataset
+from vitucb.envs.data.datasets import load_dataset
 
 
 class _FakeSet:

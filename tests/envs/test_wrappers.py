@@ -15,8 +15,8 @@ from gymnasium.utils.env_checker import check_env
 from tests.envs.tiny_arms import Env, arms, play, tiny_dataset
 from vitucb.config import EnvConfig, RunConfig, override
 from vitucb.envs import DelayedReward, DriftingRewards, RandomArmSubset
-from vitucb.experiment import make_env
-from vitucb.runner import run
+from vitucb.experiment.environments import make_env
+from vitucb.experiment.episode import run
 from vitucb.types import Decision, Observation, State
 
 WRAPPERS: dict[str, Callable[[Env], Env]] = {

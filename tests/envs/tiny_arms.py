@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import gymnasium
 import numpy as np
 
-from vitucb.envs.image_dataset import ImageDataset
+from vitucb.envs.data.image_dataset import ImageDataset
 
 Env: TypeAlias = gymnasium.Env[Any, Any]
 

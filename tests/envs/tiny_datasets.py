@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from vitucb.envs.datasets import load_dataset
-from vitucb.envs.image_dataset import ImageDataset
+from vitucb.envs.data.datasets import load_dataset
+from vitucb.envs.data.image_dataset import ImageDataset
 
 
 def noise(count: int = 6, size: int = 8, channels: int = 3) -> NDArray[np.uint8]:

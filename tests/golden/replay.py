@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from vitucb.adapters import LoRAPair
+from vitucb.models.lora import LoRAPair
 from vitucb.optim import create_optimizer
-from vitucb.optim.bernoulli_lora import BernoulliLoRA
-from vitucb.optim.chain import Chain
-from vitucb.optim.draws import Draws
-from vitucb.optim.rac_lora import RACLoRA
+from vitucb.optim.chains.bernoulli_lora import BernoulliLoRA
+from vitucb.optim.chains.chain import Chain
+from vitucb.optim.chains.draws import Draws
+from vitucb.optim.chains.rac_lora import RACLoRA
 
 _X_MODES = {"zero": "zero", "sylvester": "sylvester", "symmetry": "symmetric"}
 

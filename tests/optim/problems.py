@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from vitucb.adapters import LoRAPair
+from vitucb.models.lora import LoRAPair
 
 SHAPES = ((6, 5, 2), (6, 7, 4), (9, 5, 2), (6, 5, 2))
 

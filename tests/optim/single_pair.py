@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from vitucb.adapters import LoRAPair
-from vitucb.optim.batch import FactorBatch, Stacks
+from vitucb.models.lora import LoRAPair
+from vitucb.optim.batched.factor_batch import FactorBatch, Stacks
 
 
 def draw(seed: int, *shape: int) -> Tensor:

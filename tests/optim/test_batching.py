@@ -68,8 +68,8 @@ def test_the_sync_free_step_reads_nothing_back(
 ) -> None:
     # On a processor Adam may ask whether one bias correction serves all, and the trust region
     # whether norms alone settle it; elsewhere they do not.
-    monkeypatch.setattr("vitucb.optim.adam._is_uniform", lambda step: False)
-    monkeypatch.setattr("vitucb.optim.trust_region.is_surely_within", lambda *_: False)
+    monkeypatch.setattr("vitucb.optim.batched.adam._is_uniform", lambda step: False)
+    monkeypatch.setattr("vitucb.optim.batched.trust_region.is_surely_within", lambda *_: False)
     problem = Quadratic.make()
     optimizer = create_optimizer(name, problem.pairs, lr=0.01, **options)
     assert isinstance(optimizer, LoRAOptimizer)
@@ -81,7 +81,7 @@ def test_the_sync_free_step_reads_nothing_back(
 def test_the_fused_and_the_general_adam_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     fused, general = Quadratic.make(), Quadratic.make()
     run(fused, create_optimizer("scaled-adam", fused.pairs, lr=0.01, weight_decay=0.1), 5)
-    monkeypatch.setattr("vitucb.optim.adam._is_uniform", lambda step: False)
+    monkeypatch.setattr("vitucb.optim.batched.adam._is_uniform", lambda step: False)
     run(general, create_optimizer("scaled-adam", general.pairs, lr=0.01, weight_decay=0.1), 5)
     for a, b in zip(fused.values(), general.values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0.0, atol=1e-13)

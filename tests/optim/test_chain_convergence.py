@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from tests.optim.problems import Quadratic, run
-from vitucb.adapters import LoRAPair
+from vitucb.models.lora import LoRAPair
 from vitucb.optim import create_optimizer
-from vitucb.optim.chain import Chain
-from vitucb.optim.draws import Draws
-from vitucb.optim.merging import BaseWeights, check_mergeable
+from vitucb.optim.chains.chain import Chain
+from vitucb.optim.chains.draws import Draws
+from vitucb.optim.chains.merging import BaseWeights, check_mergeable
 
 # The theory is about steps of 1/L, however long.
 SGD: dict[str, Any] = {"inner": "sgd", "inner_options": {"max_step": 0.0}}

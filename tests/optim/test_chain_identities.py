@@ -9,7 +9,7 @@ import torch
 
 from tests.optim.problems import Quadratic, run
 from vitucb.optim import create_optimizer
-from vitucb.optim.chain import Chain
+from vitucb.optim.chains.chain import Chain
 
 TEXTBOOK: dict[str, Any] = {
     "inner": "sgd", "inner_steps": 1, "inner_options": {"max_step": 0.0}

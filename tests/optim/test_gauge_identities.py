@@ -14,9 +14,9 @@ from torch.nn import Parameter
 
 from tests.optim.problems import Quadratic, run
 from tests.optim.single_pair import draw, gauge, load, make_pair, orthogonal, set_gradients, weight
-from vitucb.adapters import LoRAPair
+from vitucb.models.lora import LoRAPair
 from vitucb.optim import create_optimizer
-from vitucb.optim.linear_algebra import gram, guard_scale
+from vitucb.optim.batched.linear_algebra import gram, guard_scale
 
 # Identities 5 and 6: the path of W does not depend on the gauge.
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.optim.single_pair import draw, load, make_pair, set_gradients, weight
-from vitucb.adapters import LoRAPair
+from vitucb.models.lora import LoRAPair
 from vitucb.optim import create_optimizer
-from vitucb.optim.linear_algebra import solve_sylvester
+from vitucb.optim.batched.linear_algebra import solve_sylvester
 from vitucb.optim.lora_pro import Adjustment, LoRAPro, XMode
 
 XModes: tuple[XMode, ...] = ("zero", "sylvester", "symmetric")

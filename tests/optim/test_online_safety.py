@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from vitucb.adapters import LoRAPair
+from vitucb.models.lora import LoRAPair
 from vitucb.optim import OPTIMIZERS, create_optimizer
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from vitucb.adapters import add_lora
-from vitucb.backbone import create_backbone
+from vitucb.models.backbone import create_backbone
+from vitucb.models.lora import add_lora
 from vitucb.optim import create_optimizer
-from vitucb.optim.chain import Chain
+from vitucb.optim.chains.chain import Chain
 
 
 def make_model() -> nn.Module:

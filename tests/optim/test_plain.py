@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vitucb.adapters import LoRAPair
+from vitucb.models.lora import LoRAPair
 from vitucb.optim import OPTIMIZERS, create_optimizer
 from vitucb.optim.plain import PlainOptimizer
 

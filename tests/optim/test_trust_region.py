@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from tests.optim.problems import Quadratic, run
-from vitucb.adapters import LoRAPair
+from vitucb.models.lora import LoRAPair
 from vitucb.optim import create_optimizer
-from vitucb.optim.batch import FactorBatch
+from vitucb.optim.batched.factor_batch import FactorBatch
+from vitucb.optim.batched.trust_region import MAX_STEP, trust_radius
 from vitucb.optim.plain import PlainOptimizer
-from vitucb.optim.trust_region import MAX_STEP, trust_radius
 
 BOUNDED: list[tuple[str, dict[str, Any]]] = [
     ("sgd", {}),
@@ -105,7 +105,7 @@ def test_a_plain_step_within_the_region_keeps_every_bit(
     is_settled_by_norms: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not is_settled_by_norms:
-        monkeypatch.setattr("vitucb.optim.trust_region.is_surely_within", lambda *_: False)
+        monkeypatch.setattr("vitucb.optim.batched.trust_region.is_surely_within", lambda *_: False)
     bounded, free = Quadratic.make(dtype=torch.float32), Quadratic.make(dtype=torch.float32)
     optimizers = [
         create_optimizer("sgd", bounded.pairs, lr=0.01, momentum=0.9, max_step=1e3),

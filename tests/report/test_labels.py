@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitucb.report.labels import shorten, spread, text_points
-from vitucb.report.theme import PALETTE
+from vitucb.report.figures.labels import shorten, spread, text_points
+from vitucb.report.figures.theme import PALETTE
 
 
 @settings(max_examples=60, deadline=None)

@@ -17,12 +17,12 @@ import pytest
 
 from vitucb.report import Gallery, write_report
 from vitucb.report.analysis import analyse
-from vitucb.report.curves import growth_figure, regret_figure
-from vitucb.report.forest import difference_figure
-from vitucb.report.gallery import gallery_figure
+from vitucb.report.figures.curves import growth_figure, regret_figure
+from vitucb.report.figures.forest import difference_figure
+from vitucb.report.figures.gallery import gallery_figure
+from vitucb.report.figures.theme import line_styles
 from vitucb.report.groups import group_runs
 from vitucb.report.runs import load_runs
-from vitucb.report.theme import line_styles
 
 WriteRun: TypeAlias = Callable[..., Path]
 SVG = "{http://www.w3.org/2000/svg}"

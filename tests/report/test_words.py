@@ -5,15 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from vitucb.report.curves import trailing_mean
-from vitucb.report.words import (
-    difference_sentence,
-    estimate_text,
-    number,
-    p_text,
-    percent,
-    verdict,
-)
+from vitucb.report.formatting import estimate_text, number, p_text, percent
+from vitucb.report.sentences import difference_sentence, verdict
+from vitucb.report.series import trailing_mean
 from vitucb.statistics import Estimate, paired_difference
 
 

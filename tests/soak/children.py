@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vitucb.cli import main
+from vitucb.cli.main import main
 from vitucb.config import RunConfig, override
 
 SAME_BYTES = ("rounds.csv", "metrics.csv", "summary.json", "gallery.npz")

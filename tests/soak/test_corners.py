@@ -14,7 +14,7 @@ import vitucb
 from tests.soak.conftest import Trials
 from tests.soak.odd_env import odd_env
 from vitucb.agents import AGENTS
-from vitucb.envs.image_dataset import ImageDataset
+from vitucb.envs.data.image_dataset import ImageDataset
 from vitucb.types import Agent, Decision
 
 _MLP = {"hidden": 8, "steps": 1, "batch_size": 8}

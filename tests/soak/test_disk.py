@@ -22,11 +22,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.soak.children import config, contents
 from tests.soak.conftest import Trials
-from vitucb.cli import main
+from vitucb.cli.main import main
 from vitucb.config import RunConfig
-from vitucb.experiment import play
-from vitucb.recorder import is_finished, run_folder
-from vitucb.saved_run import read_run
+from vitucb.experiment.playing import play
+from vitucb.experiment.run_folder import is_finished, run_folder
+from vitucb.serving.run_agent import read_run
 from vitucb.types import Round
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -146,7 +146,9 @@ def test_a_fault_at_any_file_operation_is_survived(
         with pytest.MonkeyPatch.context() as patch:
             for owner, name in OPERATIONS:
                 patch.setattr(owner, name, fault.before(getattr(owner, name)))
-            patch.setattr("vitucb.checkpoint.save_file", fault.before(safetensors.torch.save_file))
+            patch.setattr(
+                "vitucb.storage.state_files.save_file", fault.before(safetensors.torch.save_file)
+            )
             with contextlib.suppress(type(error)):
                 play(settings)
         fired = fault.count >= at

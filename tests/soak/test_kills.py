@@ -20,11 +20,11 @@ from prove_resume import CONFIGS, kill_after, start
 from tests.soak.children import command, config, contents, wait, wait_for_rounds
 from tests.soak.conftest import Trials
 from vitucb.config import RunConfig, override
-from vitucb.engines import unfinished
-from vitucb.engines.job import play_job, play_together
-from vitucb.experiment import play
-from vitucb.recorder import is_finished, run_folder
-from vitucb.resume import explain
+from vitucb.experiment.engines import unfinished
+from vitucb.experiment.engines.job import play_job, play_together
+from vitucb.experiment.playing import play
+from vitucb.experiment.resume import explain
+from vitucb.experiment.run_folder import is_finished, run_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = 60

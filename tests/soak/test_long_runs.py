@@ -11,8 +11,8 @@ import torch
 
 from tests.soak.conftest import Trials
 from vitucb.config import RunConfig, override
-from vitucb.experiment import play
-from vitucb.recorder import is_finished, run_folder
+from vitucb.experiment.playing import play
+from vitucb.experiment.run_folder import is_finished, run_folder
 from vitucb.types import Round
 
 LINUX = pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="reads /proc/self/statm")

@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 
 from tests.soak.conftest import Trials
+from vitucb.agents.factory import make_agent
 from vitucb.agents.vit_ucb import ViTUCB
-from vitucb.checkpoint import load_state, save_state
 from vitucb.config import LoRAConfig, RunConfig, override
+from vitucb.covariance.budgeted import HandoverCovariance
+from vitucb.covariance.dual import RowCovariance
 from vitucb.covariance.grouped import GroupedCovariance
-from vitucb.covariance.handover import HandoverCovariance
-from vitucb.covariance.rows import RowCovariance
 from vitucb.covariance.table import COVARIANCES
-from vitucb.experiment import make_agent, make_env
+from vitucb.experiment.environments import make_env
+from vitucb.experiment.episode import Episode
 from vitucb.optim.table import ENTRIES
 from vitucb.policies import POLICIES
-from vitucb.runner import Episode
+from vitucb.storage.state_files import load_state, save_state
 from vitucb.types import Agent
 
 ROUNDS, SAVED_AFTER = 36, 20

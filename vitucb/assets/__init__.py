@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# alias -> (timm name, one-line description); vitucb.backbone registers the timm name.
+# alias -> (timm name, one-line description); vitucb.models.backbone registers the timm name.
 EMBEDDED_BACKBONES: dict[str, tuple[str, str]] = {
     "vitucb-nano": (
         "vit_nano_patch8_32.vitucb",

@@ -6,11 +6,12 @@ import abc
 import logging
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+
+from vitucb.covariance.scored import Scored
 
 _logger = logging.getLogger(__name__)
 
@@ -18,44 +19,6 @@ State: TypeAlias = dict[str, Any]
 """Flat: str -> tensor, or a JSON scalar."""
 
 MAX_REJECTED_IN_A_ROW = 10
-
-
-@dataclass
-class Scored:
-    """Arms that were scored against the present A, kept so that updating with one of them is free.
-
-    Attributes:
-        phi: Features (b, p).
-        squares: phi' A^-1 phi, float64 (b,).
-        gram: Phi Phi' of these arms, float64 (b, b), where the representation needs it.
-        cross: What the representation knows of each arm, columns (..., b), e.g. Phi_rows phi.
-        solved: The same after a solve, columns (..., b), e.g. L^-1 Phi_rows phi.
-        source: Features (b, p) before a projection.
-        is_finite: Which arms are finite, (b,); None means all.
-        parts: Scores by group of features.
-    """
-
-    phi: Tensor
-    squares: Tensor
-    gram: Tensor | None = None
-    cross: Tensor | None = None
-    solved: Tensor | None = None
-    source: Tensor | None = None
-    is_finite: Tensor | None = None
-    parts: list[Scored] | None = None
-
-    def take(self, which: Tensor | slice) -> Scored:
-        """The chosen arms, by index or mask (b,), or a stretch of them as views."""
-        return Scored(
-            self.phi[which],
-            self.squares[which],
-            None if self.gram is None else self.gram[which][:, which],
-            None if self.cross is None else self.cross[..., which],
-            None if self.solved is None else self.solved[..., which],
-            None if self.source is None else self.source[which],
-            None if self.is_finite is None else self.is_finite[which],
-            None if self.parts is None else [part.take(which) for part in self.parts],
-        )
 
 
 class FeatureCovariance(abc.ABC):

@@ -8,8 +8,9 @@ import math
 import torch
 from torch import Tensor
 
-from vitucb.covariance.base import FeatureCovariance, Scored, State
+from vitucb.covariance.base import FeatureCovariance, State
 from vitucb.covariance.guards import check_gamma, limit_weights
+from vitucb.covariance.scored import Scored
 
 _logger = logging.getLogger(__name__)
 

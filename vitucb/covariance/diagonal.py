@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vitucb.covariance.base import FeatureCovariance, Scored, State
+from vitucb.covariance.base import FeatureCovariance, State
 from vitucb.covariance.guards import check_gamma
+from vitucb.covariance.scored import Scored
 
 
 class DiagonalCovariance(FeatureCovariance):

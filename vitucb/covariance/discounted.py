@@ -11,8 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vitucb.covariance.base import Scored, State
+from vitucb.covariance.base import State
 from vitucb.covariance.dense import DenseCovariance
+from vitucb.covariance.scored import Scored
 
 
 class DiscountedCovariance(DenseCovariance):

@@ -28,55 +28,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vitucb.covariance.base import (
-    FeatureCovariance,
-    Scored,
-    State,
-    information_gain,
-)
+from vitucb.covariance.base import FeatureCovariance, State, information_gain
+from vitucb.covariance.dual import RowCovariance
 from vitucb.covariance.guards import check_gamma
-from vitucb.covariance.rows import RowCovariance
+from vitucb.covariance.ridge_correction import calibrated_ridge
+from vitucb.covariance.scored import Scored
 
 _logger = logging.getLogger(__name__)
 
 DEFAULT_RANK = 256
 _PROBES = 32
 _SHIFTS = {"calibrated": None, "upper": 0.0, "centred": 0.5, "lower": 1.0}
-
-
-def calibrated_ridge(
-    inside: Tensor,
-    outside: Tensor,
-    values: Tensor,
-    lost: float,
-    ridge: float,
-    low: float,
-    up: float,
-) -> float:
-    """The ridge at which a shrunk sketch gives features it has not seen the widths they had before.
-
-    Their mean squared width is sum_i c_i^2 / (s_i + ridge) + o / ridge before the shrink and
-    sum_i c_i^2 / ((s_i - lost)+ + r) + o / r after it, falling in r; r is found by bisection.
-
-    Args:
-        inside: c_i^2, energies of the features along the eigenvectors of B'B, (b, n).
-        outside: o, their energies outside the rows of B, (b,).
-        values: Eigenvalues s of B B', (n,), above 0.
-        lost: What the shrink takes off.
-        ridge: Ridge in use before.
-        low: Least ridge allowed.
-        up: Largest ridge allowed.
-    """
-    c, o = inside.sum(0), float(outside.sum())
-    target = float((c / (values + ridge)).sum()) + o / ridge
-    left = (values - lost).clamp_min(0.0)
-    for _ in range(40):
-        middle = 0.5 * (low + up)
-        if float((c / (left + middle)).sum()) + o / middle > target:
-            low = middle
-        else:
-            up = middle
-    return 0.5 * (low + up)
 
 
 class FrequentDirections(FeatureCovariance):

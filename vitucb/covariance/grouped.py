@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from vitucb.covariance.base import FeatureCovariance, Scored, State
+from vitucb.covariance.base import FeatureCovariance, State
+from vitucb.covariance.scored import Scored
 
 
 class GroupedCovariance(FeatureCovariance):

@@ -19,16 +19,16 @@ import math
 import torch
 from torch import Tensor
 
-from vitucb.covariance.base import FeatureCovariance, Scored, State, information_gain
+from vitucb.covariance.base import FeatureCovariance, State, information_gain
+from vitucb.covariance.budgeted import DENSE_DIM, HandoverCovariance
 from vitucb.covariance.countsketch import CountSketch
+from vitucb.covariance.dual import RowCovariance
 from vitucb.covariance.frequent_directions import FrequentDirections
-from vitucb.covariance.handover import DENSE_DIM, HandoverCovariance
-from vitucb.covariance.rows import RowCovariance
+from vitucb.covariance.ridge_correction import _LEAST_SHARE, debiased_ridge, effective_dimension
+from vitucb.covariance.scored import Scored
 
 _logger = logging.getLogger(__name__)
 
-# Corrections beyond this mean that the sketch is too small for the data.
-_LEAST_SHARE = 0.05
 # d >= 8 d_eff keeps widths within about 4 %; below that a warning is due.
 _ROOM = 8.0
 # Below d = 2 d_eff the correction of the ridge is not to be trusted.
@@ -36,29 +36,6 @@ _LEAST_ROOM = 2.0
 # Changes that are no observations call for a correction where they move log det by as much.
 _SETTLED = 0.25
 WINDOW = 16
-
-
-def effective_dimension(spectrum: Tensor, ridge: float) -> float:
-    """d_eff = sum_i s_i / (s_i + ridge) of the eigenvalues s of Phi Phi'."""
-    return float((spectrum / (spectrum + ridge)).sum())
-
-
-def debiased_ridge(spectrum: Tensor, ridge: float, sketch_dim: int) -> float:
-    """The r with r = ridge (1 - d_eff(r) / d), by bisection; at least 5 % of the ridge.
-
-    Args:
-        spectrum: Eigenvalues of the projected Phi Phi', at least 0.
-        ridge: Ridge of A.
-        sketch_dim: Dimension d of the projection.
-    """
-    low, up = _LEAST_SHARE * ridge, ridge
-    for _ in range(40):
-        middle = 0.5 * (low + up)
-        if middle > ridge * (1.0 - effective_dimension(spectrum, middle) / sketch_dim):
-            up = middle
-        else:
-            low = middle
-    return up
 
 
 class ProjectedCovariance(FeatureCovariance):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vitucb.fast_linear import fast_linear
+from vitucb.models.onednn_linear import fast_linear
 
 BLOCK_ROWS = 256
 _TILE_COLUMNS = 4096

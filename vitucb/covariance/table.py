@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 COVARIANCES = {
-    "exact": "vitucb.covariance.handover:HandoverCovariance",
+    "exact": "vitucb.covariance.budgeted:HandoverCovariance",
     "dense": "vitucb.covariance.dense:DenseCovariance",
     "low-rank": "vitucb.covariance.projected:low_rank",
     "frequent-directions": "vitucb.covariance.frequent_directions:FrequentDirections",

@@ -11,32 +11,32 @@ from typing import TYPE_CHECKING, Any
 from vitucb.optim.table import ENTRIES, OPTIMIZERS, OptimizerEntry
 
 if TYPE_CHECKING:
-    from vitucb.optim.asymmetric_lora import AsymmetricLoRA
-    from vitucb.optim.bernoulli_lora import BernoulliLoRA
-    from vitucb.optim.cola import COLA
+    from vitucb.optim.batched.lora_optimizer import LoRAOptimizer
+    from vitucb.optim.chains.asymmetric_lora import AsymmetricLoRA
+    from vitucb.optim.chains.bernoulli_lora import BernoulliLoRA
+    from vitucb.optim.chains.cola import COLA
+    from vitucb.optim.chains.rac_lora import RACLoRA
     from vitucb.optim.factory import create_optimizer
     from vitucb.optim.lamb import LAMB
     from vitucb.optim.lora_fa import LoRAFA
-    from vitucb.optim.lora_optimizer import LoRAOptimizer
     from vitucb.optim.lora_plus import LoRAPlus
     from vitucb.optim.lora_pro import LoRAPro
+    from vitucb.optim.lora_rite import LoRARITE
     from vitucb.optim.plain import PlainOptimizer
-    from vitucb.optim.rac_lora import RACLoRA
-    from vitucb.optim.rite import LoRARITE
     from vitucb.optim.scaled import ScaledAdam, ScaledGD
 
 _LAZY = {
     "create_optimizer": "vitucb.optim.factory",
-    "RACLoRA": "vitucb.optim.rac_lora",
-    "COLA": "vitucb.optim.cola",
-    "BernoulliLoRA": "vitucb.optim.bernoulli_lora",
-    "AsymmetricLoRA": "vitucb.optim.asymmetric_lora",
+    "RACLoRA": "vitucb.optim.chains.rac_lora",
+    "COLA": "vitucb.optim.chains.cola",
+    "BernoulliLoRA": "vitucb.optim.chains.bernoulli_lora",
+    "AsymmetricLoRA": "vitucb.optim.chains.asymmetric_lora",
     "LAMB": "vitucb.optim.lamb",
     "LoRAFA": "vitucb.optim.lora_fa",
-    "LoRAOptimizer": "vitucb.optim.lora_optimizer",
+    "LoRAOptimizer": "vitucb.optim.batched.lora_optimizer",
     "LoRAPlus": "vitucb.optim.lora_plus",
     "LoRAPro": "vitucb.optim.lora_pro",
-    "LoRARITE": "vitucb.optim.rite",
+    "LoRARITE": "vitucb.optim.lora_rite",
     "PlainOptimizer": "vitucb.optim.plain",
     "ScaledAdam": "vitucb.optim.scaled",
     "ScaledGD": "vitucb.optim.scaled",

@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from vitucb.adapters import LoRAPair, lora_pairs
-from vitucb.optim.chain import Chain
+from vitucb.models.lora import LoRAPair, lora_pairs
+from vitucb.optim.chains.chain import Chain
+from vitucb.optim.chains.merging import check_mergeable
 from vitucb.optim.lora_pro import LoRAPro
-from vitucb.optim.merging import check_mergeable
 from vitucb.optim.options import check_options
 from vitucb.optim.plain import PlainOptimizer
 from vitucb.optim.table import OPTIMIZERS
@@ -48,7 +48,7 @@ def create_optimizer(
     Example:
         >>> import torch
         >>> from torch import nn
-        >>> from vitucb.adapters import LoRAPair
+        >>> from vitucb.models.lora import LoRAPair
         >>> A, B = nn.Parameter(torch.eye(2, 3)), nn.Parameter(torch.zeros(4, 2))
         >>> pair = LoRAPair("layer", A, B, scaling=2.0, base=None)
         >>> create_optimizer("lora-plus", [pair], lr=1e-3, ratio=8.0).param_groups[1]["lr"]

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from vitucb.adapters import LoRAPair
-from vitucb.optim.adam import adam_direction
-from vitucb.optim.batch import Stacks
-from vitucb.optim.lora_optimizer import LoRAOptimizer, Work
+from vitucb.models.lora import LoRAPair
+from vitucb.optim.batched.adam import adam_direction
+from vitucb.optim.batched.factor_batch import Stacks
+from vitucb.optim.batched.lora_optimizer import LoRAOptimizer, Work
 
 
 def trust_ratios(x: Stacks, u: Stacks) -> list[Tensor]:

@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from torch.nn import Parameter
 
-from vitucb.adapters import LoRAPair
-from vitucb.optim.linear_algebra import (
+from vitucb.models.lora import LoRAPair
+from vitucb.optim.batched.linear_algebra import (
     FLOAT32_RCOND,
     apply,
     from_eigen,
     gram,
     inverse_eigenvalues,
 )
-from vitucb.optim.lora_optimizer import LoRAOptimizer, Work
+from vitucb.optim.batched.lora_optimizer import LoRAOptimizer, Work
 
 
 class LoRAFA(LoRAOptimizer):

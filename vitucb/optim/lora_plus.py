@@ -14,9 +14,9 @@ from typing import Any
 from torch.nn import Parameter
 from torch.optim import SGD, AdamW
 
-from vitucb.adapters import LoRAPair
+from vitucb.models.lora import LoRAPair
+from vitucb.optim.batched.trust_region import MAX_STEP
 from vitucb.optim.plain import PlainOptimizer
-from vitucb.optim.trust_region import MAX_STEP
 from vitucb.registry import lookup
 
 _BASES = {"adamw": AdamW, "sgd": SGD}

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from vitucb.adapters import LoRAPair
-from vitucb.optim.adam import adam_direction
-from vitucb.optim.batch import FactorBatch, Stacks
-from vitucb.optim.linear_algebra import (
+from vitucb.models.lora import LoRAPair
+from vitucb.optim.batched.adam import adam_direction
+from vitucb.optim.batched.factor_batch import FactorBatch, Stacks
+from vitucb.optim.batched.linear_algebra import (
     FLOAT32_RCOND,
     add_apply_,
     apply,
@@ -36,8 +36,8 @@ from vitucb.optim.linear_algebra import (
     scale_stacks_,
     solve_sylvester,
 )
-from vitucb.optim.lora_optimizer import LoRAOptimizer, Work
-from vitucb.optim.trust_region import MAX_STEP, shortening
+from vitucb.optim.batched.lora_optimizer import LoRAOptimizer, Work
+from vitucb.optim.batched.trust_region import MAX_STEP, shortening
 
 XMode = Literal["zero", "sylvester", "symmetric"]
 _X_MODES = ("zero", "sylvester", "symmetric")

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import LBFGS, AdamW, Optimizer
 
-from vitucb.adapters import LoRAPair
+from vitucb.models.lora import LoRAPair
+from vitucb.optim.batched.state_dicts import copied
+from vitucb.optim.batched.trust_region import MAX_STEP, MoveLimit
 from vitucb.optim.options import check_options
-from vitucb.optim.state_dicts import copied
-from vitucb.optim.trust_region import MAX_STEP, MoveLimit
 
 
 class PlainOptimizer(Optimizer):

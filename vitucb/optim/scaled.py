@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from vitucb.adapters import LoRAPair
-from vitucb.optim.batch import FactorBatch, Stacks
-from vitucb.optim.linear_algebra import apply, from_eigen, gram, inverse_eigenvalues
-from vitucb.optim.lora_optimizer import LoRAOptimizer, Work
-from vitucb.optim.trust_region import MAX_STEP
+from vitucb.models.lora import LoRAPair
+from vitucb.optim.batched.factor_batch import FactorBatch, Stacks
+from vitucb.optim.batched.linear_algebra import apply, from_eigen, gram, inverse_eigenvalues
+from vitucb.optim.batched.lora_optimizer import LoRAOptimizer, Work
+from vitucb.optim.batched.trust_region import MAX_STEP
 
 
 def precondition(x: Stacks, g: Stacks, batch: FactorBatch, reg: float) -> tuple[Stacks, Tensor]:

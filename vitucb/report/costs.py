@@ -8,8 +8,8 @@ from html import escape
 import numpy as np
 
 from vitucb.report.analysis import AgentResult, Analysis
+from vitucb.report.formatting import number
 from vitucb.report.runs import Run
-from vitucb.report.words import number
 
 _COUNTS: Mapping[str, str] = {
     "trainable_parameters": "trained",

@@ -12,8 +12,8 @@ from typing import TypeAlias
 
 from vitucb.report.analysis import AgentResult, Analysis, plotted_rounds
 from vitucb.report.costs import cost_rows
-from vitucb.report.curves import overall_coverage
-from vitucb.report.words import fixed, number
+from vitucb.report.formatting import fixed, number
+from vitucb.report.series import overall_coverage
 from vitucb.statistics import Estimate
 
 Cell: TypeAlias = str | int | float

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitucb.report.analysis import AgentResult, Analysis, analyse
+from vitucb.report.figures.theme import RC, inline_svg, line_styles, to_svg
 from vitucb.report.groups import group_runs
 from vitucb.report.page import about, contents, page, section
 from vitucb.report.runs import Gallery, load_gallery, load_runs
+from vitucb.report.sentences import headline
 from vitucb.report.tables import write_tables
-from vitucb.report.theme import RC, inline_svg, line_styles, to_svg
-from vitucb.report.words import headline
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -126,7 +126,7 @@ def _figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
     # Imported here so that `vitucb report --help` does not wait for matplotlib.
     import matplotlib
 
-    from vitucb.report import arms, curves, diagnostics, forest
+    from vitucb.report.figures import arms, curves, diagnostics, forest
 
     styles = line_styles(analysis.results, analysis.main)
     with matplotlib.rc_context(dict(RC)):
@@ -151,7 +151,7 @@ def _figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
 def _galleries(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
     import matplotlib
 
-    from vitucb.report.gallery import gallery_figure
+    from vitucb.report.figures.gallery import gallery_figure
 
     with matplotlib.rc_context(dict(RC)):
         for title, gallery in _chosen_galleries(analysis):

@@ -1,0 +1,49 @@
+"""Image arms or one image as context: which family an observation or environment belongs to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from vitucb.types import Observation
+
+
+def is_image_context(obs: Observation) -> bool:
+    """Whether one image is the context of all arms, rather than an image per arm."""
+    return len(obs["images"]) == 1 < len(obs["action_mask"])
+
+
+def chosen_image(obs: Observation, action: int) -> NDArray[np.uint8]:
+    """The image of the chosen arm, or the context's, uint8 (H, W, C)."""
+    image: NDArray[np.uint8] = obs["images"][0 if is_image_context(obs) else action]
+    return image
+
+
+def num_label_actions(env: gym.Env[Any, Any]) -> int | None:
+    """K if one context image is shared by K actions in `env`, None if every arm has its image."""
+    space = env.observation_space
+    images = space["images"] if isinstance(space, gym.spaces.Dict) else None
+    actions = getattr(env.action_space, "n", 1)
+    is_shared = images is not None and images.shape is not None and images.shape[0] == 1
+    return int(actions) if is_shared and actions > 1 else None
+
+
+def images_per_round(env: gym.Env[Any, Any]) -> int:
+    """How many images a round of `env` brings at most."""
+    return 1 if num_label_actions(env) else int(env.action_space.n)  # type: ignore[attr-defined]
+
+
+def require_image_arms(env: gym.Env[Any, Any], agent: str) -> None:
+    """Refuse environments whose arms share one context image.
+
+    Raises:
+        ValueError: If they do.
+    """
+    if num_label_actions(env) is not None:
+        raise ValueError(
+            f"agent {agent!r} needs an image per arm; this environment shows one image to all of "
+            "them: choose lin-ucb, lin-ts or neural-ucb"
+        )

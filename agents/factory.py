@@ -1,0 +1,67 @@
+"""Building an agent by its name, from Python: `make_agent`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+
+from vitucb.agents import AGENTS
+from vitucb.agents.saving import Blueprint, Savable
+from vitucb.agents.settings import warn_of_ignored
+from vitucb.config import AgentConfig, override
+from vitucb.registry import lookup
+from vitucb.types import Agent
+
+if TYPE_CHECKING:
+    pass
+
+
+# Modules draw their first weights from torch's one global generator, which threads share.
+_BUILDING = threading.RLock()
+
+
+_METHODS = ("select_action", "update", "state_dict", "load_state_dict")
+
+
+def make_agent(
+    name: str,
+    env: gym.Env[Any, Any],
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    config: AgentConfig | None = None,
+    **overrides: Any,
+) -> Agent:
+    """Build an agent for `env`; a warning names the settings that it ignores.
+
+    Args:
+        name: A name of `vitucb list agents`, or an import path `module:factory`.
+        env: The environment it will play, or one like it.
+        seed: Seed of the adapters, the replay, the policy and so on.
+        device: Torch device.
+        config: Settings to start from; the defaults if None.
+        **overrides: Fields of `AgentConfig`, e.g. `backbone="vitucb-nano"`; a section takes a
+            mapping, a section instance, or its name alone, e.g. `optimizer="lora-rite"`.
+
+    Raises:
+        ValueError: If a name or a setting is not usable.
+    """
+    config = override(config or AgentConfig(), {"name": name, **overrides}, "agent.")
+    if overrides:
+        warn_of_ignored(config)
+    factories = {key: path for key, (path, _) in AGENTS.items()}
+    factory: Callable[[AgentConfig, gym.Env[Any, Any], int, str], Agent]
+    factory = lookup("agent", config.name, factories)
+    with _BUILDING:
+        agent = factory(config, env, seed, device)
+    if missing := [name for name in _METHODS if not callable(getattr(agent, name, None))]:
+        raise ValueError(
+            f"agent.name {config.name!r} made a {type(agent).__name__} without "
+            f"{', '.join(missing)}; name a factory of agents"
+        )
+    if isinstance(agent, Savable):
+        agent.blueprint = Blueprint.of(config, env, seed)
+    return agent

@@ -1,0 +1,261 @@
+"""Images decoded when first looked at, and kept decoded while they fit in memory."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import io
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitucb.envs.data.disk_cache import DecodedCache
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_logger = logging.getLogger(__name__)
+
+CACHE_MIB = 512
+"""Most memory for decoded images of one data set: 50,000 images of 32 px take 147 MiB."""
+
+MAX_PIXELS = 50_000_000
+"""Most pixels of one image: 150 MB decoded. A file of a few kilobytes can claim to hold more."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")
+"""Formats read, as Pillow names them: no others, since some of Pillow's run external programs."""
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The image in mode RGB: transparency over white, 16-bit gray scaled to 8 bit.
+
+    Raises:
+        ValueError: If its pixels are floats: 0..1 and 0..255 are as common, and one would be black.
+    """
+    from PIL import Image
+
+    if image.mode == "RGB":
+        return image
+    if image.mode == "F":
+        raise ValueError("its pixels are floats of unknown range; store it with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        # Pillow would clip 16-bit values at 255, which turns most of the picture white.
+        values = np.asarray(image, np.int64)
+        gray = (values >> 8).clip(0, 255).astype(np.uint8)
+        # fromarray forgets the one gray level that a PNG file may declare transparent.
+        gray[values == image.info.get("transparency", -1)] = 255
+        image = Image.fromarray(gray)
+    if "A" in image.getbands() or "transparency" in image.info:
+        layered = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, layered).convert("RGB")
+    return image.convert("RGB")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image as its camera was held, by the EXIF tag Orientation."""
+    # Transposition by value of the tag, EXIF 2.32 section 4.6.4 A; 1 is upright.
+    transpositions = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+    orientation = image.getexif().get(0x0112)
+    if not isinstance(orientation, int) or orientation not in transpositions:
+        return image
+    from PIL import Image
+
+    return image.transpose(Image.Transpose(transpositions[orientation]))
+
+
+class LazyImages:
+    """A read-only sequence of N images that decodes on demand and behaves like uint8 (N, H, W, 3).
+
+    Decoded images stay in memory, the least recently used dropped once `CACHE_MIB` is reached, or
+    on disk. Safe to share between threads.
+
+    Args:
+        open_image: Opens image i; may raise whatever the decoder raises.
+        name: Describes image i in error messages, e.g. its path.
+        count: Number of images that can be opened.
+        image_size: Side H = W in pixels, or None for the size of the first image; others are
+            resized (bicubic).
+        indices: Which of the `count` images the sequence has, int64 (N,); all if None.
+        disk: Makes the cache of decoded images of a shape (count, H, W, 3) on disk; None for
+            memory alone.
+
+    Raises:
+        ValueError: If the first image cannot be decoded; on access, if image i cannot.
+    """
+
+    def __init__(
+        self,
+        open_image: Callable[[int], Image.Image],
+        name: Callable[[int], str],
+        count: int,
+        image_size: int | None,
+        *,
+        indices: NDArray[np.int64] | None = None,
+        disk: Callable[[tuple[int, ...]], DecodedCache] | None = None,
+    ) -> None:
+        self._open_image = open_image
+        self._name = name
+        self._indices = np.arange(count) if indices is None else indices
+        self._resize_expected = image_size is not None
+        self._conversion_said = False
+        size = (image_size, image_size) if image_size else None
+        self._size = size or self._decode_image(int(self._indices[0])).size
+        width, height = self._size
+        self.shape = (len(self._indices), height, width, 3)
+        self.dtype = np.dtype(np.uint8)
+        self._disk = disk((count, height, width, 3)) if disk else None
+        capacity = max(1, (CACHE_MIB << 20) // (height * width * 3))
+        # The operating system keeps what is read from disk in memory, as long as there is some.
+        self._cached = (
+            functools.lru_cache(maxsize=capacity)(self._decode) if disk is None else self._read
+        )
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, indices: NDArray[np.int64] | int) -> NDArray[np.uint8]:
+        """New uint8 array of the images at `indices`: (H, W, 3) for an int, (n, H, W, 3) for n."""
+        if isinstance(indices, np.ndarray):
+            return np.stack([self._cached(index) for index in self._indices[indices].tolist()])
+        return self._cached(int(self._indices[indices])).copy()
+
+    def select(self, indices: NDArray[np.int64]) -> LazyImages:
+        """The images at `indices`, sharing what is decoded with this sequence."""
+        view = copy.copy(self)
+        view._indices = self._indices[indices]
+        view.shape = (len(view._indices), *self.shape[1:])
+        return view
+
+    def _decode_image(self, index: int) -> Image.Image:
+        try:
+            with self._open_image(index) as image:
+                image.load()
+                self._log_conversion(index, image.mode)
+                return to_rgb(upright(image))
+        # Broken files make decoders raise nearly anything: OSError, SyntaxError, struct.error,
+        # KeyError...
+        except Exception as error:
+            raise unreadable(self._name(index), error) from error
+
+    def _read(self, index: int) -> NDArray[np.uint8]:
+        assert self._disk is not None, "without a disk cache images are kept by lru_cache"
+        found = self._disk.get(index)
+        if found is None:
+            found = self._decode(index)
+            self._disk.put(index, found)
+        return found
+
+    def _decode(self, index: int) -> NDArray[np.uint8]:
+        from PIL import Image
+
+        image = self._decode_image(index)
+        if image.size != self._size:
+            self._log_resize(index, image.size)
+            image = image.resize(self._size, Image.Resampling.BICUBIC)
+        return np.asarray(image, dtype=np.uint8)
+
+    def _log_conversion(self, index: int, mode: str) -> None:
+        if mode != "RGB" and not self._conversion_said:
+            self._conversion_said = True  # said once, not for every image
+            _logger.warning(
+                "%s is %s; it and others that are not RGB are converted: gray to three equal "
+                "channels, 16 bit to 8, transparency to white, CMYK to RGB",
+                *(self._name(index), _MODES.get(mode, f"of mode {mode}")),
+            )
+
+    def _log_resize(self, index: int, size: tuple[int, int]) -> None:
+        if not self._resize_expected:
+            self._resize_expected = True  # said once, not for every image
+            _logger.warning(
+                "%s is %dx%d; it and others of another size are resized to %dx%d, the size of the "
+                "first image; set image_size to choose",
+                *(self._name(index), *size, *self._size),
+            )
+
+
+_MODES = {
+    "1": "black and white",
+    "L": "grayscale",
+    "LA": "grayscale with transparency",
+    "P": "of a palette",
+    "RGBA": "transparent",
+    "CMYK": "CMYK",
+    "I": "16-bit grayscale",
+    "I;16": "16-bit grayscale",
+}
+
+
+def first_line(error: Exception) -> str:
+    """What went wrong, for a message of one line."""
+    lines = str(error).split("\n") if str(error) else []
+    return " ".join(lines[0].split()) if lines else type(error).__name__
+
+
+def unreadable(name: str, error: Exception) -> ValueError:
+    """The error for an image that cannot be decoded."""
+    name = " ".join(name.splitlines())  # a path may hold line breaks, an error is one line
+    return ValueError(f"cannot read image {name}: {first_line(error)}; mend or remove it")
+
+
+def open_image(source: io.BytesIO | Path) -> Image.Image:
+    """Open an image file without decoding it, importing Pillow only now.
+
+    Raises:
+        ValueError: If it has more than `MAX_PIXELS` pixels, or integers of unknown range. Pillow
+            raises many kinds of errors for files that are no images of `FORMATS`.
+    """
+    from PIL import Image
+
+    image = Image.open(source, formats=tuple(set(image_extensions().values())))
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise ValueError(
+            f"its {image.width}x{image.height} pixels exceed the limit of {MAX_PIXELS:,}"
+        )
+    if image.format == "TIFF" and image.mode == "I":  # 0..255 would be black, and 2^31 white
+        image.close()
+        raise ValueError(
+            "its pixels are signed or 32-bit integers of unknown range; store it with 8 or 16 bits"
+        )
+    return image
+
+
+@functools.cache
+def image_extensions() -> dict[str, str]:
+    """File name extension, lower case with its dot -> format, of the `FORMATS` Pillow reads."""
+    from PIL import Image
+
+    known = Image.registered_extensions()
+    return {
+        extension: name
+        for extension, name in known.items()
+        if name in FORMATS and name in Image.OPEN
+    }
+
+
+def check_image_file(path: Path) -> None:
+    """Open an image file, and decode it where its last bytes do not show that it is whole.
+
+    Raises:
+        Exception: Whatever the decoder raises for a file that is broken or cut short.
+    """
+    if not path.is_file():  # a missing file, or a pipe that would block for ever
+        raise FileNotFoundError("no such file")
+    with open_image(path) as image:
+        ending = _ENDINGS.get(image.format or "")
+        if ending is not None and not _ends_with(path, ending):
+            image.load()
+
+
+_ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+
+
+def _ends_with(path: Path, ending: bytes) -> bool:
+    with path.open("rb") as stream:
+        stream.seek(-min(len(ending), path.stat().st_size), io.SEEK_END)
+        return stream.read() == ending

@@ -1,0 +1,253 @@
+"""Logged bandit rounds: which images were on offer, what was chosen, what came back.
+
+`read_log` reads them from CSV, JSONL or Parquet. Every row is one round, with the fields
+
+- `arm_images`: the images on offer, a JSON list (in CSV also `a.png|b.png`), and `action`: the
+  0-based position of the chosen one; or
+- `context_image`: the one image that was seen, and `action`: any label or number. The actions of
+  the whole log, sorted, are what could be chosen; see `LoggedRounds.with_actions`.
+- `reward`: a finite number.
+- `propensity`: probability with which the action was chosen, in (0, 1]; in all rows or in none.
+
+Paths are relative to the folder of the log. Whatever is wrong is a ValueError that names the file,
+the line and the field.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vitucb.envs.data.decoding import LazyImages, open_image
+from vitucb.envs.data.logged_rounds import LoggedRounds
+from vitucb.envs.data.tables import Row, TableError, read_table
+
+__all__ = ["FIELDS", "LoggedRounds", "read_log"]
+
+_logger = logging.getLogger(__name__)
+
+FIELDS = ("context_image", "arm_images", "action", "reward", "propensity")
+"""The fields of a row; other columns are ignored."""
+
+_SUFFIXES = (".csv", ".jsonl", ".parquet")
+
+
+def read_log(
+    path: str | os.PathLike[str],
+    *,
+    columns: Mapping[str, str] | None = None,
+    image_size: int | None = None,
+    skip_missing: bool = False,
+) -> LoggedRounds:
+    """Read a log.
+
+    Args:
+        path: A .csv, .jsonl or .parquet file; Parquet needs pyarrow.
+        columns: Field -> name of its column, where it is not the field's own name.
+        image_size: Side in pixels to resize images to; that of the first image if None.
+        skip_missing: Leave out rows whose images are missing, instead of refusing the log.
+
+    Returns:
+        The rounds; every field is checked and every image file exists.
+
+    Raises:
+        ValueError: If the file cannot be read, a field is missing or wrong, or an image is missing;
+            names file, line and field.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _SUFFIXES:
+        raise ValueError(f"log {path}: unknown kind of file; give {', '.join(_SUFFIXES)}")
+    if not os.path.isfile(path):
+        raise ValueError(f"log {path}: no such file; check the path")
+    names = {field: field for field in FIELDS} | dict(columns or {})
+    unknown = sorted(set(names) - set(FIELDS))
+    if unknown:
+        raise ValueError(f"columns: unknown field {unknown[0]!r}; known: {', '.join(FIELDS)}")
+    rows = _rows(path, names.values())
+    parsed = [_Parsed.of(path, line, fields, names) for line, fields in rows]
+    if not parsed:
+        raise ValueError(f"log {path}: no rounds in it; give one row per round")
+    kept = _with_images(path, parsed, skip_missing)
+    return _assemble(path, kept, image_size, len(parsed) - len(kept))
+
+
+def _error(path: Path, line: int, problem: str) -> ValueError:
+    return ValueError(f"{path}:{line}: {problem}")
+
+
+def _rows(path: Path, columns: Collection[str]) -> Iterator[Row]:
+    """The rows of a log with the fields that hold something."""
+    try:
+        for line, fields in read_table(path, columns):
+            yield line, {name: v for name, v in fields.items() if v is not None and v != ""}
+    except TableError as error:
+        if error.line is None:
+            raise ValueError(f"log {path}: {error.problem}") from error
+        raise _error(path, error.line, error.problem) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    """One checked row."""
+
+    line: int
+    images: tuple[str, ...]
+    is_context: bool
+    action: str | int
+    reward: float
+    propensity: float | None
+
+    @classmethod
+    def of(
+        cls, path: Path, line: int, fields: Mapping[str, object], names: Mapping[str, str]
+    ) -> _Parsed:
+        """Check the fields of one row.
+
+        Raises:
+            ValueError: Names file, line and field.
+        """
+
+        def fail(field: str, problem: str) -> ValueError:
+            return _error(path, line, f"field {names[field]!r}: {problem}")
+
+        given = {field: fields[name] for field, name in names.items() if name in fields}
+        for field in ("action", "reward"):
+            if field not in given:
+                raise fail(field, "is missing; every row needs it")
+        if ("context_image" in given) == ("arm_images" in given):
+            raise fail(
+                "arm_images",
+                f"give either it or {names['context_image']!r}, the images of the round",
+            )
+        is_context = "context_image" in given
+        field = "context_image" if is_context else "arm_images"
+        images = _paths(given[field], is_context)
+        if not images:
+            raise fail(field, f"{given[field]!r} is no {'path' if is_context else 'list of paths'}")
+        reward = _number(given["reward"])
+        if reward is None:
+            raise fail("reward", f"{_short(given['reward'])} is no finite number")
+        propensity = None
+        if "propensity" in given:
+            propensity = _number(given["propensity"])
+            if propensity is None or not 0 < propensity <= 1:
+                raise fail("propensity", f"{_short(given['propensity'])} is not in (0, 1]")
+        action = _action(given["action"], None if is_context else len(images))
+        if action is None:
+            allowed = "a label" if is_context else f"a position 0 to {len(images) - 1}"
+            raise fail("action", f"{_short(given['action'])} is not {allowed}")
+        return cls(line, images, is_context, action, reward, propensity)
+
+
+def _short(value: object) -> str:
+    text = repr(value) if not isinstance(value, int) or abs(value) < 1e18 else "a huge integer"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _paths(value: object, is_context: bool) -> tuple[str, ...]:
+    """The paths of an image field; empty if it holds none."""
+    if is_context:
+        return (value,) if isinstance(value, str) and value else ()
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return ()
+    if isinstance(value, str):
+        value = value.split("|")
+    if not isinstance(value, list) or not all(isinstance(p, str) and p for p in value):
+        return ()
+    return tuple(value)
+
+
+def _number(value: object) -> float | None:
+    if not isinstance(value, str | int | float):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _action(value: object, arms: int | None) -> str | int | None:
+    """A position below `arms`, or the label of an action where `arms` is None."""
+    if arms is None:
+        is_label = isinstance(value, str | int) and not isinstance(value, bool)
+        return str(value) if is_label and _short(value) != "a huge integer" else None
+    number = _number(value)
+    if isinstance(value, bool) or number is None or not number.is_integer():
+        return None
+    return int(number) if 0 <= number < arms else None
+
+
+def _with_images(path: Path, rows: list[_Parsed], skip_missing: bool) -> list[_Parsed]:
+    """The rows whose images exist; one kind of log and propensities throughout.
+
+    Raises:
+        ValueError: If kinds or propensities are mixed, or images are missing and may not be.
+    """
+    for row in rows:
+        if row.is_context != rows[0].is_context:
+            raise _error(path, row.line, "field 'arm_images': a log has it in all rows or in none")
+        if (row.propensity is None) != (rows[0].propensity is None):
+            raise _error(path, row.line, "field 'propensity': give it in all rows or in none")
+    exists = {p: os.path.isfile(path.parent / p) for p in {p for row in rows for p in row.images}}
+    broken = [row for row in rows if not all(exists[p] for p in row.images)]
+    if not broken:
+        return rows
+    missing = [p for p in broken[0].images if not exists[p]]
+    field = "context_image" if broken[0].is_context else "arm_images"
+    problem = f"field {field!r}: no file {missing[0]!r} (missing images in {len(broken)} rows)"
+    if not skip_missing or len(broken) == len(rows):
+        raise _error(path, broken[0].line, f"{problem}; mend the paths, or skip such rows")
+    _logger.warning("%s:%d: %s; these rows are left out", path, broken[0].line, problem)
+    return [row for row in rows if all(exists[p] for p in row.images)]
+
+
+def _assemble(
+    path: Path, rows: list[_Parsed], image_size: int | None, dropped: int
+) -> LoggedRounds:
+    is_context = rows[0].is_context
+    files = sorted({p for row in rows for p in row.images})
+    index = {p: i for i, p in enumerate(files)}
+    width = max(len(row.images) for row in rows)
+    items = np.full((len(rows), width), -1, np.int64)
+    for i, row in enumerate(rows):
+        items[i, : len(row.images)] = [index[p] for p in row.images]
+    names = tuple(sorted({str(row.action) for row in rows}, key=_natural)) if is_context else ()
+    if max(len(names), width) < 2:
+        raise ValueError(f"log {path}: one action throughout; there is nothing to choose")
+    number = {name: i for i, name in enumerate(names)}
+    actions = [number[str(row.action)] if is_context else int(row.action) for row in rows]
+    mask = np.ones((len(rows), len(names)), np.int8) if is_context else (items >= 0)
+    propensities = [row.propensity for row in rows if row.propensity is not None]
+    return LoggedRounds(
+        name=str(path),
+        images=LazyImages(
+            lambda i: open_image(path.parent / files[i]),
+            lambda i: str(path.parent / files[i]),
+            len(files),
+            image_size,
+        ),
+        items=items,
+        mask=mask.astype(np.int8),
+        actions=np.array(actions, np.int64),
+        rewards=np.array([row.reward for row in rows]),
+        propensities=np.array(propensities) if propensities else None,
+        action_names=names,
+        dropped=dropped,
+    )
+
+
+def _natural(name: str) -> tuple[float, str]:
+    """Numbers first, by value; then labels."""
+    number = _number(name)
+    return (math.inf if number is None else number, name)

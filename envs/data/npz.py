@@ -1,0 +1,213 @@
+"""Image sets in NPZ files: arrays of pixels, or one stream of JPEG files with offsets."""
+
+from __future__ import annotations
+
+import io
+import logging
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitucb.envs.data.decoding import LazyImages, first_line, open_image
+from vitucb.envs.data.image_dataset import ImageDataset, class_indices, dataset_error
+from vitucb.envs.data.image_source import ImageSource, Reading, files_fingerprint, read_source
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_logger = logging.getLogger(__name__)
+
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+
+
+MAX_NPZ_MIB = 4096
+"""Most memory an NPZ file may ask for that is `MAX_NPZ_RATIO` times smaller itself."""
+
+MAX_NPZ_RATIO = 100
+"""How much images may shrink in a file: digits shrink tenfold, zeros a thousandfold."""
+
+
+def load_npz(path: Path, score_name: str, reading: Reading) -> ImageDataset:
+    """An NPZ file without pickled objects.
+
+    Keys: `images` uint8 (N, H, W[, 3]), or `jpeg` uint8 (bytes,) with `offsets` (N+1,) so that
+    image i is `jpeg[offsets[i]:offsets[i+1]]`; `labels` integers (N,) and/or `scores` (N,) or,
+    with `score_names` (M,), (N, M); optionally `class_names` (C,) of the labels 0..C-1.
+
+    Args:
+        path: The file.
+        score_name: Which of `score_names` to use; empty for one-dimensional scores.
+        reading: How to read the images.
+
+    Raises:
+        ValueError: If the file cannot be read or an array is not as above.
+    """
+    name = str(path)
+    arrays = _read_npz(path)
+    labels: NDArray[np.int64] | None = None
+    names: tuple[str, ...] = ()
+    if "labels" in arrays:
+        known_names = tuple(str(value) for value in arrays.get("class_names", ()))
+        labels, names = class_indices(name, arrays["labels"], known_names)
+    scores = _scores(name, arrays, score_name)
+    if "images" in arrays:
+        pixels = arrays["images"]
+        images = array_images(name, pixels, reading.image_size)
+        return ImageDataset(name, images, labels, scores, names, lambda i: pixels[i].tobytes())
+    if "jpeg" not in arrays or "offsets" not in arrays:
+        raise dataset_error(
+            name, f"has arrays {', '.join(arrays) or 'none'}; store images, or jpeg and offsets"
+        )
+    source = _jpeg_source(path, arrays["jpeg"], arrays["offsets"])
+    for kind, values in (("labels", labels), ("scores", scores)):
+        if values is not None and values.shape != (source.count,):
+            raise dataset_error(name, f"{kind} have shape {values.shape}; give ({source.count},)")
+    return read_source(source, reading, labels, scores, names)
+
+
+_NPZ_KEYS = ("images", "jpeg", "offsets", "labels", "scores", "score_names", "class_names")
+
+
+def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        # Opened here: numpy leaves the file open when it turns out to be damaged.
+        with path.open("rb") as stream:
+            _check_size(stream)
+            file = np.load(stream, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("it holds a single array")
+            return {key: file[key] for key in file.files if key in _NPZ_KEYS}
+    # A damaged file makes zipfile, zlib and numpy raise many kinds; object arrays raise ValueError.
+    except Exception as error:
+        raise dataset_error(
+            str(path),
+            f"cannot be read: {first_line(error)}; write it again, without object arrays",
+        ) from error
+
+
+def _check_size(stream: IO[bytes]) -> None:
+    """Refuse an archive that would fill the memory; reading stops at the sizes it declares."""
+    if not zipfile.is_zipfile(stream):
+        stream.seek(0)
+        return  # numpy says what is wrong with it
+    members = zipfile.ZipFile(stream).infolist()
+    size = sum(member.file_size for member in members)
+    ratio = size / max(1, sum(member.compress_size for member in members))
+    if size >> 20 > MAX_NPZ_MIB and ratio > MAX_NPZ_RATIO:
+        raise ValueError(
+            f"it decompresses to {size >> 20:,} MiB, {ratio:,.0f} times its size: no real images "
+            "do (np.savez without compression if yours are)"
+        )
+    stream.seek(0)
+
+
+def array_images(
+    name: str, images: NDArray[Any], image_size: int | None
+) -> NDArray[np.uint8] | LazyImages:
+    """Gray (N, H, W[, 1]) or RGB (N, H, W, 3) arrays as (N, H, W, 3), resized if asked."""
+    is_gray = images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 1)
+    if images.dtype != np.uint8 or not (is_gray or (images.ndim == 4 and images.shape[3] == 3)):
+        raise dataset_error(
+            name, f"images are {images.dtype} {images.shape}; store uint8 (N, H, W) or (N, H, W, 3)"
+        )
+    if is_gray:
+        _logger.info("the images of %s are gray: their three channels are equal", name)
+        images = images.reshape(images.shape[:3])[..., None]
+        images = np.broadcast_to(images, (*images.shape[:3], 3))  # one copy in memory
+    if image_size is None or images.shape[1:3] == (image_size, image_size) or images.size == 0:
+        return images
+    return LazyImages(
+        lambda index: _from_array(images[index]),
+        lambda index: f"{index} of {name}",
+        len(images),
+        image_size,
+    )
+
+
+def _from_array(image: NDArray[np.uint8]) -> Image.Image:
+    from PIL import Image
+
+    return Image.fromarray(np.ascontiguousarray(image))
+
+
+def _scores(
+    name: str, arrays: Mapping[str, NDArray[Any]], score_name: str
+) -> NDArray[np.float32] | None:
+    if "scores" not in arrays:
+        if score_name:
+            raise dataset_error(name, f"has no scores to pick {score_name!r} from; drop the #part")
+        return None
+    scores = arrays["scores"]
+    known = [str(value) for value in arrays.get("score_names", ())]
+    if scores.ndim == 2 and scores.shape[1] == len(known):
+        if score_name not in known:
+            raise dataset_error(
+                name, f"score {score_name!r} is unknown; append '#' and one of: {', '.join(known)}"
+            )
+        scores = scores[:, known.index(score_name)]
+    elif score_name:
+        raise dataset_error(name, f"has one score without a name; drop #{score_name}")
+    if scores.dtype.kind not in "fiu":
+        raise dataset_error(name, f"scores have dtype {scores.dtype}; store them as numbers")
+    with np.errstate(over="ignore"):  # too large becomes infinite, which is refused by name
+        return scores.astype(np.float32)
+
+
+def _jpeg_source(path: Path, stream: NDArray[Any], offsets: NDArray[Any]) -> ImageSource:
+    """Images of a JPEG byte stream; those without an end marker are suspects."""
+    name = str(path)
+    _check_offsets(name, stream, offsets)
+    starts, ends = offsets[:-1].astype(np.int64), offsets[1:].astype(np.int64)
+    # 50,000 headers would take Pillow 2 s; two markers per image cost nothing and catch truncation.
+    is_short = ends - starts < 4
+    starts_well = ~is_short & _has_marker(stream, np.where(is_short, 0, starts), _JPEG_START)
+    ends_well = starts_well & _has_marker(stream, np.where(is_short, 0, ends - 2), _JPEG_END)
+
+    def file(index: int) -> bytes:
+        return stream[starts[index] : ends[index]].tobytes()
+
+    def check(index: int) -> None:
+        if not starts_well[index]:
+            raise ValueError("not a JPEG file")
+        if not ends_well[index]:  # bytes after the end are legal, a missing end is not
+            with open_image(io.BytesIO(file(index))) as image:
+                image.load()
+
+    return ImageSource(
+        name,
+        len(starts),
+        open=lambda index: open_image(io.BytesIO(file(index))),
+        describe=lambda index: f"{index} of {name}",
+        identity=file,
+        check=check,
+        suspects=np.flatnonzero(~ends_well),
+        fingerprint=lambda: files_fingerprint([path]),
+    )
+
+
+def _has_marker(
+    stream: NDArray[np.uint8], at: NDArray[np.int64], marker: bytes
+) -> NDArray[np.bool_]:
+    if len(stream) < 2:
+        return np.zeros(len(at), np.bool_)
+    found: NDArray[np.bool_] = (stream[at] == marker[0]) & (stream[at + 1] == marker[1])
+    return found
+
+
+def _check_offsets(name: str, stream: NDArray[Any], offsets: NDArray[Any]) -> None:
+    if stream.dtype != np.uint8 or stream.ndim != 1:
+        raise dataset_error(
+            name, f"jpeg is {stream.dtype} {stream.shape}; store one uint8 byte stream"
+        )
+    if offsets.dtype.kind not in "iu" or offsets.ndim != 1 or len(offsets) < 2:
+        raise dataset_error(
+            name, f"offsets are {offsets.dtype} {offsets.shape}; store integers (N+1,)"
+        )
+    if offsets[0] < 0 or offsets[-1] > len(stream) or np.any(offsets[1:] < offsets[:-1]):
+        raise dataset_error(
+            name, f"offsets do not rise from 0 to {len(stream)}, the bytes in jpeg; rebuild them"
+        )

@@ -1,0 +1,103 @@
+"""Rows of a table in a file: CSV, Parquet, or a JSON object a line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+from vitucb.envs.data.decoding import first_line
+
+Row: TypeAlias = tuple[int, Mapping[str, object]]
+"""1-based line (row, in Parquet) and its fields; an empty cell of a CSV file is ""."""
+
+
+class TableError(Exception):
+    """What is wrong with a table; whoever reads it says which table that is.
+
+    Attributes:
+        problem: What is wrong, and what to do.
+        line: The 1-based line of it; None if it is no one line's fault.
+    """
+
+    def __init__(self, problem: str, line: int | None = None) -> None:
+        """Tell `problem`, in `line`."""
+        super().__init__(problem)
+        self.problem, self.line = problem, line
+
+
+def read_table(path: Path, columns: Collection[str] = ()) -> Iterator[Row]:
+    """The rows of a .csv (UTF-8, with a header line), .parquet or .jsonl file, one by one.
+
+    Blank lines are no rows, and space around the names in a header is none of theirs.
+
+    Args:
+        path: The file.
+        columns: Columns that will be looked at; none of them may be there twice.
+
+    Raises:
+        TableError: If the file cannot be read as what its name says, as soon as that is met.
+    """
+    try:
+        if path.suffix.lower() == ".parquet":
+            yield from _parquet_rows(path)
+        elif path.suffix.lower() == ".jsonl":
+            yield from _json_rows(path)
+        else:
+            yield from _csv_rows(path, columns)
+    except OSError as error:
+        raise TableError(f"cannot be read: {error.strerror or error}; check the file") from error
+
+
+def _csv_rows(path: Path, columns: Collection[str]) -> Iterator[Row]:
+    line = 1
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            for name in columns:
+                if header.count(name) > 1:
+                    raise TableError(f"the header names column {name!r} twice; rename one", 1)
+            line = reader.line_num + 1
+            for cells in reader:
+                if cells and len(cells) != len(header):
+                    problem = f"{len(cells)} fields under {len(header)} column names; quote commas"
+                    raise TableError(problem, line)
+                if cells:
+                    yield line, dict(zip(header, cells, strict=True))
+                line = reader.line_num + 1
+    except (csv.Error, UnicodeError) as error:
+        problem = f"cannot be read as CSV: {first_line(error)}; write it as CSV in UTF-8"
+        # Text is decoded in blocks: of a wrong byte the line is not known.
+        raise TableError(problem, None if isinstance(error, UnicodeError) else line) from error
+
+
+def _json_rows(path: Path) -> Iterator[Row]:
+    with path.open("rb") as file:
+        for line, text in enumerate(file, start=1):
+            if not text.strip():
+                continue
+            try:
+                fields = json.loads(text.decode("utf-8"))
+            # json recurses into nested lists, and Python refuses integers of 4,300 digits.
+            except (ValueError, RecursionError) as error:
+                raise TableError(f"no JSON in UTF-8: {first_line(error)}", line) from error
+            if not isinstance(fields, dict):
+                raise TableError('not a JSON object; write {"action": 0, "reward": 1, ...}', line)
+            yield line, fields
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    try:
+        from pyarrow import parquet  # type: ignore[import-not-found,unused-ignore]  # optional
+    except ModuleNotFoundError as error:
+        raise TableError(
+            "reading Parquet needs pyarrow; pip install pyarrow, or convert it to CSV"
+        ) from error
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except Exception as error:  # pyarrow's errors share no base class but Exception
+        raise TableError(f"cannot be read as Parquet: {first_line(error)}") from error
+    yield from enumerate(rows, start=1)

@@ -1,0 +1,1 @@
+"""Wrappers: late, drifting and masked rewards."""

@@ -1,0 +1,358 @@
+"""A published library of neural bandits beside ours: CPU time of a round, and regret.
+
+Calvera 1.0.2 (Python package `calvera`; PyTorch Lightning, MIT licence) plays the stream that our
+agents play: the packaged digits, ten arms in shuffled slots, Bernoulli rewards; with one seed all
+face the same images and the same reward of every arm. Its contexts, float32 (1, K, d), are the
+features of the frozen embedded ViT, and it is trained after every reward, as its own benchmark
+does. All agents play round by round in turn in one process of one thread.
+
+Calvera is optional, and nothing of vitucb needs it. To put it where it replaces nothing:
+
+    pip install --target PEERS --no-deps calvera lightning lightning-utilities torchmetrics
+    PYTHONPATH=PEERS python scripts/benchmarks/bench_peers.py
+    python scripts/benchmarks/bench_peers.py --quick --agents vit-ucb lin-ucb    # without it
+
+Writes `peers-time.csv`, `peers.csv` and `peers.png`. Finished seeds stay in `--runs`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from study_tools import Curves, draw_curves, interval, study_options, study_parser, write_table
+
+import vitucb
+from vitucb.agents.baselines.frozen_features import FrozenFeatures, build_frozen_features
+from vitucb.cli.bench.scoring import one_thread
+from vitucb.config import AgentConfig
+from vitucb.experiment.episode import Episode
+from vitucb.seeding import torch_generator
+from vitucb.types import Agent, Decision, Observation, State
+
+ARMS = 10
+REFERENCE = "vit-ucb"
+OURS = (REFERENCE, "neural-linear", "neural-ucb", "lin-ucb", "random")
+_INSTALL = (
+    "calvera is not installed: pip install --target PEERS --no-deps calvera lightning "
+    "lightning-utilities torchmetrics, and set PYTHONPATH=PEERS; or give --agents of "
+    f"{', '.join(OURS)}"
+)
+# Columns of a played stream: regret, then seconds of CPU time, exclusive of each other.
+REGRET, FORWARD, CHOOSE, LEARN = range(4)
+_PARTS = (FORWARD, CHOOSE, LEARN)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSettings:
+    """A bandit of calvera and how it is used.
+
+    Attributes:
+        bandit: Its class.
+        settings: Arguments that differ from its defaults.
+        outputs: Outputs of its network, or None without one.
+        trainer: Arguments of Lightning's trainer that differ from its defaults.
+    """
+
+    bandit: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    outputs: int | None = None
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+
+
+# experiments/datasets/mnist/config.yaml of its repository. The learning rate stays at its default:
+# the file calls it `lr`, which the classes do not take.
+_MNIST = {"weight_decay": 1e-5}
+_EMBEDDING = 64
+PEERS: Final[dict[str, PeerSettings]] = {
+    "calvera NeuralUCB": PeerSettings("NeuralUCBBandit", outputs=1),
+    "calvera NeuralUCB, its MNIST settings": PeerSettings(
+        "NeuralUCBBandit",
+        {**_MNIST, "exploration_rate": 0.1},
+        outputs=1,
+        trainer={"gradient_clip_val": 20.0},
+    ),
+    "calvera NeuralLinear": PeerSettings("NeuralLinearBandit", outputs=_EMBEDDING),
+    "calvera NeuralLinear, lazy": PeerSettings(
+        "NeuralLinearBandit", {"lazy_uncertainty_update": True}, outputs=_EMBEDDING
+    ),
+    "calvera LinearUCB": PeerSettings("LinearUCBBandit"),
+}
+
+
+class PeerAgent:
+    """A bandit of calvera whose contexts are features of the frozen backbone."""
+
+    def __init__(self, peer: PeerSettings, frozen: FrozenFeatures, seed: int) -> None:
+        """Build the bandit; `seed` is that of all its chance.
+
+        Raises:
+            ModuleNotFoundError: If calvera is not installed.
+        """
+        self._frozen, self._rounds = frozen, 0
+        # Features of norm 1 for the linear bandit, of variance 1 for networks: what had less regret
+        # of the two on the streams of seeds 1000 and 1001.
+        self._scale = 1.0 if peer.outputs is None else frozen.dim**0.5
+        self._trainer_options = dict(peer.trainer)
+        self._generator = torch_generator(seed, "peer")
+        self._lightning = importlib.import_module("lightning.pytorch")
+        bandits = importlib.import_module("calvera.bandits")
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+        with self._chance():
+            settings = dict(peer.settings)
+            if peer.outputs is not None:
+                settings["network"] = _network(frozen.dim, peer.outputs)
+            if peer.bandit == "NeuralLinearBandit":
+                settings |= {"buffer": None, "n_embedding_size": peer.outputs}
+            else:
+                settings["n_features"] = frozen.dim
+            self._bandit = getattr(bandits, peer.bandit)(**settings)
+
+    @contextlib.contextmanager
+    def _chance(self) -> Iterator[None]:
+        """Torch's one global generator, which calvera draws from, goes on from our own inside."""
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.set_rng_state(self._generator.get_state())
+            yield
+            self._generator.set_state(torch.get_rng_state())
+
+    def select_action(self, obs: Observation) -> Decision:
+        """Features of the images, and the bandit's choice."""
+        x = (self._frozen(obs["images"]) * self._scale).float()
+        with self._chance():
+            chosen, _ = self._bandit(x[None])
+        action, nothing = int(chosen[0].argmax()), np.zeros(len(x))
+        self._rounds += 1
+        return Decision(action, 1.0, nothing, nothing, x[action], self._rounds - 1, nothing)
+
+    def update(self, obs: Observation, decision: Decision, reward: float) -> dict[str, float]:
+        """Record the reward, and train over all rewards so far once."""
+        with self._chance():
+            self._bandit.record_feedback(decision.phi[None, None], torch.tensor([[reward]]))
+            trainer = self._lightning.Trainer(
+                max_epochs=1,
+                accelerator="cpu",
+                logger=False,
+                enable_progress_bar=False,
+                enable_checkpointing=False,
+                enable_model_summary=False,
+                **self._trainer_options,
+            )
+            trainer.fit(self._bandit)
+        return {}
+
+    def state_dict(self) -> State:
+        """Nothing: streams are short and played from the start."""
+        return {}
+
+    def load_state_dict(self, state: State) -> None:
+        """Nothing to restore."""
+
+
+def _network(inputs: int, outputs: int) -> torch.nn.Module:
+    """Two hidden layers of 128, which calvera's own benchmark calls small."""
+    width = 128
+    return torch.nn.Sequential(
+        torch.nn.Linear(inputs, width),
+        torch.nn.ReLU(),
+        torch.nn.Linear(width, width),
+        torch.nn.ReLU(),
+        torch.nn.Linear(width, outputs),
+    )
+
+
+class Clocked:
+    """An agent, and the CPU time of its parts, round by round.
+
+    Attributes:
+        rows: Seconds in the frozen backbone, choosing and learning of every round, exclusive.
+    """
+
+    def __init__(self, agent: Agent) -> None:
+        """Watch `agent`, and the features of a frozen backbone if it has them."""
+        self._agent, self.rows = agent, list[list[float]]()
+        self._forward, self._started = 0.0, 0.0
+        frozen = getattr(agent, "_frozen", None)
+        if isinstance(frozen, FrozenFeatures):
+            for module in (frozen._preprocess, frozen._backbone):
+                module.register_forward_pre_hook(self._begin_forward)
+                module.register_forward_hook(self._end_forward)
+
+    def _begin_forward(self, *_: object) -> None:
+        self._started = time.process_time()
+
+    def _end_forward(self, *_: object) -> None:
+        self._forward += time.process_time() - self._started
+
+    def select_action(self, obs: Observation) -> Decision:
+        """Let the agent choose."""
+        self._forward, start = 0.0, time.process_time()
+        decision = self._agent.select_action(obs)
+        self.rows.append([self._forward, time.process_time() - start - self._forward, 0.0])
+        return decision
+
+    def update(self, obs: Observation, decision: Decision, reward: float) -> dict[str, float]:
+        """Let the agent learn."""
+        self._forward, start = 0.0, time.process_time()
+        metrics = self._agent.update(obs, decision, reward)
+        self.rows[-1][2] = time.process_time() - start - self._forward
+        self.rows[-1][0] += self._forward
+        return metrics
+
+    def state_dict(self) -> State:
+        """That of the agent."""
+        return self._agent.state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        """Restore the agent."""
+        self._agent.load_state_dict(state)
+
+
+def make(label: str, seed: int, rounds: int) -> tuple[Episode, Clocked]:
+    """The agent of a label in an environment of its own."""
+    env = gym.make("vitucb/ImageArms-v0", dataset="digits", num_arms=ARMS, max_episode_steps=rounds)
+    agent: Agent
+    if label in PEERS:
+        agent = PeerAgent(PEERS[label], build_frozen_features(AgentConfig(), env, "cpu"), seed)
+    else:
+        agent = vitucb.make_agent(label, env, seed=seed)
+    clocked = Clocked(agent)
+    return Episode(env, clocked, seed=seed), clocked
+
+
+def play_seed(labels: Sequence[str], seed: int, rounds: int) -> dict[str, Curves]:
+    """Regret and CPU seconds of every round, float64 (4, T) by label, the agents in turn."""
+    made = {label: make(label, seed, rounds) for label in labels}
+    regret: dict[str, list[float]] = {label: [] for label in labels}
+    with one_thread():
+        for _ in range(rounds):
+            for label, (episode, _) in made.items():
+                regret[label].append(episode.play_round().regret)
+    return {
+        label: np.vstack([regret[label], np.array(clocked.rows).T])
+        for label, (_, clocked) in made.items()
+    }
+
+
+def played(labels: Sequence[str], seed: int, rounds: int, folder: Path) -> dict[str, Curves]:
+    """`play_seed`, or what it wrote to `folder` before if all agents are in it."""
+    path = folder / f"peers-s{seed}-{rounds}.npz"
+    if path.is_file():
+        with np.load(path) as file:
+            before = dict(zip(file["labels"].tolist(), file["rows"], strict=True))
+        if set(labels) <= set(before):
+            return {label: before[label] for label in labels}
+    runs = play_seed(labels, seed, rounds)
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".tmp.npz")
+    np.savez(unfinished, labels=np.array(list(runs)), rows=np.stack(list(runs.values())))
+    unfinished.replace(path)
+    return runs
+
+
+def time_rows(runs: Mapping[str, NDArray[np.float64]]) -> list[list[str]]:
+    """Milliseconds of CPU time of a round by part: medians over seeds and the last third.
+
+    What an agent does every so many rounds is in the mean alone, and in the ratio, which is that of
+    means.
+
+    Args:
+        runs: Label -> float64 (S, 4, T), the agent `REFERENCE` among them or not.
+    """
+    horizon = next(iter(runs.values())).shape[-1]
+    first = max(1, horizon // 3)
+    last = horizon - first
+    wholes = {label: 1e3 * run[:, FORWARD:].sum(1) for label, run in runs.items()}
+    mean = {label: float(whole[:, last:].mean()) for label, whole in wholes.items()}
+    rows = []
+    for label, run in runs.items():
+        forward, choose, learn = (float(np.median(1e3 * run[:, i, last:])) for i in _PARTS)
+        is_frozen = forward > 0
+        alone = np.median(1e3 * run[:, CHOOSE:, last:].sum(1))
+        ratio = f"{mean[label] / mean[REFERENCE]:.2f}" if REFERENCE in mean else "-"
+        rows.append(
+            [
+                label,
+                f"{forward:.1f}" if is_frozen else "-",
+                f"{choose:.1f}",
+                f"{learn:.1f}",
+                f"{np.median(wholes[label][:, :first]):.1f}",
+                f"{np.median(wholes[label][:, last:]):.1f}",
+                f"{mean[label]:.1f}",
+                f"{alone:.1f}" if is_frozen else "-",
+                ratio,
+            ]
+        )
+    ends = [f"round, first {first}", f"round, last {first}", f"mean, last {first}"]
+    parts = ["frozen forward", "choose", "learn"]
+    return [["agent", *parts, *ends, "features at hand", f"x {REFERENCE}"], *rows]
+
+
+def regret_rows(runs: Mapping[str, NDArray[np.float64]]) -> list[list[str]]:
+    """Cumulative regret at a tenth, half and all of the horizon, and against `REFERENCE`.
+
+    Args:
+        runs: Label -> float64 (S, 4, T), one stream per seed.
+    """
+    curves = cumulative_regret(runs)
+    horizon = next(iter(curves.values())).shape[1]
+    marks = [max(1, horizon // 10), max(1, horizon // 2), horizon]
+    header = ["agent", *(f"R({t})" for t in marks), "95 %", f"minus {REFERENCE}", "95 %", "seeds"]
+    rows = [header]
+    for label, curve in curves.items():
+        ends = curve[:, -1]
+        paired = ["-", "-"]
+        if REFERENCE in curves and label != REFERENCE:
+            difference = ends - curves[REFERENCE][:, -1]
+            paired = [f"{difference.mean():+.1f}", interval(difference, 1)]
+        means = [f"{curve[:, t - 1].mean():.1f}" for t in marks]
+        each = " ".join(f"{end:.0f}" for end in ends)
+        rows.append([label, *means, interval(ends, 1), *paired, each])
+    return rows
+
+
+def cumulative_regret(runs: Mapping[str, NDArray[np.float64]]) -> dict[str, Curves]:
+    """Cumulative regret (S, T) by label."""
+    return {label: run[:, REGRET].cumsum(1) for label, run in runs.items()}
+
+
+def main() -> None:
+    """Play, and write tables and figure."""
+    parser = study_parser(__doc__, rounds=300, seeds=8)
+    parser.add_argument("--agents", nargs="+", help="all if not given")
+    options = study_options(parser)
+    known = [*PEERS, *OURS]
+    labels = options.agents or known
+    if unknown := set(labels) - set(known):
+        parser.error(f"no agents {sorted(unknown)}; choose of {known}")
+    if set(labels) & set(PEERS) and importlib.util.find_spec("calvera") is None:
+        parser.error(_INSTALL)
+    seeds = [
+        played(labels, seed, options.rounds, Path(options.runs)) for seed in range(options.seeds)
+    ]
+    runs = {label: np.stack([seed[label] for seed in seeds]) for label in labels}
+    write_table(options.out / "peers-time.csv", time_rows(runs))
+    write_table(options.out / "peers.csv", regret_rows(runs))
+    # Ranges of ten agents over seeds would hide each other; the table has them.
+    means = {
+        label: curve.mean(0, keepdims=True) for label, curve in cumulative_regret(runs).items()
+    }
+    title = f"Digits, ten arms: mean of {options.seeds} seeds"
+    draw_curves(means, title, options.out / "peers.png")
+
+
+if __name__ == "__main__":
+    main()

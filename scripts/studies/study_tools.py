@@ -1,0 +1,173 @@
+"""What studies share: options, runs that go on where they stopped, intervals, tables, curves."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+
+from vitucb.config import RunConfig, override
+from vitucb.experiment.run_folder import run_folder
+from vitucb.experiment.sweep import run_jobs
+from vitucb.statistics import bootstrap_ci
+
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
+Curves = NDArray[np.float64]
+_LOG_RATIO = 30
+
+
+def study_parser(doc: str | None, *, rounds: int, seeds: int) -> argparse.ArgumentParser:
+    """The options of every study, with its own defaults of rounds and seeds."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the .npz files")
+    parser.add_argument("--workers", type=int, help="runs at a time; what fits if not given")
+    parser.add_argument("--runs", default="runs", help="folder of the runs; finished ones stay")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of table and figure")
+    parser.add_argument("--quick", action="store_true", help="30 rounds of one seed")
+    return parser
+
+
+def study_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """What was asked for; `--quick` sets rounds and seeds."""
+    options = parser.parse_args()
+    if options.quick:
+        options.rounds, options.seeds = 30, 1
+    options.out.mkdir(parents=True, exist_ok=True)
+    return options
+
+
+def base_config(options: argparse.Namespace, experiment: str, env: Mapping[str, Any]) -> RunConfig:
+    """The config all runs of one table share."""
+    values = {"experiment": experiment, "env": env, "num_rounds": options.rounds}
+    return override(RunConfig(), {**values, "out": options.runs, "tensorboard": False})
+
+
+def play(
+    base: RunConfig,
+    agents: Mapping[str, Mapping[str, Any]],
+    *,
+    seeds: Sequence[int],
+    workers: int | None = None,
+) -> dict[str, Curves]:
+    """Cumulative regret (S, T) by label of every agent whose seeds all finished."""
+    return play_each([(base, agents)], seeds=seeds, workers=workers)[0]
+
+
+def play_each(
+    plans: Sequence[tuple[RunConfig, Mapping[str, Mapping[str, Any]]]],
+    *,
+    seeds: Sequence[int],
+    workers: int | None = None,
+) -> list[dict[str, Curves]]:
+    """`play` of several bases, each with its agents; workers start once for all of them."""
+    found = [
+        {
+            label: [
+                override(base, {"agent": {**agent, "label": _slug(label)}, "seed": s})
+                for s in seeds
+            ]
+            for label, agent in agents.items()
+        }
+        for base, agents in plans
+    ]
+    jobs = [config for configs in found for group in configs.values() for config in group]
+    for folder, message in run_jobs(jobs, workers=workers).items():
+        print(f"{folder}: {message}")
+    return [
+        {
+            label: np.stack([regret_curve(config) for config in group])
+            for label, group in configs.items()
+            if all((run_folder(config) / "summary.json").is_file() for config in group)
+        }
+        for configs in found
+    ]
+
+
+def finished(
+    base: RunConfig, agents: Mapping[str, Mapping[str, Any]], *, seeds: Sequence[int]
+) -> dict[str, Curves]:
+    """Cumulative regret (S, T) by label of the seeds that finished; agents with none left out."""
+    found = {}
+    for label, agent in agents.items():
+        changes = {"agent": {**agent, "label": _slug(label)}}
+        configs = [override(base, {**changes, "seed": s}) for s in seeds]
+        ends = [c for c in configs if (run_folder(c) / "summary.json").is_file()]
+        curves = [curve for curve in map(regret_curve, ends) if len(curve) == base.num_rounds]
+        if curves:
+            found[label] = np.stack(curves)
+    return found
+
+
+def regret_curve(config: RunConfig) -> Curves:
+    """Cumulative regret (T,) of a finished run."""
+    return column(config, "rounds.csv", "cumulative_regret")
+
+
+def column(config: RunConfig, file: str, name: str) -> Curves:
+    """A column of a table in the folder of a finished run."""
+    with (run_folder(config) / file).open(newline="") as lines:
+        return np.array([float(row[name]) for row in csv.DictReader(lines)])
+
+
+def timing(base: RunConfig, label: str, seed: int) -> dict[str, float]:
+    """The `timing.json` of a run that `play` finished."""
+    folder = run_folder(override(base, {"agent": {"label": _slug(label)}, "seed": seed}))
+    times: dict[str, float] = json.loads((folder / "timing.json").read_text(encoding="utf-8"))
+    return times
+
+
+def interval(values: Curves, digits: int = 0) -> str:
+    """95 % bootstrap interval of the mean over seeds, as text."""
+    if len(values) < 2:
+        return "-"
+    low, high = (float(end) for end in bootstrap_ci(list(values), seed=0))
+    return f"[{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def write_table(path: Path, rows: Sequence[Sequence[str]]) -> None:
+    """Write rows, the first of them the header, as CSV; and print them in columns."""
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
+
+
+def draw_curves(curves: Mapping[str, Curves], title: str, path: Path) -> None:
+    """Mean cumulative regret of every label, and the range over seeds.
+
+    On a log scale where ends lie so far apart that the smallest could not be read otherwise.
+    """
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6.5, 4))
+    for label, regrets in curves.items():
+        rounds = np.arange(1, regrets.shape[1] + 1)
+        (line,) = axis.plot(rounds, regrets.mean(0), label=label)
+        if len(regrets) > 1:
+            low, high = regrets.min(0), regrets.max(0)
+            axis.fill_between(rounds, low, high, alpha=0.2, color=line.get_color())
+    ends = [regrets[:, -1].mean() for regrets in curves.values()]
+    scale = "symlog" if max(ends) > _LOG_RATIO * min(ends) else "linear"
+    axis.set(title=title, xlabel="round", ylabel="cumulative regret", yscale=scale)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _slug(label: str) -> str:
+    return label.replace(", ", "-").replace(" ", "-")

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vitucb.cli.bench.command import SUITES, bench, suites
+from vitucb.cli.bench.end_to_end import Contestant, model_settings
+from vitucb.cli.bench.figures import draw_figures
+from vitucb.cli.bench.results import Row, Tables, compare_tables, read_tables, write_tables
+from vitucb.cli.bench.scale import point
+
+
+def test_tables_come_back_and_are_compared_row_by_row(tmp_path: Path) -> None:
+    old: Tables = {
+        "scale": [{"quantity": "arms", "value": 10, "ms": 2.0}, {"quantity": "rank", "ms": 1.0}]
+    }
+    new: Tables = {
+        "scale": [{"quantity": "arms", "value": 10, "ms": 1.0}, {"quantity": "new", "ms": 1.0}]
+    }
+    for name, tables in (("old", old), ("new", new)):
+        write_tables(tmp_path / f"{name}.json", tables, {"python": "3"})
+    read = [read_tables(tmp_path / f"{name}.json") for name in ("old", "new")]
+    assert read == [old, new]
+    rows = compare_tables(*read)
+    assert [(row["of"], row["old"], row["new"], row["new / old"]) for row in rows] == [
+        ("arms, 10", 2.0, 1.0, 0.5)
+    ]
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"bench file .*x.json cannot be read"):
+        read_tables(tmp_path / "x.json")
+
+
+def test_time_of_a_round_is_split_among_its_phases(tmp_path: Path) -> None:
+    contestant = Contestant(
+        "vit-ucb", {"lora": {"rank": 1}}, model_settings("vitucb-nano", None, tmp_path)
+    )
+    for _ in range(2):
+        contestant.play()
+    contestant.measure_network(rounds=1)
+    spent = contestant.phases.seconds
+    assert spent.keys() == {"scoring", "covariance", "training", "rebuild"}
+    assert 0 < sum(spent.values()) < sum(contestant.seconds)
+    assert contestant.network > 0
+    contestant.forget_times()
+    assert not contestant.seconds
+    assert not contestant.phases.seconds
+
+
+def test_a_point_of_the_scale_has_its_size() -> None:
+    small, large = (point("features", p, repeats=1) for p in (2_000, 20_000))
+    assert float(large["MiB"]) > float(small["MiB"]) > 0
+
+
+def test_every_suite_has_a_figure(tmp_path: Path) -> None:
+    rows: dict[str, Row] = {
+        "scoring": {"model": "m", "what": "forward", "x bare forward": 1.0},
+        "optimizers": {"pairs": "p", "optimizer": "adamw", "x fused AdamW": 2.0},
+        "covariance": {
+            "features": "f",
+            "covariance": "exact",
+            "rounds": 1000,
+            "score and update, ms": 0.5,
+        },
+        "end-to-end": {"model": "m", "agent": "vit-ucb", "x bare forward": 3.0},
+        "scale": {"quantity": "arms", "value": 10, "x first": 1.0},
+        "seeds": {"model": "m", "seeds": 8, "x operations alone": 0.5},
+    }
+    files = draw_figures({suite: [row, row] for suite, row in rows.items()}, tmp_path / "b.json")
+    assert set(rows) == set(SUITES)
+    assert [file.name for file in files] == [f"b-{suite}.png" for suite in rows]
+    assert all(file.stat().st_size > 2_000 for file in files)
+
+
+def test_suites_are_named_one_by_one_in_a_list_or_all() -> None:
+    assert suites("scale") == ("scale",)
+    assert suites("scoring, covariance,scoring") == ("scoring", "covariance")
+    assert suites("all") == SUITES
+
+
+@pytest.mark.parametrize("names", ["speed", "scoring,speed", "scoring,"])
+def test_an_unknown_suite_is_named_before_anything_is_measured(names: str) -> None:
+    with pytest.raises(ValueError, match=r"unknown suite '(speed)?';.* known: all, cov.*, seeds$"):
+        suites(names)
+
+
+def test_a_file_that_tables_cannot_go_to_is_refused_before_anything_is_measured() -> None:
+    with pytest.raises(ValueError, match=r"--out 'bench.csv' must be a .json file"):
+        bench(["--out", "bench.csv"])
+
+
+def test_tables_are_kept_after_every_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise KeyboardInterrupt
+
+    rows = [{"quantity": "arms", "value": 10.0, "ms": 2.0}]
+    monkeypatch.setattr("vitucb.cli.bench.scale.run_suite", lambda: rows)
+    monkeypatch.setattr("vitucb.cli.bench.seeds.run_suite", fail)
+    out = tmp_path / "new" / "bench.json"
+    with pytest.raises(KeyboardInterrupt):
+        bench(["--suite", "scale,seeds", "--out", str(out)])
+    assert read_tables(out) == {"scale": rows}

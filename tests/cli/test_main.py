@@ -1,0 +1,204 @@
+"""The command as a user types it: results on stdout, one-line errors and exit code 2 on stderr."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vitucb.cli.arguments import parse_run
+from vitucb.cli.main import main
+from vitucb.config import load_config
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr of a refused command."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, captured.err
+    return lines[0]
+
+
+def test_run_prints_the_folder_and_reports_the_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["run", "--agent.name", "random", "--num-rounds", "5", "--out", str(tmp_path)])
+    folder = Path(capsys.readouterr().out.strip())
+    assert (folder / "summary.json").is_file()
+
+
+def test_finished_run_is_not_played_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["run", "--agent.name", "random", "--num-rounds", "5", "--out", str(tmp_path)]
+    main(command)
+    folder = Path(capsys.readouterr().out.strip())
+    before = (folder / "summary.json").stat().st_mtime_ns
+    main(command)
+    assert "is finished; --overwrite plays it again" in capsys.readouterr().err
+    assert (folder / "summary.json").stat().st_mtime_ns == before
+
+
+def test_options_override_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "exp.yaml"
+    file.write_text("agent: ucb1\nnum_rounds: 7\nseed: 4\n")
+    main(["run", "--config", str(file), "--seed", "5", "--out", str(tmp_path)])
+    config = load_config(Path(capsys.readouterr().out.strip()) / "config.yaml")
+    assert (config.agent.name, config.num_rounds, config.seed) == ("ucb1", 7, 5)
+
+
+def test_settings_that_the_agent_ignores_are_named_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--num-rounds", "3", "--out", str(tmp_path), "--no-tensorboard", "--agent.name"]
+    main(["run", *words, "random", "--agent.covariance.name", "low-rank"])
+    lines = [line for line in capsys.readouterr().err.splitlines() if "no use" in line]
+    assert lines == [
+        "vitucb run: agent random makes no use of agent.covariance.name; it plays the same without"
+    ]
+    main(["run", *words, "ucb1"])
+    assert "no use" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ([], {"ratio": 4, "inner_options": {"a": 1}}),
+        (["", "ratio", "8", "eps", "1e-3", "t", "True", "name", "a,b"], {"ratio": 8, "eps": 1e-3}),
+        (["", "betas", "0.9,-1"], {"betas": [0.9, -1]}),
+        (["", "betas", "[0.9, 0.99]"], {"betas": [0.9, 0.99]}),
+        (["", "inner_options", "{b: 2}"], {"inner_options": {"b": 2}}),
+        ([".inner_options.b", "2"], {"inner_options": {"a": 1, "b": 2}}),
+        ([".weight-decay=0.1"], {"weight_decay": 0.1}),
+    ],
+)
+def test_free_options_are_added_to_those_of_the_file(
+    words: list[str], options: dict[str, object], tmp_path: Path
+) -> None:
+    file = tmp_path / "exp.yaml"
+    file.write_text("agent: {optimizer: {options: {ratio: 4, inner_options: {a: 1}}}}")
+    if words:
+        words[0] = f"--agent.optimizer.options{words[0]}"
+    given = parse_run(["--config", str(file), *words], "run").agent.optimizer.options
+    assert given.items() >= options.items()
+    assert {"ratio", "inner_options"} <= given.keys()
+
+
+OPTIMIZER = ("--agent.name", "vit-ucb", "--agent.optimizer.name")
+WIDE = ("--agent.lora.rank", "200", "--agent.covariance.name", "low-rank")
+OPTION = ("--agent.optimizer.options",)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--agent.nme", "x"], "--agent.nme, x; did you mean --agent.name?"),
+        (["--seed", "one"], "--seed"),
+        (["--agent.name", "vit-ucbb"], "unknown agent.name 'vit-ucbb'; did you mean 'vit-ucb'?"),
+        (["--agent.optimizer.name", "lora-plsu"], "did you mean 'lora-plus'?"),
+        (["--agent.policy.name", "usb"], "unknown agent.policy.name 'usb'; did you mean 'ucb'?"),
+        (["--agent.covariance.name", "exakt"], "did you mean 'exact'?"),
+        (["--env.id", "vitucb/ImageArm-v0"], "did you mean 'vitucb/ImageArms-v0'?"),
+        (["--env.id", "CartPole-v1"], "must be a Dict space with images and action_mask"),
+        (["--env.id", "nowhere:my/Env-v0"], "env.id 'nowhere:my/Env-v0' cannot be imported"),
+        (["--env.dataset", "digit"], "did you mean 'digits'?"),
+        (["--env.num-arms", "11"], "11"),
+        (["--env.options", "colour", "3"], "colour"),
+        (["--num-rounds", "0"], "num_rounds 0 must be at least 1"),
+        (["--seed", "-1"], "seed -1"),
+        (["--device", "cuda:99"], "device 'cuda:99' cannot be used"),
+        (["--agent.name", "vit-ucb", "--agent.optimizer.options", "lr", "1"], "optimizer.lr or"),
+        (
+            [*OPTIMIZER, "lora-plus", *OPTION, "ratio", "abc"],
+            "option ratio: expected float, got 'abc'",
+        ),
+        ([*OPTIMIZER, "lora-plus", *OPTION, "ratio", "-1"], "-1 must be a positive number"),
+        ([*OPTIMIZER, "lora-rite", *OPTION, "betas", "0.9"], "betas: expected tuple, got 0.9"),
+        ([*OPTION, "betas"], "'betas' has no value; write name value"),
+        ([*OPTION, "betas", "[0.9"], "'[0.9' is no list or mapping such as [1, 2]"),
+        ([*OPTION, "betas", "[[1]]"], "options.betas[0]: expected int or float"),
+        (["--agent.optimizer.options.betas"], "--agent.optimizer.options.betas needs a value"),
+        ([*OPTIMIZER, "rac-lora", *WIDE], "lora.rank 200 is above"),
+        ([*OPTIMIZER, "bernoulli-lora", *OPTION, "estimator", "page"], "choose estimator sgd"),
+        (["--config"], "--config needs a file name"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_mistake_is_one_line_with_the_remedy(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    defaults = [] if "--agent.name" in arguments else ["--agent.name", "random"]
+    line = refused(["run", "--out", str(tmp_path), *defaults, *arguments], capsys)
+    assert message in line
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("from os import nothing_here", "cannot import name 'nothing_here'"),
+        ("def build(:", "invalid syntax"),
+        ("def build(*_): return 3", "made a int without select_action, update, state_dict, load"),
+    ],
+)
+def test_broken_agent_module_is_one_line(
+    text: str,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "broken_agent.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken_agent", raising=False)
+    words = ["run", "--agent.name", "broken_agent:build", "--out", str(tmp_path / "runs")]
+    assert message in refused(words, capsys)
+
+
+def test_truncated_image_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for label in ("a", "b"):
+        (tmp_path / "set" / label).mkdir(parents=True)
+        for i in range(3):
+            pixels = rng.integers(0, 256, (16, 16, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "set" / label / f"{i}.png")
+    broken = tmp_path / "set" / "b" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    options = ["--env.dataset", str(tmp_path / "set"), "--env.num-arms", "2", "--num-rounds", "50"]
+    line = refused(
+        ["run", "--agent.name", "random", "--out", str(tmp_path / "runs"), *options], capsys
+    )
+    assert "1.png" in line
+
+
+@pytest.mark.parametrize("kind", ["envs", "agents", "policies", "backbones", "datasets", "engines"])
+def test_list_shows_names(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["list", kind])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{kind}:"
+    assert len(lines) > 1
+    assert all(len(line.split()) > 1 for line in lines[1:])
+
+
+def test_unknown_kind_and_command_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "did you mean 'agents'?" in refused(["list", "agent"], capsys)
+    assert "did you mean 'report'?" in refused(["reprot"], capsys)
+
+
+def test_module_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "vitucb", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "demo" in done.stdout

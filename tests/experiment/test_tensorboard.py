@@ -1,0 +1,95 @@
+"""What TensorBoard shows of a run: settings, arms, a page of charts, and points at each round."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from vitucb.experiment.tensorboard import EventLog, arm_strip, event_files
+from vitucb.types import Decision, Round
+
+
+def round_of(images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], *, arms: int = 3) -> Round:
+    zeros = np.zeros(arms)
+    mask = np.ones(arms, np.int8)
+    return Round(
+        index=4,
+        observation={"images": images, "action_mask": mask},
+        decision=Decision(1, 1.0, zeros, zeros, None, 4, zeros),
+        reward=1.0,
+        expected_reward=0.5,
+        optimal_reward=1.0,
+        optimal_action=2,
+        expected_rewards=zeros,
+        regret=0.5,
+        cumulative_regret=2.0,
+        metrics={},
+        seconds=0.0,
+    )
+
+
+def read(folder: Path) -> EventAccumulator:
+    return EventAccumulator(str(folder)).Reload()
+
+
+def test_scalars_images_settings_and_layout_are_read_back(tmp_path: Path) -> None:
+    log = EventLog(tmp_path)
+    log.describe({"agent.name": "vit-ucb", "num_rounds": 9, "agent.label": None})
+    log.add_scalars({"regret/cumulative": 2.5, "train/loss": 0.25}, 4)
+    log.add_arms(round_of(np.full((3, 8, 8, 3), 9, np.uint8)))
+    log.close()
+    events = read(tmp_path)
+    assert [(p.step, p.value) for p in events.Scalars("train/loss")] == [(4, 0.25)]
+    (picture,) = events.Images("arms/offered")
+    assert Image.open(io.BytesIO(picture.encoded_image_string)).size == (30, 12)
+    tags = events.Tags()["tensors"]
+    assert "custom_scalars__config__" in tags
+    assert (
+        "hparams" in events.summary_metadata["_hparams_/session_start_info"].plugin_data.plugin_name
+    )
+
+
+def test_strip_underlines_the_chosen_arm_in_white_and_the_best_in_green() -> None:
+    strip = arm_strip(round_of(np.zeros((3, 8, 8, 1), np.uint8)))
+    assert strip.shape == (12, 30, 3)
+    assert (strip[10:, 10:18] == 255).all()
+    assert (strip[9, 20:28] == (0, 200, 120)).all()
+    assert not strip[:8].any()
+
+
+def test_image_that_all_arms_share_is_shown_once_without_marks() -> None:
+    strip = arm_strip(round_of(np.zeros((1, 8, 8, 3), np.uint8)))
+    assert strip.shape == (12, 10, 3)
+    assert not strip.any()
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_sizes_tell_where_the_files_stand(tmp_path: Path, count: int) -> None:
+    log = EventLog(tmp_path)
+    for step in range(count):
+        log.add_scalars({"a/b": 1.0}, step)
+    (path,) = event_files(tmp_path)
+    assert log.sizes() == {path.name: path.stat().st_size}
+    log.close()
+    assert len(read(tmp_path).Scalars("a/b") if count else []) == count
+
+
+def test_clock_set_back_leaves_the_newest_file_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step, now in enumerate((2_000_000.0, 1_000.0, 1_500_000.0)):
+        monkeypatch.setattr("time.time", lambda now=now: now)
+        log = EventLog(tmp_path)
+        log.add_scalars({"a/b": 1.0}, step)
+        monkeypatch.setattr("time.time", lambda now=now: now - 500.0)
+        log.add_scalars({"a/b": 1.0}, step)
+        log.close()
+    points = read(tmp_path).Scalars("a/b")
+    assert [point.step for point in points] == [0, 0, 1, 1, 2, 2]
+    times = [point.wall_time for point in points]
+    assert times == sorted(times)

@@ -1,0 +1,128 @@
+"""A search never touches evaluation seeds or images, starts from the defaults, and resumes."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vitucb.cli.main import main
+from vitucb.config import RunConfig, load_config, override
+from vitucb.experiment.engines.job import play_job
+from vitucb.experiment.tune import TUNING_SEED, Dimension, parse_dimension, searched_in_vain, tune
+
+
+@pytest.mark.parametrize(
+    ("text", "dimension"),
+    [
+        ("agent.policy.alpha=0.1..3:log", Dimension("agent.policy.alpha", (), 0.1, 3.0, True)),
+        ("agent.policy.alpha=1..3", Dimension("agent.policy.alpha", (), 1, 3)),
+        ("env.noise-std=1..2:log", Dimension("env.noise_std", (), 1, 2, True)),
+        ("env.num-arms=2..9", Dimension("env.num_arms", (), 2, 9, False, True)),
+        ("agent.options.b=1..8", Dimension("agent.options.b", (), 1, 8, False, True)),
+        ("agent.options.b=1..8.0", Dimension("agent.options.b", (), 1, 8)),
+        ("agent.lora.rank=1..8", Dimension("agent.lora.rank", (), 1, 8, False, True)),
+        ("agent.optimizer.lr=1e-5..1e-2", Dimension("agent.optimizer.lr", (), 1e-5, 1e-2)),
+        ("agent.optimizer.name=adamw,sgd", Dimension("agent.optimizer.name", ("adamw", "sgd"))),
+    ],
+)
+def test_dimensions_are_ranges_or_choices(text: str, dimension: Dimension) -> None:
+    assert parse_dimension(text) == dimension
+
+
+@pytest.mark.parametrize("text", ["a=3..1", "a=0..1:log", "a=x..2", "a=1..2:lin", "a=", "..3"])
+def test_what_is_no_dimension_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is no range|is no number|names no values"):
+        parse_dimension(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("agent.lora.rank=0.5..8", "agent.lora.rank is a whole number; write agent.lora.rank=1..8"),
+        ("agent.name=1..2", "agent.name is no number; write its values"),
+        ("agent.lora.use_dora=0..1", "agent.lora.use_dora is no number"),
+        ("agent.lora.blocks=0..1", "agent.lora.blocks is no number"),
+        ("agent.policy=0..1", "agent.policy is no number"),
+    ],
+)
+def test_range_that_the_setting_cannot_take_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_dimension(text)
+
+
+def test_missing_optuna_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    words = ["--search", "agent.policy.alpha=0.1..3", "--env.dataset", "digits"]
+    with pytest.raises(SystemExit):
+        main(["tune", *words, "--out", str(tmp_path)])
+    assert "pip install 'vitucb[search]'" in capsys.readouterr().err
+
+
+def _play_here(jobs: Any, *, workers: int | None, on_rounds: Any) -> Any:
+    for job in jobs:
+        yield job, play_job(job)
+
+
+def test_search_uses_other_seeds_and_images_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna")
+    monkeypatch.setattr("vitucb.experiment.engines.processes.play_jobs", _play_here)
+    base = override(
+        RunConfig(),
+        {"out": str(tmp_path), "agent": "ucb1", "num_rounds": 12, "tensorboard": False},
+    )
+    base = override(base, {"env": {"dataset": "digits"}})
+    space = [Dimension("env.num_arms", (3, 10)), Dimension("agent.policy.alpha", (), 0.5, 2.0)]
+    best, trials = tune(base, space, trials=3, seeds=2)
+    played = [load_config(path) for path in tmp_path.rglob("config.yaml")]
+    assert {config.seed for config in played} == {TUNING_SEED, TUNING_SEED + 1}
+    assert {config.env.data.split for config in played} == {"tune"}
+    assert load_config(best).env.data.split == "eval"
+    with (best.parent / "trials.csv").open() as file:
+        assert [row["trial"] for row in csv.DictReader(file)] == ["0", "1", "2"]
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("summary.json")}
+    again, repeated = tune(base, space, trials=3, seeds=2)
+    assert repeated == trials
+    assert again == best
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("summary.json")}
+
+
+@pytest.mark.parametrize(
+    ("agent", "searched", "in_vain"),
+    [
+        ("ucb1", ["agent.policy.alpha=0.1..3", "env.num_arms=2..5"], ["agent.policy.alpha"]),
+        ("vit-ucb", ["agent.policy.alpha=0.1..3", "agent.lora.rank=1..8"], []),
+        ("vit-ucb", ["agent.optimizer.head_lr=0.1..3"], ["agent.optimizer.head_lr"]),
+        ("vit-ucb", ["agent.optimizer.head_lr=0.1..3", "agent.head=ridge,gradient"], []),
+        ("ucb1", ["agent.policy.alpha=0.1..3", "agent=ucb1,lin-ucb"], []),
+        ("my_agents:build", ["agent.policy.alpha=0.1..3"], []),
+    ],
+)
+def test_settings_searched_in_vain_are_told(
+    agent: str, searched: list[str], in_vain: list[str]
+) -> None:
+    base = override(RunConfig(), {"agent": agent})
+    assert searched_in_vain(base, list(map(parse_dimension, searched))) == in_vain
+
+
+def test_data_that_cannot_be_split_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"name env.dataset"):
+        tune(RunConfig(out=str(tmp_path)), [Dimension("num_rounds", (3,))])
+
+
+def test_setting_searched_twice_is_refused() -> None:
+    space = [Dimension("num_rounds", (3,)), Dimension("num_rounds", (4,))]
+    with pytest.raises(ValueError, match="--search names num_rounds twice"):
+        tune(RunConfig(), space)
+
+
+def test_empty_space_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one --search"):
+        tune(RunConfig(), [])

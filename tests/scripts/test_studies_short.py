@@ -1,0 +1,63 @@
+"""Studies of feedback, chains and covariances, in their short versions."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.scripts.studies import SCRIPTS, folders, run, table
+
+
+def test_late_and_drifting_rewards(tmp_path: Path) -> None:
+    agents = ["--agents", "lin-ucb", "ucb1", "--workers", "1"]
+    run("study_feedback.py", "--quick", *agents, *folders(tmp_path))
+    _, *late = table(tmp_path / "delay.csv")
+    assert [row[0] for row in late[:2]] == ["lin-ucb, delay 0", "lin-ucb, delay 32"]
+    _, *drifted = table(tmp_path / "drift.csv")
+    assert [row[0] for row in drifted] == ["lin-ucb", "lin-ucb, discount 0.99", "ucb1"]
+    for _, first, second, both, *_ in drifted:
+        assert float(first) + float(second) == pytest.approx(float(both), abs=1)
+    assert (tmp_path / "feedback.png").stat().st_size > 10_000
+
+
+def test_chains(tmp_path: Path) -> None:
+    run("study_chain_convergence.py", "--quick", "--out", str(tmp_path))
+    _, *estimators = table(tmp_path / "chains-estimators.csv")
+    assert all(float(mean) <= float(bound) for _, mean, bound, _ in estimators)
+    assert (tmp_path / "chains.png").stat().st_size > 10_000
+
+
+def test_covariances(tmp_path: Path) -> None:
+    run("study_covariance.py", "--quick", "--out", str(tmp_path))
+    header, *rows = table(tmp_path / "covariance.csv")
+    ratio = {
+        row[header.index("covariance")]: float(row[header.index("ratio median")]) for row in rows
+    }
+    assert ratio["low-rank 4096 -> 256"] == pytest.approx(1.0, abs=0.02)
+    assert ratio["diagonal"] > 1.2
+    assert (tmp_path / "covariance.png").stat().st_size > 10_000
+
+
+def test_regrets_of_covariances_go_on_and_name_their_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    import study_covariance
+
+    rng = np.random.default_rng(0)
+    data = tmp_path / "somewhere" / "tiny.npz"
+    data.parent.mkdir()
+    np.savez(data, images=rng.integers(0, 255, (40, 8, 8, 3), np.uint8), labels=np.arange(40) % 10)
+    monkeypatch.setattr(study_covariance, "variants", lambda: {"a, b": {"name": "random"}})
+    common = {"dataset": str(data), "rounds": 5, "workers": 1, "runs": str(tmp_path / "runs")}
+    options = argparse.Namespace(**common, regret=1, out=tmp_path)
+    written = []
+    for _ in range(2):
+        study_covariance.regrets(options)
+        written.append(next(tmp_path.glob("runs/**/*s0/summary.json")).stat().st_mtime_ns)
+    assert written[0] == written[1]
+    _, row = table(tmp_path / "covariance-regret-tiny.csv")
+    assert row[:4] == ["tiny.npz", "5", "0", "a, b"]

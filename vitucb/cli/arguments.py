@@ -1,0 +1,145 @@
+"""Reading the words of a command: tyro, options of our own, short errors, tables."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import sys
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
+from typing import TypeVar
+
+import tyro
+
+from vitucb.cli.output import UsageError
+from vitucb.config import FREE_OPTIONS, RunConfig, load_config, override_key
+from vitucb.config.options import read_word
+
+ArgsT = TypeVar("ArgsT")
+
+
+def parse(
+    kind: type[ArgsT], words: Sequence[str], command: str, default: ArgsT | None = None
+) -> ArgsT:
+    """Parse with tyro; its boxed error becomes one line."""
+    boxed = io.StringIO()
+    start = tyro.MISSING_NONPROP if default is None else default
+    try:
+        with contextlib.redirect_stderr(boxed):
+            return tyro.cli(kind, args=list(words), prog=f"vitucb {command}", default=start)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UsageError(_condense(boxed.getvalue(), command)) from None
+
+
+def parse_run(words: Sequence[str], command: str) -> RunConfig:
+    """The settings of a run: those of `--config FILE`, and the options that override them.
+
+    Free options (`--agent.optimizer.options ratio 16`, or `--agent.optimizer.options.ratio 16`)
+    are added to those of the file.
+    """
+    rest, config_file = pop_option(list(words), "--config")
+    base = load_config(config_file) if config_file else RunConfig()
+    rest, dotted = _pop_dotted(rest)
+    config = parse(RunConfig, rest, command, base)
+    for section in FREE_OPTIONS:
+        given = attrgetter(section)(config)
+        config = override_key(config, section, attrgetter(section)(base))
+        for name, value in given.items():
+            config = override_key(config, f"{section}.{name}", value)
+    for key, word in dotted:
+        config = override_key(config, key, read_word(word))
+    return config
+
+
+def _pop_dotted(words: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """`words` without every `--agent.options.NAME VALUE` and the like, and these as pairs."""
+    starts = tuple(f"--{section}." for section in FREE_OPTIONS)
+    rest: list[str] = []
+    dotted: list[tuple[str, str]] = []
+    waiting = iter(words)
+    for word in waiting:
+        if not word.startswith(starts):
+            rest.append(word)
+            continue
+        option, has_value, value = word.partition("=")
+        key = option.removeprefix("--").replace("-", "_")
+        given = value if has_value else next(waiting, None)
+        if given is None:
+            raise UsageError(f"{option} needs a value")
+        dotted.append((key, given))
+    return rest, dotted
+
+
+def _condense(boxed: str, command: str) -> str:
+    """The message of tyro's error box and its first suggestion, on one line."""
+    rows = [line.strip("│ ") for line in boxed.strip().splitlines()]
+    # The title is drawn into the border, or stands above a rule where the stream is ASCII.
+    inside = rows[1:] if boxed.strip().startswith("╭") else rows[2:]
+    message = " ".join(itertools.takewhile(lambda text: text.strip("─-"), inside))
+    hint = ""
+    if "Perhaps you meant:" in inside[:-1]:
+        option = inside[inside.index("Perhaps you meant:") + 1].split()[0]
+        hint = f"; did you mean {option}?"
+    return f"{message or 'cannot read the arguments'}{hint}; see vitucb {command} --help"
+
+
+def warn_of_ignored(configs: Iterable[RunConfig], command: str) -> None:
+    """Say on stderr, one line for an agent and what it ignores, which settings have no effect."""
+    from vitucb.agents.settings import describe_ignored, ignored
+
+    found = ((config.agent.name, tuple(ignored(config.agent))) for config in configs)
+    for agent, keys in dict.fromkeys(found):
+        if keys:
+            print(f"vitucb {command}: {describe_ignored(agent, keys)}", file=sys.stderr)
+
+
+def pop_option(words: list[str], option: str) -> tuple[list[str], str | None]:
+    """`words` without `option VALUE` (or `option=VALUE`), and the value."""
+    for i, word in enumerate(words):
+        if word.startswith(f"{option}="):
+            return words[:i] + words[i + 1 :], word.partition("=")[2]
+        if word == option:
+            if i + 1 == len(words):
+                raise UsageError(f"{option} needs a file name")
+            return words[:i] + words[i + 2 :], words[i + 1]
+    return words, None
+
+
+def pop_values(words: list[str], option: str) -> tuple[list[str], list[str]]:
+    """`words` without every `option A B`, and what followed it up to the next option.
+
+    Raises:
+        UsageError: If nothing follows the option.
+    """
+    kept: list[str] = []
+    values: list[str] = []
+    target = kept
+    for word, following in itertools.zip_longest(words, words[1:], fillvalue="--"):
+        if word == option:
+            if following.startswith("--"):
+                raise UsageError(f"{option} names no values; write {option} KEY=A,B")
+            target = values
+        elif word.startswith(f"{option}="):
+            values.append(word.partition("=")[2])
+        else:
+            target = kept if word.startswith("--") else target
+            target.append(word)
+    return kept, values
+
+
+def split_options(words: list[str], kind: type[object]) -> tuple[list[str], list[str]]:
+    """The words of the options of dataclass `kind`, and the other words."""
+    names = {f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(kind)}  # type: ignore[arg-type]  # a dataclass
+    names |= {f"--no-{name[2:]}" for name in names}
+    ours: list[str] = []
+    rest: list[str] = []
+    target = rest
+    for word in words:
+        if word.startswith("--"):
+            target = ours if word.partition("=")[0].replace("_", "-") in names else rest
+        target.append(word)
+    return ours, rest

@@ -1,0 +1,64 @@
+"""`vitucb bench`: which suites to run, and where tables and figures go."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitucb.cli.arguments import parse
+from vitucb.cli.bench.figures import draw_figures
+from vitucb.cli.bench.results import compare_tables, read_tables, write_tables
+from vitucb.cli.output import table
+from vitucb.experiment.provenance import describe_environment
+from vitucb.registry import unknown_name
+
+SUITES = ("scoring", "covariance", "optimizers", "end-to-end", "scale", "seeds")
+
+
+@dataclass(frozen=True)
+class BenchArgs:
+    """Measure speed and memory side by side in one process, on one thread."""
+
+    suite: str = "all"
+    """Any of scoring,covariance,optimizers,end-to-end,scale,seeds; all if not given."""
+    out: str | None = None
+    """A .json file to write the tables to, with a figure of each suite beside it."""
+    compare: tuple[str, str] | None = None
+    """Two such files, the older first: print times of both and their ratios, measure nothing."""
+
+
+def bench(words: list[str]) -> None:
+    """Measure scoring, covariance, optimizers and whole rounds side by side, on one thread."""
+    args = parse(BenchArgs, words, "bench")
+    if args.compare is not None:
+        print(table(compare_tables(*map(read_tables, args.compare))))
+        return
+    if args.out is not None:
+        if not args.out.endswith(".json"):
+            raise ValueError(f"--out {args.out!r} must be a .json file")
+        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+    tables = {}
+    for suite in suites(args.suite):
+        module = importlib.import_module(f"vitucb.cli.bench.{suite.replace('-', '_')}")
+        tables[suite] = module.run_suite()
+        print(f"{suite}:\n{table(tables[suite])}\n", flush=True)
+        if args.out is not None:
+            write_tables(args.out, tables, describe_environment())
+    if args.out is not None:
+        print(args.out, *draw_figures(tables, args.out), sep="\n")
+
+
+def suites(names: str) -> tuple[str, ...]:
+    """The suites in `names`, which commas separate, each once.
+
+    Raises:
+        ValueError: If there is no such suite.
+    """
+    if names == "all":
+        return SUITES
+    chosen = tuple(dict.fromkeys(name.strip() for name in names.split(",")))
+    for name in chosen:
+        if name not in SUITES:
+            raise unknown_name("suite", name, [*SUITES, "all"])
+    return chosen

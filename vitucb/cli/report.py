@@ -1,0 +1,39 @@
+"""`vitucb report`: the regret report of an experiment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tyro
+
+from vitucb.cli.arguments import parse
+
+
+@dataclass(frozen=True)
+class ReportArgs:
+    """Write the regret report of an experiment."""
+
+    runs: tyro.conf.Positional[str]
+    """Folder of run folders, e.g. runs/default."""
+    out: str = "report"
+    """Folder of the report."""
+    main: str | None = None
+    """Label of the agent the others are compared with; vit-ucb if not given."""
+    include_unfinished: bool = False
+    """Count unfinished runs too, up to the common horizon."""
+
+
+def report(words: list[str]) -> None:
+    """Write the regret report of an experiment as one HTML file."""
+    args = parse(ReportArgs, words, "report")
+    write_report_page(args)
+
+
+def write_report_page(args: ReportArgs) -> None:
+    """Write the report and print its path."""
+    from vitucb.report import write_report
+
+    page = write_report(
+        args.runs, args.out, main=args.main, include_unfinished=args.include_unfinished
+    )
+    print(page.resolve())

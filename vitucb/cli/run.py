@@ -1,0 +1,68 @@
+"""`vitucb run`: play one agent in one environment and record it."""
+
+from __future__ import annotations
+
+import sys
+
+from vitucb.cli.arguments import parse_run, warn_of_ignored
+from vitucb.cli.output import fail
+from vitucb.config import RunConfig
+
+
+def run(words: list[str]) -> None:
+    """Play one agent in one environment and record it."""
+    explains = "--resume" in words
+    words = [word for word in words if word != "--resume"]
+    if words in (["-h"], ["--help"]):
+        print("--config FILE.yaml  settings to start from; options override them")
+        print("--resume            say what the run folder holds before going on with it\n")
+    config = parse_run(words, "run")
+    from vitucb.cli.catalog import check_names
+    from vitucb.experiment.distributed.ranks import all_ranks, at_this_rank
+    from vitucb.experiment.resume import check_same_config, explain
+    from vitucb.experiment.run_folder import is_finished, run_folder
+
+    check_names(config)
+    config = at_this_rank(config)
+    folder = run_folder(config)
+    check_same_config(config)
+    if explains:
+        print(explain(config), file=sys.stderr)
+    is_over = all(is_finished(run_folder(rank)) for rank in all_ranks(config))
+    if is_over and not config.overwrite:
+        print(f"{folder} is finished; --overwrite plays it again", file=sys.stderr)
+        print(folder)
+        return
+    if not config.parallel.rank:
+        warn_of_ignored([config], "run")
+    _play_with_progress(config)
+    print(folder)
+
+
+def _play_with_progress(config: RunConfig) -> None:
+    from tqdm import tqdm
+
+    from vitucb.experiment.distributed.ranks import RankLostError
+    from vitucb.experiment.playing import play
+    from vitucb.experiment.resume import StoppedError
+    from vitucb.types import Round
+
+    is_hidden = True if config.parallel.rank else None  # None: where stderr is no terminal
+    with tqdm(total=config.num_rounds, unit="round", disable=is_hidden) as bar:
+
+        def show(round: Round) -> None:
+            bar.set_postfix_str(f"regret {round.cumulative_regret:.1f}", refresh=False)
+            bar.update(round.index + 1 - bar.n)
+
+        try:
+            recorder = play(config, show)
+        except StoppedError as stopped:
+            print(f"vitucb run: {stopped}", file=sys.stderr)
+            raise SystemExit(0) from None
+        except RankLostError as lost:
+            fail(f"vitucb run: {lost}", 1)
+    print(_counts(recorder.parameters), file=sys.stderr)
+
+
+def _counts(parameters: dict[str, int]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in parameters.items())

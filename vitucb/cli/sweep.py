@@ -1,0 +1,85 @@
+"""`vitucb sweep` and `vitucb tune`: which runs, where they are played, what came of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitucb.cli.arguments import parse, parse_run, pop_values, split_options, warn_of_ignored
+from vitucb.cli.output import fail
+from vitucb.config import RunConfig, override
+
+
+@dataclass(frozen=True)
+class SweepArgs:
+    """What to vary, and where to run it; the options of vitucb run set everything else."""
+
+    seeds: int = 1
+    """Seeds per setting, counted up from --seed; the same for every setting."""
+    parallel_seeds: int = 1
+    """So many seeds of one vit-ucb setting go through the model together, in one process."""
+    engine: str = "processes"
+    """See `vitucb list engines`."""
+    workers: int | None = None
+    """Runs at a time; what cores and memory allow if not given."""
+    dry_run: bool = False
+    """Only list the runs."""
+
+
+def sweep(words: list[str]) -> None:
+    """Play a grid of settings times seeds, many runs at a time."""
+    if words in ([], ["-h"], ["--help"]):
+        print("--grid KEY=A,B ...  values of a setting; several keys are combined")
+        print("--list KEY=A,B ...  values of several settings that advance together\n")
+        parse(SweepArgs, ["--help"], "sweep")
+    from vitucb.cli.catalog import check_names
+    from vitucb.experiment.resume import check_same_config
+    from vitucb.experiment.run_folder import run_folder
+    from vitucb.experiment.sweep import expand, parse_all, run_jobs
+
+    words, grid = pop_values(words, "--grid")
+    words, together = pop_values(words, "--list")
+    options, words = split_options(words, SweepArgs)
+    args = parse(SweepArgs, options, "sweep")
+    base = parse_run(words, "sweep")
+    jobs = expand(
+        base,
+        grid=parse_all(grid),
+        together=parse_all(together),
+        seeds=args.seeds,
+    )
+    for job in jobs:
+        check_names(job)
+    if args.parallel_seeds > 1:
+        jobs = _shared(jobs, args.parallel_seeds)
+    for job in jobs:
+        check_same_config(job)
+    warn_of_ignored(jobs, "sweep")
+    if args.dry_run:
+        print("\n".join(str(run_folder(job)) for job in jobs))
+        return
+    _finish_sweep(base, run_jobs(jobs, workers=args.workers, engine=args.engine), len(jobs))
+
+
+def _shared(jobs: Sequence[RunConfig], seeds: int) -> list[RunConfig]:
+    """The jobs with `parallel.seeds`, where they can share passes."""
+    from vitucb.parallel_seeds import why_alone
+
+    reasons = [why_alone(job) for job in jobs]
+    for reason in dict.fromkeys(filter(None, reasons)):
+        print(f"vitucb sweep: seeds one by one where {reason}", file=sys.stderr)
+    return [
+        job if reason else override(job, {"parallel": {"seeds": seeds}})
+        for job, reason in zip(jobs, reasons, strict=True)
+    ]
+
+
+def _finish_sweep(base: RunConfig, errors: Mapping[str, str], count: int) -> None:
+    for folder, message in errors.items():
+        print(f"{folder}: {message}", file=sys.stderr)
+    if errors:
+        remedy = "the same command plays them again, from their checkpoints"
+        fail(f"{len(errors)} of {count} runs did not finish; {remedy}", 1)
+    print(Path(base.out) / base.experiment)

@@ -1,0 +1,55 @@
+"""`vitucb tune`: search settings by their regret."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from vitucb.cli.arguments import parse, parse_run, pop_values, split_options, warn_of_ignored
+from vitucb.cli.output import table
+
+
+@dataclass(frozen=True)
+class TuneArgs:
+    """How much to search, and where to run it; the options of vitucb run set everything else."""
+
+    trials: int = 20
+    """Points to try; the first one are the settings as given."""
+    seeds: int = 3
+    """Runs per point, on seeds of their own."""
+    engine: str = "processes"
+    """See `vitucb list engines`."""
+    workers: int | None = None
+    """Runs at a time; what cores and memory allow if not given."""
+
+
+def tune(words: list[str]) -> None:
+    """Search settings by their regret, on seeds and images that evaluations never see."""
+    if words in ([], ["-h"], ["--help"]):
+        print("--search KEY=LOW..HIGH[:log] KEY=A,B ...  settings to search\n")
+        parse(TuneArgs, ["--help"], "tune")
+    from vitucb.agents.settings import describe_ignored
+    from vitucb.cli.catalog import check_names
+    from vitucb.experiment.tune import parse_dimension, searched_in_vain
+    from vitucb.experiment.tune import tune as search
+
+    words, searched = pop_values(words, "--search")
+    options, words = split_options(words, TuneArgs)
+    args = parse(TuneArgs, options, "tune")
+    base = parse_run(words, "tune")
+    check_names(base)
+    space = [parse_dimension(text) for text in searched]
+    warn_of_ignored([base], "tune")
+    if keys := searched_in_vain(base, space):
+        print(f"vitucb tune: {describe_ignored(base.agent.name, keys)}", file=sys.stderr)
+    best, trials = search(
+        base,
+        space,
+        trials=args.trials,
+        seeds=args.seeds,
+        workers=args.workers,
+        engine=args.engine,
+    )
+    rows = [{"trial": t.number, **t.values, "regret": t.regret} for t in trials]
+    print(table(rows), file=sys.stderr)
+    print(best)

@@ -1,0 +1,171 @@
+"""Settings of the agent and its parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vitucb.config.checks import FreeOptions, check_least, settle_options
+
+
+@dataclass(frozen=True)
+class LoRAConfig:
+    """The adapters."""
+
+    rank: int = 4
+    """Rank r of every adapter."""
+    alpha: float = 8.0
+    """Scaling of B @ A is alpha / rank."""
+    targets: tuple[str, ...] = ("qkv", "proj", "fc1", "fc2")
+    """Adapted layers of a block: any of qkv proj fc1 fc2."""
+    blocks: tuple[int, ...] | None = None
+    """Adapted blocks, negative from the end; all if not given."""
+    init: str = "default"
+    """Start of the factors: default gaussian orthogonal olora pissa, or pissa_niter_N."""
+    use_rslora: bool = False
+    """Scale B @ A by alpha / sqrt(rank) (rsLoRA)."""
+    use_dora: bool = False
+    """Learn magnitudes apart from directions (DoRA); gradient features take K backwards."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The LoRA optimizer; the reward head is stepped by AdamW inside it."""
+
+    name: str = "adamw"
+    """See `vitucb list optimizers`, or an import path module:Class."""
+    lr: float = 3e-5
+    """Learning rate of the adapters."""
+    head_lr: float = 1e-2
+    """Learning rate of the reward head, where it is trained by gradient steps."""
+    options: FreeOptions = field(default_factory=dict)
+    """Further keyword arguments of the optimizer, e.g. ratio 16 betas 0.9,0.99."""
+
+    def __post_init__(self) -> None:
+        """Check the options, and read truth values in any case."""
+        settle_options(self, "agent.optimizer.")
+
+
+@dataclass(frozen=True)
+class CovarianceConfig:
+    """The covariance of the features, A = ridge I + sum phi phi'."""
+
+    name: str = "exact"
+    """See `vitucb list covariances`."""
+    ridge: float | None = None
+    """Ridge, in units of the squared feature norm (features are of norm 1); if not given, 2 where
+    every arm has its image and 0.1 where actions share one."""
+    rank: int | None = None
+    """Rank or width of a sketch; its own default if not given."""
+    budget_mib: int | None = None
+    """Memory of the rows of `exact`, MiB, past which a sketch takes over; 24 if not given."""
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """How means and widths become an action."""
+
+    name: str = "ucb"
+    """See `vitucb list policies`."""
+    alpha: float = 0.3
+    """Multiplier of the confidence width."""
+    radius: Literal["auto", "constant", "oful"] = "auto"
+    """Width per sqrt(phi' A^-1 phi) in vit-ucb: the noise estimated from prediction errors, 1, or
+    the radius of Abbasi-Yadkori et al. 2011 with that noise (theory; explores far too much)."""
+    delta: float = 0.05
+    """Failure probability of radius oful."""
+    norm_bound: float = 1.0
+    """Assumed length of the true parameter for radius oful, reward units."""
+    epsilon: float = 0.05
+    """Exploration probability of epsilon-greedy, min(1, epsilon t^-decay) in round t."""
+    temperature: float = 0.1
+    """Temperature of boltzmann, temperature t^-decay in round t, reward units."""
+    decay: float = 0.0
+    """Exponent of the schedules of epsilon and temperature: 0 constant, 0.333, 0.5, 1 (1/t)."""
+    joint: bool = False
+    """Thompson draws all arms jointly, as one draw of the parameters would."""
+    optimistic: bool = False
+    """Thompson never draws below the mean."""
+    draws: int = 1_000
+    """Monte Carlo draws for the propensity of joint Thompson sampling."""
+    variant: Literal["square-cb", "fast-cb", "falcon"] = "square-cb"
+    """Kind of inverse gap weighting (igw)."""
+    gamma: float = 10.0
+    """Sharpness of igw, gamma t^growth in round t, 1 / reward units."""
+    growth: float = 0.5
+    """Exponent of the schedule of gamma."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The online update after each reward."""
+
+    update_every: int = 1
+    """Train every so many rounds."""
+    gradient_steps: int = 1
+    """Optimizer steps per training; 0 leaves the adapters alone, and a closed-form head learns."""
+    batch_size: int = 16
+    """Images per step: the newest and a uniform sample of the replay."""
+    replay_capacity: int = 20_000
+    """Chosen images kept."""
+    replay: Literal["reservoir", "window"] = "reservoir"
+    """Past the capacity keep a uniform sample of the history, or the newest (sliding window)."""
+    discount: float = 1.0
+    """Weight of every observation after one more round, 1 for rewards that do not drift."""
+    reset_on_drift: bool = False
+    """Forget all rewards when the prediction errors have shifted."""
+    rebuild: Literal["drift", "doubling", "replay", "none"] = "drift"
+    """When the features in the covariance are computed anew with today's adapters: whenever the
+    history has doubled or a probe of them has moved; when it has doubled; those of every training
+    batch, too, from the pass that trains; or never (the prototype's behaviour)."""
+    drift_threshold: float = 0.2
+    """Relative movement of the probe's features that triggers a rebuild."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        least = {"update_every": 1, "gradient_steps": 0, "batch_size": 1, "replay_capacity": 1}
+        check_least(self, "agent.training.", least)
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """The agent and its parts."""
+
+    name: str = "vit-ucb"
+    """See `vitucb list agents`, or an import path module:factory."""
+    label: str | None = None
+    """Name in run folders and reports; the agent's name if not given."""
+    backbone: str = "vitucb-nano"
+    """vitucb-nano (ships with the package), any timm ViT name, or local-dir:PATH."""
+    weights: str | None = None
+    """A .safetensors file with the weights of the backbone."""
+    img_size: int | None = None
+    """Side of the square input of the backbone, pixels."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Type of the matrix products in the backbone from the first adapter on (vit-ucb): bfloat16 is
+    up to twice as fast where the processor has it, and good to two or three digits."""
+    prefix_cache_mib: int = 256
+    """Memory for what the layers before the first adapter, or a frozen backbone, make of images,
+    MiB; 0 computes it anew every time."""
+    head: Literal["ridge", "gradient"] = "ridge"
+    """Reward head solved for after every reward, or trained by gradient steps."""
+    head_ridge: float | None = None
+    """Ridge of the closed-form head and of lin-ucb, per unit of mean squared feature norm; if not
+    given, 1 where every arm has its image and 0.1 where actions share one."""
+    features: Literal["lora-gradient", "last-layer", "both"] = "lora-gradient"
+    """What the covariance is made of; both are two groups of length 1 each."""
+    readout: Literal["prior", "head"] = "prior"
+    """Whose LoRA gradient: of a fixed random readout (the head's prior), or of the live score."""
+    link: Literal["gaussian", "bernoulli"] = "gaussian"
+    """Law of the rewards given the score: squared loss, or logistic loss for rewards 0 and 1."""
+    options: FreeOptions = field(default_factory=dict)
+    """Settings of one agent alone, e.g. hidden 100 of neural-ucb; see the agent's module."""
+    lora: LoRAConfig = LoRAConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    covariance: CovarianceConfig = CovarianceConfig()
+    policy: PolicyConfig = PolicyConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    def __post_init__(self) -> None:
+        """Check the options, and read truth values in any case."""
+        settle_options(self, "agent.")

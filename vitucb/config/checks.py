@@ -1,0 +1,26 @@
+"""Checks that several settings share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from vitucb.config.options import ON_COMMAND_LINE, Option, settled
+
+FreeOptions = Annotated[dict[str, Option], ON_COMMAND_LINE]
+
+
+FREE_OPTIONS = ("env.options", "agent.options", "agent.optimizer.options")
+"""The settings that are options free in name."""
+
+
+def settle_options(section: Any, prefix: str) -> None:
+    """Check the options of a frozen `section` and read truth values in any case."""
+    object.__setattr__(section, "options", settled(section.options, f"{prefix}options"))
+
+
+def check_least(section: Any, prefix: str, least: dict[str, int]) -> None:
+    """Refuse values of `section` below the least; None is none."""
+    for name, bound in least.items():
+        value = getattr(section, name)
+        if value is not None and value < bound:
+            raise ValueError(f"{prefix}{name} {value} must be at least {bound}")

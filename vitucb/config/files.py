@@ -1,0 +1,54 @@
+"""Config files: read, write, compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vitucb.config.override import flatten, override, to_dict
+from vitucb.config.run import RunConfig
+from vitucb.storage.atomic_files import write_durably
+
+
+def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Settings that change what a run records: dotted key -> (old, new) where they differ."""
+    olds, news = (flatten(to_dict(config)) for config in (old, new))
+    keys = [key for key in dict.fromkeys([*olds, *news]) if key not in _HARMLESS]
+    return {k: (olds.get(k), news.get(k)) for k in keys if olds.get(k) != news.get(k)}
+
+
+# Settings that may change between the parts of a run: its rounds stay the same.
+_HARMLESS = (
+    "out",
+    "overwrite",
+    "tensorboard",
+    "checkpoint_every",
+    "images_every",
+    "parallel.timeout_s",
+)
+
+
+def load_config(path: str | Path, base: RunConfig | None = None) -> RunConfig:
+    """Read a YAML file as a partial override of the defaults.
+
+    Raises:
+        ValueError: If the file is missing, no YAML mapping, or has unknown keys or wrong types.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"--config {path}: {error.strerror}; check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"--config {path} is not valid YAML: {reason}") from error
+    if not isinstance(values, dict | None):
+        raise ValueError(f"--config {path}: expected key: value settings at the top level")
+    return override(base or RunConfig(), values or {})
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    """Write the fully resolved config as YAML."""
+    write_durably(path, yaml.safe_dump(to_dict(config), sort_keys=False))

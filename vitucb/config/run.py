@@ -1,0 +1,67 @@
+"""The settings of one run: one agent, one environment, one seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vitucb.config.agent import AgentConfig
+from vitucb.config.checks import check_least
+from vitucb.config.env import EnvConfig
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """Several processes that train one agent, or several seeds that share a backbone."""
+
+    seeds: int = 1
+    """Seeds that go through the model together; see `vitucb.parallel_seeds`."""
+    sync_every: int = 1
+    """Rounds that every process plays between two syncs."""
+    timeout_s: float = 60.0
+    """Seconds after which a process that does not answer counts as lost."""
+    ranks: int = 1
+    """Number of processes; torchrun sets it."""
+    rank: int = 0
+    """Number of this process; torchrun sets it."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        check_least(self, "parallel.", {"seeds": 1, "sync_every": 1, "ranks": 1, "rank": 0})
+        if not self.timeout_s > 0:
+            raise ValueError(f"parallel.timeout_s {self.timeout_s} must be above 0")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: one agent, one environment, one seed, one folder of results."""
+
+    experiment: str = "default"
+    """Folder under --out that groups runs for one report."""
+    env: EnvConfig = EnvConfig()
+    agent: AgentConfig = AgentConfig()
+    seed: int = 0
+    """Seed of every source of chance; agents with one seed face the same contexts and noise."""
+    num_rounds: int = 1_000
+    """Horizon T."""
+    out: str = "runs"
+    """Folder of experiments."""
+    device: str = "cpu"
+    """Torch device, e.g. cpu, cuda."""
+    threads: int = 1
+    """Torch threads; one seed reproduces a run bit for bit at the same number."""
+    tensorboard: bool = True
+    """Write TensorBoard events."""
+    record_every: int = 10
+    """Rounds between rows of metrics.csv and points in TensorBoard."""
+    images_every: int | None = None
+    """Rounds between pictures of the arms in TensorBoard; a tenth of the horizon if not given."""
+    checkpoint_every: int | None = None
+    """Rounds between checkpoints; as often as 5 % of the time allows if not given."""
+    overwrite: bool = False
+    """Start anew although the run folder is finished or could be resumed."""
+    parallel: ParallelConfig = ParallelConfig()
+
+    def __post_init__(self) -> None:
+        """Refuse intervals below one round, and no thread at all."""
+        names = ("record_every", "images_every", "checkpoint_every", "threads")
+        check_least(self, "", dict.fromkeys(names, 1))

@@ -1,0 +1,125 @@
+"""Checkpoints of a run in progress: the last two, checksummed, each there whole or not at all.
+
+checkpoint/round-000000500/   state.json, state.safetensors, manifest.json (SHA-256 sums)
+checkpoint/pieces/            large arrays, shared by the checkpoints
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vitucb.storage.atomic_files import replace_file, sync, write_durably
+from vitucb.storage.chunk_store import Pieces
+from vitucb.storage.state_files import load_state, save_state
+from vitucb.types import State
+
+_logger = logging.getLogger(__name__)
+_PREFIX = "round-"
+_KEPT = 2
+
+
+class Snapshots:
+    """The checkpoints in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open `folder`, made with the first checkpoint."""
+        self.folder = folder
+        self._pieces_folder = folder / "pieces"
+
+    @property
+    def rounds(self) -> list[int]:
+        """Rounds after which a checkpoint was written, the newest last."""
+        names = [path.name.removeprefix(_PREFIX) for path in self.folder.glob(f"{_PREFIX}*")]
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def save(self, rounds: int, state: State) -> None:
+        """Write the checkpoint after `rounds` rounds, then drop all but the last two."""
+        final = self._path(rounds)
+        temporary = final.with_name(f"{final.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        pieces = Pieces(self._pieces_folder)
+        save_state({"rounds": rounds, **state}, temporary, pieces)
+        pieces.sync()
+        manifest = {
+            "files": {path.name: _sha256(path) for path in sorted(temporary.iterdir())},
+            "pieces": sorted(pieces.used),
+        }
+        write_durably(temporary / "manifest.json", json.dumps(manifest, indent=1))
+        shutil.rmtree(final, ignore_errors=True)
+        replace_file(temporary, final)
+        self._drop_old()
+
+    def load_newest(self, accept: Callable[[State], str | None]) -> State | None:
+        """The newest whole checkpoint that `accept` has nothing against; None without one.
+
+        The others are deleted, with a warning that says why.
+
+        Args:
+            accept: Says why a state cannot be used, or None if it can.
+        """
+        for rounds in reversed(self.rounds):
+            try:
+                state = self.load(rounds)
+                reason = accept(state)
+            except ValueError as error:
+                reason = str(error)
+            if reason is None:
+                return state
+            _logger.warning("checkpoint %s is passed over: %s", self._path(rounds), reason)
+            # Else it would count as one of the two that are kept.
+            shutil.rmtree(self._path(rounds))
+        return None
+
+    def load(self, rounds: int) -> State:
+        """The checkpoint after `rounds` rounds.
+
+        Raises:
+            ValueError: If it is missing or damaged.
+        """
+        folder = self._path(rounds)
+        for name, digest in _manifest(folder)["files"].items():
+            if not (folder / name).is_file() or _sha256(folder / name) != digest:
+                raise ValueError(f"{name} is missing or damaged: its SHA-256 sum differs")
+        return load_state(folder, Pieces(self._pieces_folder), keep_devices=True)
+
+    def clear(self) -> None:
+        """Delete all checkpoints."""
+        for path in self.folder.glob(f"{_PREFIX}*"):
+            shutil.rmtree(path)
+        shutil.rmtree(self._pieces_folder, ignore_errors=True)
+
+    def _drop_old(self) -> None:
+        for path in self.folder.glob(f"{_PREFIX}*.tmp"):
+            shutil.rmtree(path)
+        for rounds in self.rounds[:-_KEPT]:
+            shutil.rmtree(self._path(rounds))
+        sync(self.folder)
+        used: set[str] = set()
+        for rounds in self.rounds:
+            try:
+                used.update(_manifest(self._path(rounds))["pieces"])
+            except ValueError:
+                return  # damaged: which pieces it needs is not known
+        Pieces(self._pieces_folder).keep_only(used)
+
+    def _path(self, rounds: int) -> Path:
+        return self.folder / f"{_PREFIX}{rounds:09d}"
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        return {"files": dict(manifest["files"]), "pieces": list(manifest["pieces"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"manifest.json cannot be read: {error}") from error
+
+
+def _sha256(path: Path) -> str:
+    # Large arrays are in pieces, so the file is small.
+    return hashlib.sha256(path.read_bytes()).hexdigest()

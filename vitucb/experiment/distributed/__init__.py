@@ -1,0 +1,1 @@
+"""One agent trained by several processes."""

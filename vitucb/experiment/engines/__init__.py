@@ -1,0 +1,37 @@
+"""Where the jobs of a sweep run; a job is a config and its result a run folder, everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+from vitucb.config import RunConfig
+
+Outcome: TypeAlias = tuple[RunConfig, str | None]
+"""A job that ended, and what went wrong in one line, or None."""
+
+Engine: TypeAlias = Callable[..., Iterator[Outcome]]
+"""Called with the jobs, and the keywords `workers` (None: what fits) and `on_rounds`."""
+
+OnRounds: TypeAlias = Callable[[int], None]
+"""Told from time to time how many rounds all jobs together have played."""
+
+ENGINES: Mapping[str, tuple[str, str]] = {
+    "processes": ("vitucb.experiment.engines.processes:play_jobs", "processes of this machine"),
+    "ray": (
+        "vitucb.experiment.engines.ray_core:play_jobs",
+        "a Ray cluster ($RAY_ADDRESS), or a local one",
+    ),
+    "submitit": (
+        "vitucb.experiment.engines.slurm:play_jobs",
+        "Slurm jobs; local processes without Slurm",
+    ),
+}
+"""Name -> (import path, one line)."""
+
+
+def unfinished(jobs: Sequence[RunConfig]) -> list[RunConfig]:
+    """The jobs that still have rounds to play."""
+    from vitucb.experiment.run_folder import is_finished, run_folder
+
+    return [job for job in jobs if job.overwrite or not is_finished(run_folder(job))]

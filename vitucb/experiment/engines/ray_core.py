@@ -1,0 +1,62 @@
+"""Jobs as Ray tasks: joins the cluster in $RAY_ADDRESS, or starts one on this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from vitucb.config import RunConfig
+from vitucb.experiment.engines import OnRounds, Outcome
+from vitucb.experiment.engines.job import one_line, play_job
+from vitucb.experiment.engines.processes import workers_that_fit
+from vitucb.registry import import_extra
+
+_POLL_SECONDS = 1.0
+# A dead worker's job is tried again on another one, where it resumes from its checkpoint.
+_RETRIES = 3
+_GPU_SHARE = 0.25
+
+
+def play_jobs(
+    jobs: Sequence[RunConfig], *, workers: int | None = None, on_rounds: OnRounds | None = None
+) -> Iterator[Outcome]:
+    """Play `jobs` and yield each as it ends; a job on a GPU takes a quarter of one.
+
+    Args:
+        jobs: The runs, in the order in which they start.
+        workers: Cores of a local cluster; a running one has its own.
+        on_rounds: Told the rounds of the jobs that ended.
+
+    Raises:
+        ValueError: If Ray is not installed.
+    """
+    ray = import_extra("ray", "ray", "--engine ray")
+    has_cluster = "RAY_ADDRESS" in os.environ
+    if not ray.is_initialized():
+        cores = None if has_cluster else workers or workers_that_fit(jobs)
+        ray.init(num_cpus=cores, log_to_driver=False, include_dashboard=None)
+    task = ray.remote(max_retries=_RETRIES)(play_job)
+    waiting = {_submit(task, job): job for job in jobs}
+    rounds = 0
+    while waiting:
+        done, _ = ray.wait(list(waiting), num_returns=1, timeout=_POLL_SECONDS)
+        for reference in done:
+            job = waiting.pop(reference)
+            rounds += job.num_rounds
+            yield job, _result(ray, reference)
+        if on_rounds is not None:
+            on_rounds(rounds)
+
+
+def _submit(task: Any, job: RunConfig) -> Any:
+    gpus = 0 if job.device == "cpu" else _GPU_SHARE
+    return task.options(num_cpus=job.threads, num_gpus=gpus).remote(job)
+
+
+def _result(ray: Any, reference: Any) -> str | None:
+    try:
+        error: str | None = ray.get(reference)
+    except ray.exceptions.RayError as failure:
+        return one_line(failure)
+    return error

@@ -1,0 +1,108 @@
+"""Environments of a run, built from its settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+
+from vitucb.config import DataConfig, DriftConfig, EnvConfig
+from vitucb.envs import (
+    DelayedReward,
+    DriftingRewards,
+    ImageDataset,
+    RandomArmSubset,
+    load_dataset,
+)
+from vitucb.registry import unknown_name
+
+if TYPE_CHECKING:
+    pass
+
+
+def make_env(config: EnvConfig, num_rounds: int | None = None) -> gym.Env[Any, Any]:
+    """Build the environment of `config` with its wrappers, one episode of `num_rounds` rounds.
+
+    Raises:
+        ValueError: If the id is unknown or an argument is not usable.
+    """
+    named = {
+        "dataset": _dataset(config),
+        "num_arms": config.num_arms,
+        "reward": config.reward,
+        "noise_std": config.noise_std,
+    }
+    arguments: dict[str, Any] = {k: v for k, v in named.items() if v is not None} | config.options
+    if num_rounds is not None:
+        if num_rounds < 1:
+            raise ValueError(f"num_rounds {num_rounds} must be at least 1")
+        arguments["max_episode_steps"] = num_rounds
+    try:
+        env = gym.make(config.id, disable_env_checker=True, **arguments)
+    except gym.error.Error as error:
+        known = [name for name in gym.registry if name.startswith("vitucb/")]
+        raise unknown_name("env.id", config.id, known, or_path=True) from error
+    except ImportError as error:
+        raise ValueError(
+            f"env.id {config.id!r} cannot be imported: {error}; install its module, or name it as "
+            "module:id"
+        ) from error
+    except TypeError as error:
+        raise ValueError(f"env: {config.id} does not take these settings: {error}") from error
+    space = env.observation_space
+    if not isinstance(space, gym.spaces.Dict) or not {"images", "action_mask"} <= set(space):
+        raise ValueError(
+            f"env.id {config.id!r}: observations must be a Dict space with images and action_mask, "
+            f"not {space}; choose another environment"
+        )
+    return _wrapped(env, config)
+
+
+def _dataset(config: EnvConfig) -> str | ImageDataset | None:
+    """The dataset's name, or the set itself where more than its name is configured."""
+    data = config.data
+    if data == DataConfig():
+        return config.dataset
+    if config.dataset is None:
+        raise ValueError(f"env.data {data} needs env.dataset; name the dataset too")
+    return load_dataset(
+        config.dataset,
+        image_size=data.image_size,
+        split=None if data.split == "all" else data.split,
+        classes=data.classes or None,
+        skip_bad=data.skip_bad,
+        disk_cache=data.disk_cache,
+        cache_folder=data.cache_folder,
+    )
+
+
+def _wrapped(env: gym.Env[Any, Any], config: EnvConfig) -> gym.Env[Any, Any]:
+    """`env` with the masks, the drift and the delay of `config`."""
+    drift, delay, subset = config.drift, config.delay, config.arm_subset
+    for name, section, is_off in (
+        ("drift.kind", drift, drift.kind == "none"),
+        ("delay.law", delay, delay.law == "none"),
+        ("arm_subset.min_arms", subset, subset.min_arms is None),
+    ):
+        if is_off and section != type(section)():
+            raise ValueError(f"env.{name} is not set, and {section} has no use without it; set it")
+    if subset.min_arms is not None:
+        env = RandomArmSubset(env, subset.min_arms, subset.max_arms)
+    if drift.kind != "none":
+        env = DriftingRewards(env, drift.kind, *_drift_rounds(drift, env))
+    if delay.law != "none":
+        env = DelayedReward(env, delay.law, delay.rounds, delay.loss_probability, delay.tail)
+    return env
+
+
+def _drift_rounds(drift: DriftConfig, env: gym.Env[Any, Any]) -> tuple[int, int | None]:
+    """First round and period of the drift, in proportion to the horizon where not given."""
+    horizon = env.spec.max_episode_steps if env.spec else None
+    if horizon is None and (drift.at is None or drift.period is None):
+        raise ValueError("env.drift: the environment has no horizon; give at and period")
+    at = (horizon or 0) // 2 if drift.at is None else drift.at
+    if horizon is not None and at >= horizon:
+        raise ValueError(f"env.drift.at {at} is past the last round {horizon - 1}; give an earlier")
+    if drift.period is None and drift.kind != "abrupt":
+        return at, max(1, (horizon or 0) // 10)
+    return at, drift.period

@@ -1,0 +1,264 @@
+"""The run folder: config, environment, rounds, metrics, TensorBoard events, gallery, summary.
+
+`rounds.csv`, `metrics.csv` and `summary.json` hold no times, so one seed gives the same bytes
+twice; times are in `timing.json`. `summary.json` is written last and atomically: its presence
+means the run is finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+import numpy as np
+
+from vitucb.config import RunConfig, flatten, save_config, to_dict
+from vitucb.experiment.provenance import describe_environment, peak_memory_mib
+from vitucb.experiment.run_folder import COLUMNS, _sha256_of_start, run_folder
+from vitucb.experiment.tensorboard import EventLog, event_files
+from vitucb.storage.atomic_files import sync, write_durably
+from vitucb.types import Round, State
+
+METRIC_COLUMNS = ("round", "metric", "value")
+_GALLERY_FRACTIONS = (0.0, 0.02, 0.1, 0.3, 1.0)
+
+
+class Recorder:
+    """Writes one run folder; use as a context manager and call `write` for every round."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        parameters: Mapping[str, int],
+        state: State | None = None,
+        *,
+        action_names: Sequence[str] = (),
+    ) -> None:
+        """Open the run folder of `config`.
+
+        Args:
+            config: The fully resolved config of the run.
+            parameters: Counts to report in the summary, e.g. `adapted_tensors`.
+            state: What `state_dict` returned: the files are cut back to where they were then.
+                Without it, what an unfinished run left is dropped.
+            action_names: Names of the actions, where they have any.
+        """
+        self.folder = run_folder(config)
+        self._config = config
+        self.parameters = dict(parameters)
+        self._gallery_rounds = {round(f * (config.num_rounds - 1)) for f in _GALLERY_FRACTIONS}
+        self._images_every = config.images_every or max(1, config.num_rounds // 10)
+        self._gallery: list[dict[str, Any]] = []
+        self._rewards = self._seconds = self._earlier_seconds = 0.0
+        self._rounds, self._regret = 0, 0.0
+        self._metrics: dict[str, tuple[int, float]] = {}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "summary.json").unlink(missing_ok=True)
+        if state is not None:
+            self._restore(state)
+        self._cut_files({} if state is None else state["sizes"])
+        save_config(config, self.folder / "config.yaml")
+        named = {"action_names": list(action_names)} if action_names else {}
+        _write_json(self.folder / "environment.json", describe_environment() | named)
+        self._open_files(is_new=state is None)
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._closing.close()
+
+    def _open_files(self, *, is_new: bool) -> None:
+        with contextlib.ExitStack() as stack:  # All are closed, also where one cannot be written.
+            self._file, self._csv = self._open_table(stack, "rounds.csv", COLUMNS)
+            self._metrics_file, self._metrics_csv = self._open_table(
+                stack, "metrics.csv", METRIC_COLUMNS
+            )
+            self._events = EventLog(self.folder) if self._config.tensorboard else None
+            if self._events is not None:
+                stack.callback(self._events.close)
+            if self._events is not None and is_new:
+                self._events.describe(flatten(to_dict(self._config)))
+            self._closing = stack.pop_all()
+
+    def _open_table(
+        self, stack: contextlib.ExitStack, name: str, columns: Sequence[str]
+    ) -> tuple[TextIO, Any]:
+        # Line buffered: what was played is on disk even if the process dies in the next round.
+        path = self.folder / name
+        file = stack.enter_context(path.open("a", newline="", encoding="utf-8", buffering=1))
+        writer = csv.writer(file, lineterminator="\n")
+        if not file.tell():
+            writer.writerow(columns)
+        return file, writer
+
+    def _cut_files(self, sizes: Mapping[str, int]) -> None:
+        """Cut every file that grows back to `sizes` bytes; those not named are deleted."""
+        tables = [self.folder / "rounds.csv", self.folder / "metrics.csv"]
+        for path in [*tables, *event_files(self.folder)]:
+            if path.name not in sizes:
+                path.unlink(missing_ok=True)
+            elif path.is_file() and path.stat().st_size > sizes[path.name]:
+                os.truncate(path, sizes[path.name])
+
+    def write(self, round: Round) -> None:
+        """Record one finished round."""
+        decision, chosen = round.decision, round.decision.action
+        self._csv.writerow(
+            (
+                round.index,
+                chosen,
+                round.reward,
+                round.expected_reward,
+                round.optimal_reward,
+                round.optimal_action,
+                round.regret,
+                round.cumulative_regret,
+                decision.propensity,
+                float(decision.mean[chosen]),
+                float(decision.width[chosen]),
+                float(decision.bonus[chosen]),
+                _greedy_action(round),
+            )
+        )
+        self._rewards += round.reward
+        self._seconds += round.seconds
+        self._rounds, self._regret = round.index + 1, round.cumulative_regret
+        if round.index in self._gallery_rounds and round.expected_rewards is not None:
+            self._gallery.append(_gallery_entry(round))
+        # Kept until they are due: a rebuild, say, reports in few rounds.
+        self._metrics |= {name: (round.index, float(v)) for name, v in round.metrics.items()}
+        if round.index % self._config.record_every == 0:
+            self._write_metrics(round.index, self._scalars(round))
+        if self._events is not None and round.index % self._images_every == 0:
+            self._events.add_arms(round)
+
+    def _write_metrics(self, round: int, scalars: Mapping[str, float]) -> None:
+        for name, (index, value) in self._metrics.items():
+            self._metrics_csv.writerow((index, name, value))
+        if self._events is not None:
+            latest = {name: value for name, (_, value) in self._metrics.items()}
+            self._events.add_scalars({**scalars, **latest}, round)
+        self._metrics.clear()
+
+    def _scalars(self, round: Round) -> dict[str, float]:
+        chosen = round.decision.action
+        return {
+            "regret/cumulative": round.cumulative_regret,
+            "regret/instantaneous": round.regret,
+            "reward/mean": self._rewards / (round.index + 1),
+            "score/mean": float(round.decision.mean[chosen]),
+            "score/bonus": float(round.decision.bonus[chosen]),
+            "time/rounds_per_second": (round.index + 1) / max(self._seconds, 1e-9),
+        }
+
+    def state_dict(self, wall_seconds: float) -> State:
+        """Where the files stand, and what the summary needs of the rounds so far.
+
+        Args:
+            wall_seconds: Since this process began to play.
+        """
+        for file in (self._file, self._metrics_file):
+            file.flush()
+            os.fsync(file.fileno())
+        tables = [self.folder / "rounds.csv", self.folder / "metrics.csv"]
+        sizes = {path.name: path.stat().st_size for path in tables}
+        return {
+            "sizes": sizes | ({} if self._events is None else self._events.sizes()),
+            "sha256": {path.name: _sha256_of_start(path, sizes[path.name]) for path in tables},
+            "gallery": self._gallery,
+            "rewards": self._rewards,
+            "seconds": self._seconds,
+            "wall_seconds": self._earlier_seconds + wall_seconds,
+            "rounds": self._rounds,
+            "regret": self._regret,
+            "metrics": {name: list(pair) for name, pair in self._metrics.items()},
+        }
+
+    def _restore(self, state: State) -> None:
+        self._gallery = list(state["gallery"])
+        self._rewards, self._seconds = float(state["rewards"]), float(state["seconds"])
+        self._earlier_seconds = float(state["wall_seconds"])
+        self._rounds, self._regret = int(state["rounds"]), float(state["regret"])
+        pairs = state["metrics"].items()
+        self._metrics = {name: (int(index), float(value)) for name, (index, value) in pairs}
+
+    def finish(self, wall_seconds: float) -> None:
+        """Write gallery, times and, last, the summary that marks the run as finished.
+
+        Args:
+            wall_seconds: Since this process began to play.
+
+        Raises:
+            ValueError: If no round was recorded.
+        """
+        if not self._rounds:
+            raise ValueError("num_rounds: the run has no rounds; ask for at least one")
+        self._save_gallery()
+        self._write_metrics(self._rounds - 1, {})
+        timing = {
+            "seconds_per_round": self._seconds / self._rounds,
+            "wall_seconds": self._earlier_seconds + wall_seconds,
+            "peak_memory_mib": peak_memory_mib(),
+        }
+        _write_json(self.folder / "timing.json", timing)
+        for file in (self._file, self._metrics_file):
+            file.flush()
+            os.fsync(file.fileno())
+        sync(self.folder)
+        agent = self._config.agent
+        summary = {
+            "agent": agent.label or agent.name,
+            "agent_name": agent.name,
+            "env": self._config.env.id,
+            "seed": self._config.seed,
+            "rounds": self._rounds,
+            "cumulative_regret": self._regret,
+            "mean_reward": self._rewards / self._rounds,
+            "parameters": self.parameters,
+            "version": metadata.version("vitucb"),
+        }
+        _write_json(self.folder / "summary.json", summary)
+
+    def _save_gallery(self) -> None:
+        if len({np.shape(entry["images"]) for entry in self._gallery}) != 1:
+            return
+        arrays = {name: np.stack([e[name] for e in self._gallery]) for name in self._gallery[0]}
+        np.savez_compressed(self.folder / "gallery.npz", **arrays)  # type: ignore[arg-type]  # keywords are arrays
+
+
+def _gallery_entry(round: Round) -> dict[str, Any]:
+    decision = round.decision
+    columns = {
+        "round": round.index,
+        "images": round.observation["images"],
+        "mean": decision.mean,
+        "width": decision.width,
+        "bonus": decision.bonus,
+        "expected_rewards": round.expected_rewards,
+        "action": decision.action,
+        "optimal_action": round.optimal_action,
+        "reward": round.reward,
+    }
+    return {name: np.asarray(value) for name, value in columns.items()}
+
+
+def _greedy_action(round: Round) -> int:
+    allowed = np.asarray(round.observation["action_mask"]).astype(bool)
+    return int(np.argmax(np.where(allowed, round.decision.mean, -np.inf)))
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_durably(path, json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,181 @@
+"""Many runs: a grid of settings times seeds as a list of configs, played by an engine."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tqdm import tqdm
+
+from vitucb.config import RunConfig, override, override_key
+from vitucb.experiment.engines import ENGINES, Engine, unfinished
+from vitucb.experiment.resume import check_same_config
+from vitucb.experiment.run_folder import run_folder
+from vitucb.registry import lookup
+
+
+def parse_values(text: str) -> tuple[str, list[Any]]:
+    """`agent.policy.alpha=0.3,1` as the dotted key and its values, typed as YAML would.
+
+    Raises:
+        ValueError: If the text has no key or no values.
+    """
+    key, _, values = text.partition("=")
+    try:
+        parsed = yaml.safe_load(f"[{values}]")
+    except yaml.YAMLError as error:
+        raise ValueError(f"{text!r}: {values!r} is no list of values such as 1,2") from error
+    if not key or not parsed:
+        raise ValueError(f"{text!r} names no values; write key=value,value")
+    return key.removeprefix("--").replace("-", "_"), parsed
+
+
+def parse_all(texts: Iterable[str]) -> dict[str, list[Any]]:
+    """Every `key=value,value` as in `parse_values`, by key.
+
+    Raises:
+        ValueError: If a text cannot be read, or a key is named twice.
+    """
+    parsed: dict[str, list[Any]] = {}
+    for text in texts:
+        key, values = parse_values(text)
+        if key in parsed:
+            raise ValueError(f"{key} is named twice; give all its values at once")
+        parsed[key] = values
+    return parsed
+
+
+def expand(
+    base: RunConfig,
+    *,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    together: Mapping[str, Sequence[Any]] | None = None,
+    seeds: int = 1,
+) -> list[RunConfig]:
+    """The runs of a sweep: every combination of `grid`, every row of `together`, every seed.
+
+    All settings get the same seeds, and with one seed all agents face the same images and noise:
+    differences are paired. What differs is in the label of the agent, or in the experiment where
+    it is no setting of the agent, so every run has its own folder.
+
+    Args:
+        base: Settings to start from.
+        grid: Dotted key -> values, combined with each other.
+        together: Dotted key -> values, all of one length, that advance together.
+        seeds: Seeds per setting, counted up from that of `base`.
+
+    Raises:
+        ValueError: If a key or value is not usable, lengths differ, a key is in both, or two
+            runs share a folder.
+    """
+    if seeds < 1:
+        raise ValueError(f"seeds {seeds} must be at least 1")
+    rows = _rows(together or {})
+    grid = grid or {}
+    if twice := grid.keys() & (together or {}).keys():
+        raise ValueError(f"{min(twice)} is named in the grid and in a list; leave one out")
+    cells = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    settings = [row | cell for row, cell in itertools.product(rows, cells)]
+    varied = {k for k in [*grid, *(together or {})] if len({str(s[k]) for s in settings}) > 1}
+    varied -= {"seed", "experiment", "agent", "agent.name", "agent.label"}
+    configs = [_configured(base, setting, varied) for setting in settings]
+    jobs = [
+        dataclasses.replace(config, seed=config.seed + i)
+        for config in configs
+        for i in range(seeds)
+    ]
+    _check_folders(jobs)
+    return jobs
+
+
+def _rows(together: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    lengths = {key: len(values) for key, values in together.items()}
+    if len(set(lengths.values())) > 1:
+        text = ", ".join(f"{key} has {count}" for key, count in lengths.items())
+        raise ValueError(f"lists that advance together differ in length: {text}")
+    if not together:
+        return [{}]
+    return [dict(zip(together, row, strict=True)) for row in zip(*together.values(), strict=True)]
+
+
+def _configured(base: RunConfig, setting: Mapping[str, Any], varied: set[str]) -> RunConfig:
+    config = base
+    for key, value in setting.items():
+        config = override_key(config, key, value)
+    ours = {k: v for k, v in setting.items() if k in varied}
+    of_agent = {k: v for k, v in ours.items() if k.startswith("agent.")}
+    if of_agent:
+        label = "_".join([config.agent.label or config.agent.name, *_named(of_agent)])
+        config = override(config, {"agent": {"label": label}})
+    of_rest = {k: v for k, v in ours.items() if k not in of_agent}
+    if of_rest:
+        name = "_".join(_named(of_rest)).replace("/", "-")
+        config = dataclasses.replace(config, experiment=f"{config.experiment}/{name}")
+    return config
+
+
+def _named(setting: Mapping[str, Any]) -> Iterable[str]:
+    """`optimizer=lora-rite`, `alpha=0.3`: the last word of the key that says something."""
+    for key, value in setting.items():
+        yield f"{key.removesuffix('.name').split('.')[-1]}={value}"
+
+
+def _check_folders(jobs: Sequence[RunConfig]) -> None:
+    seen: dict[Path, RunConfig] = {}
+    for job in jobs:
+        if run_folder(job) in seen:
+            raise ValueError(
+                f"two runs of the sweep would share {run_folder(job)}; tell them apart"
+            )
+        seen[run_folder(job)] = job
+
+
+def run_jobs(
+    configs: Sequence[RunConfig], *, workers: int | None = None, engine: str = "processes"
+) -> dict[str, str]:
+    """Play every config whose run folder is not finished; slow agents should come first.
+
+    The results do not depend on engine or number of workers.
+
+    Args:
+        configs: The runs. Unfinished ones resume.
+        workers: Runs at a time; by default what cores and memory allow.
+        engine: A name of `ENGINES`, or an import path `module:function`.
+
+    Returns:
+        Error message per failed run folder; empty if all went well.
+
+    Raises:
+        ValueError: If a run folder holds a run with other settings, finished or not; or if seeds
+            shall share passes where the engine cannot give them one process.
+    """
+    for config in configs:
+        check_same_config(config)
+        if config.parallel.seeds > 1 and engine in ("ray", "submitit"):
+            raise ValueError(
+                f"parallel.seeds {config.parallel.seeds}: engine {engine} plays every seed by "
+                "itself; use the engine processes"
+            )
+    play_jobs: Engine = lookup(
+        "engine", engine, {name: path for name, (path, _) in ENGINES.items()}
+    )
+    jobs = unfinished(configs)
+    errors: dict[str, str] = {}
+    if not jobs:
+        return errors
+    with tqdm(total=sum(job.num_rounds for job in jobs), unit="round", disable=None) as bar:
+
+        def show(rounds: int) -> None:
+            bar.update(rounds - bar.n)
+
+        ends = play_jobs(jobs, workers=workers, on_rounds=show)
+        for ended, (job, error) in enumerate(ends, start=1):
+            if error is not None:
+                errors[str(run_folder(job))] = error
+            failed = f", {len(errors)} failed" if errors else ""
+            bar.set_postfix_str(f"{ended}/{len(jobs)} runs{failed}")
+    return errors

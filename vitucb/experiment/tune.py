@@ -1,0 +1,243 @@
+"""Search settings by their regret, on seeds and images that an evaluation never sees.
+
+Optuna proposes (ask), runs are played like those of a sweep, their mean regret goes back (tell).
+Proposals follow from a seed and from earlier results alone, so an interrupted search resumes: what
+was played is found in its run folder.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitucb.agents.settings import ignored
+from vitucb.config import RunConfig, flatten, override, override_key, save_config, to_dict
+from vitucb.config.override import types_of
+from vitucb.experiment.run_folder import is_finished, run_folder
+from vitucb.experiment.sweep import parse_values, run_jobs
+from vitucb.registry import import_extra
+
+_logger = logging.getLogger(__name__)
+TUNING_SEED = 1_000_000
+"""First tuning seed; evaluations count up from 0 and never get there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """One setting to search.
+
+    Attributes:
+        key: Dotted config key.
+        choices: Values to choose from; empty for a range.
+        low: Lower end of a range.
+        high: Upper end of a range.
+        is_log: Whether the range is searched on a logarithmic scale.
+        is_integer: Whether only integers are tried.
+    """
+
+    key: str
+    choices: tuple[Any, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+    is_log: bool = False
+    is_integer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A point of the search space and the mean final regret of its runs, NaN if one failed."""
+
+    number: int
+    values: Mapping[str, Any]
+    regret: float
+
+
+def parse_dimension(text: str) -> Dimension:
+    """Read `key=0.1..3:log` (a range), `key=1..8` (integers) or `key=a,b` (choices).
+
+    Whether a range is one of integers follows from the type of the setting; from its ends where an
+    option free in name has none.
+
+    Raises:
+        ValueError: If the text is none of these, or the setting takes no number of the range.
+    """
+    key, _, space = text.partition("=")
+    if ".." not in space:
+        name, values = parse_values(text)
+        return Dimension(name, tuple(values))
+    bounds, _, scale = space.partition(":")
+    low, high = (_number(part, text) for part in bounds.split("..", 1))
+    if not low < high or scale not in ("", "log") or (scale and low <= 0):
+        raise ValueError(f"{text!r} is no range; write key=0.1..3 or, above zero, key=0.1..3:log")
+    key = key.replace("-", "_")
+    is_integer = _is_integer(key, isinstance(low, int) and isinstance(high, int), text)
+    return Dimension(key, (), low, high, scale == "log", is_integer)
+
+
+def _is_integer(key: str, has_integer_ends: bool, text: str) -> bool:
+    kinds = types_of(RunConfig, key)
+    if not kinds or dict in kinds:
+        return has_integer_ends
+    if float in kinds:
+        return False
+    if int not in kinds:
+        raise ValueError(f"{text!r}: {key} is no number; write its values, {key}=a,b")
+    if not has_integer_ends:
+        raise ValueError(f"{text!r}: {key} is a whole number; write {key}=1..8")
+    return True
+
+
+def _number(part: str, text: str) -> int | float:
+    try:
+        return int(part) if part.lstrip("+-").isdigit() else float(part)
+    except ValueError as error:
+        raise ValueError(f"{text!r}: {part!r} is no number; write key=0.1..3") from error
+
+
+def searched_in_vain(base: RunConfig, space: Sequence[Dimension]) -> list[str]:
+    """Settings in `space` that the agent ignores, whatever the others in it are; dotted.
+
+    Raises:
+        ValueError: If a setting is unknown or does not take its values.
+    """
+    settings = [base] + [override_key(base, d.key, value) for d in space for value in d.choices]
+
+    def has_effect(dimension: Dimension, setting: RunConfig) -> bool:
+        ends = dimension.choices or (dimension.low, dimension.high)
+        tried = (override_key(setting, dimension.key, value).agent for value in ends)
+        return not any(
+            f"{found}.".startswith(f"{dimension.key}.") for a in tried for found in ignored(a)
+        )
+
+    return [d.key for d in space if not any(has_effect(d, setting) for setting in settings)]
+
+
+def tune(
+    base: RunConfig,
+    space: Sequence[Dimension],
+    *,
+    trials: int = 20,
+    seeds: int = 3,
+    workers: int | None = None,
+    engine: str = "processes",
+) -> tuple[Path, list[Trial]]:
+    """Search `space`, starting with the settings of `base` themselves.
+
+    Args:
+        base: Settings to start from; `base.seed` seeds the search.
+        space: What to search.
+        trials: Points to try.
+        seeds: Runs per point, on seeds from `TUNING_SEED` on and on the `tune` split of the images.
+        workers: Runs at a time; what cores and memory allow if None.
+        engine: See `vitucb.experiment.engines.ENGINES`.
+
+    Returns:
+        The file with the best settings, to be evaluated on the `eval` split, and all trials.
+
+    Raises:
+        ValueError: If optuna is missing, the space is not usable or every trial failed.
+    """
+    if not space or trials < 1 or seeds < 1:
+        raise ValueError("give at least one --search setting, one trial and one seed")
+    keys = [dimension.key for dimension in space]
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        raise ValueError(f"--search names {twice[0]} twice; give one range or one list of values")
+    if base.env.dataset is None:
+        raise ValueError("name env.dataset: a share of its images is kept for tuning")
+    optuna = import_extra("optuna", "search", "vitucb tune")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=base.seed))
+    start = _start(base, space)
+    if start is not None:
+        study.enqueue_trial(start)
+    done = []
+    for number in range(trials):
+        asked = study.ask()
+        values = {dimension.key: _suggest(asked, dimension) for dimension in space}
+        regret = _regret(base, values, number, seeds, workers, engine)
+        if math.isfinite(regret):
+            study.tell(asked, regret)
+        else:
+            study.tell(asked, state=optuna.trial.TrialState.FAIL)
+        done.append(Trial(number, values, regret))
+    return _write(base, done), done
+
+
+def _start(base: RunConfig, space: Sequence[Dimension]) -> dict[str, Any] | None:
+    """The point of `base` in the search space; None if it lies outside."""
+    settings = flatten(to_dict(base))
+    point = {dimension.key: settings.get(dimension.key) for dimension in space}
+    for dimension in space:
+        value = point[dimension.key]
+        if dimension.choices and value not in dimension.choices:
+            return None
+        if not dimension.choices and (
+            not isinstance(value, int | float) or not dimension.low <= value <= dimension.high
+        ):
+            return None
+    return point
+
+
+def _suggest(trial: Any, dimension: Dimension) -> Any:
+    if dimension.choices:
+        return trial.suggest_categorical(dimension.key, list(dimension.choices))
+    suggest = trial.suggest_int if dimension.is_integer else trial.suggest_float
+    return suggest(dimension.key, dimension.low, dimension.high, log=dimension.is_log)
+
+
+def _regret(
+    base: RunConfig,
+    values: Mapping[str, Any],
+    number: int,
+    seeds: int,
+    workers: int | None,
+    engine: str,
+) -> float:
+    """Mean final regret of one point, NaN if a run failed."""
+    config = _configured(base, values)
+    config = override(config, {"env": {"data": {"split": "tune"}}})
+    config = dataclasses.replace(config, experiment=f"{_folder_name(base)}/trial-{number:03d}")
+    jobs = [dataclasses.replace(config, seed=TUNING_SEED + i) for i in range(seeds)]
+    for folder, error in run_jobs(jobs, workers=workers, engine=engine).items():
+        _logger.warning("%s: %s", folder, error)
+    folders = [run_folder(job) for job in jobs]
+    if not all(map(is_finished, folders)):
+        return math.nan
+    texts = [(folder / "summary.json").read_text(encoding="utf-8") for folder in folders]
+    return sum(float(json.loads(text)["cumulative_regret"]) for text in texts) / seeds
+
+
+def _configured(base: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+    config = base
+    for key, value in values.items():
+        config = override_key(config, key, value)
+    return config
+
+
+def _folder_name(base: RunConfig) -> str:
+    return f"{base.experiment}-tune"
+
+
+def _write(base: RunConfig, trials: Sequence[Trial]) -> Path:
+    """`trials.csv` and `best.yaml`; the path of the latter."""
+    folder = Path(base.out) / _folder_name(base)
+    folder.mkdir(parents=True, exist_ok=True)
+    known = [trial for trial in trials if math.isfinite(trial.regret)]
+    with (folder / "trials.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["trial", *trials[0].values, "regret"])
+        writer.writerows([t.number, *t.values.values(), t.regret] for t in trials)
+    if not known:
+        raise ValueError(f"every trial failed; see the run folders in {folder}")
+    best = _configured(base, min(known, key=lambda trial: trial.regret).values)
+    if best.env.data.split in ("all", "tune"):
+        best = override(best, {"env": {"data": {"split": "eval"}}})
+    save_config(best, folder / "best.yaml")
+    return folder / "best.yaml"

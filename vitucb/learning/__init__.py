@@ -1,0 +1,1 @@
+"""Learning online: features, replay, heads, the trainer."""

@@ -1,0 +1,1 @@
+"""The network: backbones, LoRA layers, the reward model, and what is cached of them."""

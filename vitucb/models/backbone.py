@@ -1,0 +1,161 @@
+"""Frozen image backbones: any timm ViT, or the embedded `vit_nano_patch8_32.vitucb`.
+
+Importing this module registers the embedded model with timm, so that
+`timm.create_model("vit_nano_patch8_32.vitucb", pretrained=True)` works without a network.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from vitucb.assets import EMBEDDED_BACKBONES
+from vitucb.models.onednn_linear import use_fast_linear
+from vitucb.models.preprocess import input_size
+from vitucb.models.vit_layers import call_every_layer, check_forward, find_layers
+from vitucb.registry import import_path
+
+_OFFLINE_REMEDY = (
+    "pass --agent.weights FILE.safetensors, a 'local-dir:FOLDER' backbone, or the embedded "
+    "'vitucb-nano'"
+)
+
+
+_TIMM_SOURCES = ("timm", "hf-hub", "hf_hub", "local-dir")
+
+
+def create_backbone(
+    name: str = "vitucb-nano",
+    *,
+    weights: str | Path | None = None,
+    img_size: int | None = None,
+    pretrained: bool = True,
+    **timm_options: Any,
+) -> nn.Module:
+    """Create a timm ViT without a classifier, in evaluation mode.
+
+    Args:
+        name: An alias of `vitucb.assets.EMBEDDED_BACKBONES`, any timm ViT name with or without a
+            tag, timm's `local-dir:FOLDER` and `hf-hub:OWNER/MODEL`, or `module:name` of a function
+            that the module registers with timm.
+        weights: A .safetensors file to load strictly (classifier tensors are dropped, the position
+            embedding is resampled to `img_size`); overrides `pretrained`.
+        img_size: Input height and width in pixels; the model's own by default.
+        pretrained: Load the model's pretrained weights; else they are random.
+        **timm_options: Further arguments of the timm model, e.g. `dynamic_img_size=True`.
+
+    Returns:
+        A timm model that maps float32 (B, 3, H, W) to features (B, num_features).
+
+    Raises:
+        ValueError: If the name is unknown, the architecture is no vision transformer of one width
+            (see `vitucb.models.vit_layers`), the file is missing or does not fit, or the weights
+            cannot be downloaded.
+    """
+    name = EMBEDDED_BACKBONES.get(name, (name, ""))[0]
+    if ":" in name and name.partition(":")[0] not in _TIMM_SOURCES:
+        import_path(name)  # which registers it
+        name = name.partition(":")[2]
+    _check_name(name)
+    options: dict[str, Any] = {**timm_options, "num_classes": 0}
+    if img_size is not None:
+        options["img_size"] = img_size
+    _check_architecture(name, options)
+    if weights is not None:
+        return _with_weights_file(name, Path(weights), options)
+    if not pretrained:
+        return _build(name, pretrained=False, **options)
+    return _with_own_weights(name, options)
+
+
+def _build(name: str, **options: Any) -> nn.Module:
+    model: nn.Module = timm.create_model(name, **options)
+    use_fast_linear(model)
+    return model.eval()
+
+
+def _check_name(name: str) -> None:
+    """Raise ValueError unless timm knows the name; folders must exist."""
+    source, _, location = name.partition(":")
+    if source == "local-dir" and not (Path(location) / "config.json").is_file():
+        raise ValueError(
+            f"backbone '{name}': no config.json in '{location}'; name a folder saved by timm"
+        )
+    if location:
+        return
+    architecture, _, tag = name.partition(".")
+    known = [*EMBEDDED_BACKBONES, *timm.list_models()]
+    if architecture not in known:
+        raise ValueError(f"unknown backbone '{name}'; {_nearest(architecture, known)}")
+    tagged = timm.list_pretrained(f"{architecture}.*")
+    if tag and name not in tagged:
+        raise ValueError(f"unknown weights '{tag}' of {architecture}; {_nearest(name, tagged)}")
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    matches = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known[:3]
+    return f"nearest: {', '.join(matches)}; see 'vitucb list backbones'"
+
+
+def _check_architecture(name: str, options: dict[str, Any]) -> None:
+    """Raise ValueError unless it is a vision transformer that LoRA can adapt; costs no weights."""
+    try:
+        with torch.device("meta"):
+            model = timm.create_model(name, pretrained=False, **options).eval()
+    except (TypeError, AssertionError, ValueError) as error:
+        raise ValueError(f"backbone '{name}' cannot be built with {options}: {error}") from error
+    except (OSError, RuntimeError) as error:  # hf-hub: names fetch their config here
+        raise ValueError(f"backbone '{name}' is out of reach; {_OFFLINE_REMEDY}") from error
+    try:
+        layers = find_layers(model)
+        call_every_layer(model)
+        check_forward(model, layers, input_size(model))
+    except ValueError as error:
+        raise ValueError(
+            f"backbone '{name}' ({type(model).__name__}) cannot be adapted: {error}; choose a "
+            "vision transformer of one width such as 'vitucb-nano' or 'vit_small_patch16_224'"
+        ) from error
+
+
+def _with_weights_file(name: str, path: Path, options: dict[str, Any]) -> nn.Module:
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise ValueError(f"weights '{path}': no such .safetensors file")
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"weights '{path}' cannot be read: {error}") from error
+    classifier = timm.get_pretrained_cfg_value(name, "classifier") or "head"
+    prefixes = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    state = {
+        key: value
+        for key, value in state.items()
+        if not any(key.startswith(f"{prefix}.") for prefix in prefixes)
+    }
+    # num_classes=0 on both sides keeps timm's load strict; it relaxes it when they differ.
+    overlay = {"state_dict": state, "num_classes": 0, "custom_load": False}
+    try:
+        model = _build(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    except (RuntimeError, KeyError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"weights '{path}' do not fit backbone '{name}': {reason}") from error
+    # Or every copy of the cfg would hold all the weights.
+    cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]  # set by timm
+    cfg.update(state_dict=None, file=str(path))
+    return model
+
+
+def _with_own_weights(name: str, options: dict[str, Any]) -> nn.Module:
+    try:
+        return _build(name, pretrained=True, **options)
+    except Exception as error:  # the hub client's errors share no base class
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ValueError(
+            f"backbone '{name}': its weights cannot be loaded ({reason}); {_OFFLINE_REMEDY}"
+        ) from error

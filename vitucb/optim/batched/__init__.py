@@ -1,0 +1,1 @@
+"""What LoRA optimizers share: pairs of one shape stepped together."""

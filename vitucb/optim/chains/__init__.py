@@ -1,0 +1,1 @@
+"""Chains of LoRA: adapters merged into the weights and started anew."""

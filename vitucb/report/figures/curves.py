@@ -1,0 +1,246 @@
+"""Curves over rounds: regret, learning, growth and calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitucb.report.analysis import AgentResult, Analysis, plotted_rounds
+from vitucb.report.figures.labels import LineEnd, label_line_ends
+from vitucb.report.figures.panels import draw_line, finish_axes, make_panels
+from vitucb.report.figures.theme import LineStyle, colour
+from vitucb.report.formatting import before_number, fixed, number
+from vitucb.report.runs import FloatArray
+from vitucb.report.series import covered, has_bonus, smoothing_window, trailing_mean
+from vitucb.statistics import Band
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# The zoomed panel is drawn when the worst agent is this many times above the contextual ones.
+_DWARFING = 2.0
+_MAX_SEED_LINES = 12
+_MIN_GROWTH_ROUNDS = 20
+
+
+def regret_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figure:
+    """Cumulative regret with 95 % bands; a second panel zooms in where random dwarfs the rest."""
+    rounds = plotted_rounds(analysis.group.horizon)
+    bands = {r.label: r.band for r in analysis.results}
+    ceiling = _zoom_ceiling(analysis, bands)
+    shown = [r for r in analysis.results if ceiling is not None]
+    outside = [r for r in analysis.results if ceiling and bands[r.label].mean[-1] > ceiling]
+    everything = {r.label: _value_label(r) for r in analysis.results}
+    if not shown:
+        figure, (axes,) = make_panels([everything.values()], [1], height=4.3)
+        axes.set_ylim(*_range(bands))
+        _draw_seeds(axes, rounds, analysis.results, styles)
+        _draw_bands(axes, rounds, analysis.results, bands, styles, everything)
+        finish_axes(axes, "Cumulative regret", rounds)
+        return figure
+    close = {r.label: everything[r.label] for r in analysis.results if r not in outside}
+    far = {r.label: everything[r.label] for r in outside}
+    figure, (axes, zoomed) = make_panels([far.values(), close.values()], [0.8, 1], height=4.3)
+    axes.set_ylim(*_range(bands))
+    _draw_bands(axes, rounds, analysis.results, bands, styles, far)
+    finish_axes(axes, "Cumulative regret", rounds)
+    _mark_zoom(axes, ceiling or 0.0)
+    zoomed.set_ylim(0, ceiling)
+    _draw_seeds(zoomed, rounds, [r for r in analysis.results if r not in outside], styles)
+    _draw_bands(zoomed, rounds, analysis.results, bands, styles, close)
+    finish_axes(zoomed, "The same, zoomed in", rounds)
+    return figure
+
+
+def learning_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figure:
+    """Regret per round and the share of rounds with the best arm, over a trailing window."""
+    window = smoothing_window(analysis.group.horizon)
+    panels: list[tuple[str, Callable[[AgentResult], FloatArray]]] = [
+        ("Regret per round", lambda result: result.regret),
+        ("Share of rounds with the best arm", _best_arm),
+    ]
+    return _trailing_figure(analysis.results, panels, styles, window)
+
+
+def growth_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figure | None:
+    """Regret on log axes beside lines growing like t and sqrt(t); None if too little to show."""
+    rounds = plotted_rounds(analysis.group.horizon, logarithmic=True)
+    means = {r.label: r.cumulative.mean(axis=0)[rounds - 1] for r in analysis.results}
+    # What is left of an oracle's regret after rounding would stretch the axis by ten decades.
+    floor = 1e-9 * max(0.0, *(float(curve.max()) for curve in means.values()))
+    shown = [r for r in analysis.results if means[r.label].max() > floor]
+    if not shown or analysis.group.horizon < _MIN_GROWTH_ROUNDS:
+        return None
+    texts = {r.label: _exponent_label(r) for r in shown}
+    figure, (axes,) = make_panels([texts.values()], [1], height=4.0, width=0.62)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    curves = {label: np.where(means[label] > floor, means[label], np.nan) for label in texts}
+    _draw_guides(axes, rounds, list(curves.values()))
+    ends = []
+    for label, text in reversed(texts.items()):
+        style, curve = styles[label], curves[label]
+        draw_line(axes, rounds, curve, style)
+        ends.append(LineEnd(float(curve[-1]), text, style))
+    finish_axes(axes, "Growth of regret, log-log", rounds, zero_based=False)
+    label_line_ends(axes, ends)
+    return figure
+
+
+def calibration_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figure | None:
+    """How much and how well agents explore; None if no agent has a bonus."""
+    explorers = [r for r in analysis.results if has_bonus(r)]
+    if not explorers:
+        return None
+    window = smoothing_window(analysis.group.horizon)
+    panels: list[tuple[str, Callable[[AgentResult], FloatArray]]] = [
+        ("Share of non-greedy choices", _non_greedy),
+        ("Bonus of the chosen arm", lambda result: result.column("bonus")),
+        ("True mean inside mean ± bonus", covered),
+    ]
+    return _trailing_figure(explorers, panels, styles, window)
+
+
+def _best_arm(result: AgentResult) -> FloatArray:
+    # By regret and not by index: several arms may be best.
+    return (result.regret <= 1e-12).astype(np.float64)
+
+
+def _non_greedy(result: AgentResult) -> FloatArray:
+    action, greedy = result.column("action"), result.column("greedy_action")
+    return np.where(np.isfinite(greedy), (action != greedy).astype(np.float64), np.nan)
+
+
+def _zoom_ceiling(analysis: Analysis, bands: Mapping[str, Band]) -> float | None:
+    """Top of the zoomed panel, None where one panel shows all."""
+    context = [r.label for r in analysis.of_role("contextual")] or [analysis.main.label]
+    highest = max(float(_upper(bands[label]).max()) for label in context)
+    tallest = max(float(_upper(band).max()) for band in bands.values())
+    return 1.12 * highest if 0 < highest * _DWARFING < tallest else None
+
+
+def _range(bands: Mapping[str, Band]) -> tuple[float, float]:
+    """Limits of the panel that shows all: from zero, or lower where regret is below it."""
+    top = 1.05 * max(0.0, *(float(_upper(band).max()) for band in bands.values()))
+    bottom = min(0.0, *(float(band.mean.min()) for band in bands.values()))
+    return bottom, top or (1.0 if bottom == 0 else 0.0)
+
+
+def _upper(band: Band) -> FloatArray:
+    return np.where(np.isfinite(band.high), band.high, band.mean)
+
+
+def _value_label(result: AgentResult) -> str:
+    regret = result.summary.final_regret
+    return f"{before_number(result.label)}  {fixed(regret.value, regret)}"
+
+
+def _exponent_label(result: AgentResult) -> str:
+    exponent = result.summary.growth_exponent.value
+    if not np.isfinite(exponent):
+        return result.label
+    return f"{before_number(result.label)}  t^{number(exponent, 2)}"
+
+
+def _trailing_figure(
+    results: Sequence[AgentResult],
+    panels: Sequence[tuple[str, Callable[[AgentResult], FloatArray]]],
+    styles: Mapping[str, LineStyle],
+    window: int,
+) -> Figure:
+    rounds = plotted_rounds(results[0].regret.shape[1])
+    curves = [
+        {r.label: trailing_mean(values(r), window)[:, rounds - 1].mean(axis=0) for r in results}
+        for _, values in panels
+    ]
+    labels = [[r.label for r in results]]
+    width = [*([[]] * (len(panels) - 1)), *labels] if len(panels) > 2 else labels * len(panels)
+    figure, all_axes = make_panels(width, [1.0] * len(panels), height=3.5)
+    for axes, (title, _), lines, texts in zip(all_axes, panels, curves, width, strict=True):
+        for label, curve in reversed(lines.items()):
+            draw_line(axes, rounds, curve, styles[label])
+        axes.set_ylim(bottom=0)
+        if title.startswith(("Share", "True")):
+            axes.set_ylim(0, 1.02 if _peak(lines.values()) > 0.5 else None)
+            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+            axes.locator_params(axis="y", nbins=5)
+        finish_axes(axes, title, rounds)
+        if texts:
+            ends = [
+                LineEnd(float(lines[r.label][-1]), r.label, styles[r.label])
+                for r in results
+                if np.isfinite(lines[r.label][-1])
+            ]
+            label_line_ends(axes, ends)
+    return figure
+
+
+def _peak(curves: Iterable[FloatArray]) -> float:
+    known = [curve[np.isfinite(curve)] for curve in curves]
+    return max((float(curve.max()) for curve in known if len(curve)), default=0.0)
+
+
+def _draw_bands(
+    axes: Axes,
+    rounds: NDArray[np.int64],
+    results: Sequence[AgentResult],
+    bands: Mapping[str, Band],
+    styles: Mapping[str, LineStyle],
+    labels: Mapping[str, str],
+) -> None:
+    # The main agent is drawn last, on top.
+    for result in reversed(results):
+        band, style = bands[result.label], styles[result.label]
+        axes.fill_between(rounds, band.low, band.high, color=style.colour, alpha=0.16, linewidth=0)
+        draw_line(axes, rounds, band.mean, style)
+    ends = [
+        LineEnd(float(bands[label].mean[-1]), text, styles[label]) for label, text in labels.items()
+    ]
+    axes.set_xlim(0, rounds[-1])
+    label_line_ends(axes, ends)
+
+
+def _draw_seeds(
+    axes: Axes,
+    rounds: NDArray[np.int64],
+    results: Sequence[AgentResult],
+    styles: Mapping[str, LineStyle],
+) -> None:
+    for result in results:
+        if len(result.runs) > _MAX_SEED_LINES or result.role == "oracle":
+            continue
+        for curve in result.cumulative[:, rounds - 1]:
+            axes.plot(rounds, curve, color=styles[result.label].colour, alpha=0.28, linewidth=0.6)
+
+
+def _draw_guides(axes: Axes, rounds: NDArray[np.int64], curves: Sequence[FloatArray]) -> None:
+    """Lines from the first positive regret that grow like t and like sqrt(t)."""
+    positive = np.concatenate([curve[curve > 0] for curve in curves])
+    axes.set_ylim(float(positive.min()) * 0.8, float(positive.max()) * 1.6)
+    axes.set_xlim(1, rounds[-1])
+    start = float(np.exp(np.mean([np.log(curve[curve > 0][0]) for curve in curves])))
+    for power in (1.0, 0.5):
+        guide = start * rounds**power
+        axes.plot(rounds, guide, color=colour("ash"), linewidth=0.8, alpha=0.7, zorder=0.5)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axes.minorticks_off()
+
+
+def _mark_zoom(axes: Axes, ceiling: float) -> None:
+    """Shade what the zoomed panel shows."""
+    axes.axhspan(0, ceiling, color=colour("grid"), alpha=0.55, linewidth=0, zorder=0)
+    axes.annotate(
+        "zoomed in at right →",
+        (0.99, ceiling),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 4),
+        ha="right",
+        textcoords="offset points",
+        color=colour("muted"),
+        fontsize=8.5,
+    )

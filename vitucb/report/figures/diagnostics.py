@@ -1,0 +1,101 @@
+"""What agents measured of themselves while they learned: `metrics.csv` over rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vitucb.report.analysis import AgentResult, Analysis, plotted_rounds
+from vitucb.report.figures.labels import LineEnd, label_line_ends, label_width_inches
+from vitucb.report.figures.panels import (
+    WIDTH_INCHES,
+    draw_line,
+    finish_axes,
+    label_room_inches,
+    make_panels,
+)
+from vitucb.report.figures.theme import LineStyle
+from vitucb.report.runs import FloatArray, load_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MAX_PANELS = 6
+_MAX_RUNS = 10
+_MEANINGS: Mapping[str, str] = {
+    "train/loss": "Training loss",
+    "score/noise": "Estimated reward noise",
+    "covariance/log_det": "Information gain, ln det(A / ridge)",
+    "covariance/stale_ratio": "Squared width, stale over fresh features",
+    "covariance/certificate": "Certified error of a width",
+    "covariance/drift": "Movement of features since a rebuild",
+    "covariance/effective_dimension": "Effective dimension",
+}
+"""Titles of known metrics, in the order in which panels are filled; others follow by name."""
+
+
+def diagnostics_figures(
+    analysis: Analysis, styles: Mapping[str, LineStyle]
+) -> list[tuple[str, Figure]]:
+    """Figures of up to three panels, one metric a panel; none if no agent reported any.
+
+    Long labels leave room for two panels beside each other. At most six metrics are shown.
+    Curves are means over the first ten seeds, at the rounds at which the metric was recorded.
+    """
+    curves = {r.label: _curves(r, analysis.group.horizon) for r in analysis.results}
+    names = {name for of_agent in curves.values() for name in of_agent}
+    known = [name for name in _MEANINGS if name in names]
+    order = known + sorted(names - set(known))
+    order = order[:_MAX_PANELS]
+    widest = label_width_inches([label for label, own in curves.items() if own])
+    has_room = label_room_inches(WIDTH_INCHES, 3) >= 3 * widest
+    panels = 3 if has_room else 2
+    rows = [order[i : i + panels] for i in range(0, len(order), panels)]
+    return [
+        (f"diagnostics-{i}" if i else "diagnostics", _figure(row, curves, styles, analysis))
+        for i, row in enumerate(rows)
+    ]
+
+
+def _figure(
+    names: Sequence[str],
+    curves: Mapping[str, Mapping[str, FloatArray]],
+    styles: Mapping[str, LineStyle],
+    analysis: Analysis,
+) -> Figure:
+    rounds = plotted_rounds(analysis.group.horizon)
+    labels = [[label for label, own in curves.items() if name in own] for name in names]
+    figure, all_axes = make_panels(labels, [1.0] * len(names), height=3.3)
+    for axes, name, shown in zip(all_axes, names, labels, strict=True):
+        ends = []
+        for label in reversed(shown):
+            curve = curves[label][name]
+            draw_line(axes, rounds, curve, styles[label])
+            known = curve[np.isfinite(curve)]
+            if len(known):
+                ends.append(LineEnd(float(known[-1]), label, styles[label]))
+        finish_axes(axes, _MEANINGS.get(name, name), rounds)
+        label_line_ends(axes, ends)
+    return figure
+
+
+def _curves(result: AgentResult, horizon: int) -> dict[str, FloatArray]:
+    """Every metric of an agent at the plotted rounds, mean over seeds; NaN before its first."""
+    at = plotted_rounds(horizon) - 1
+    collected: dict[str, list[FloatArray]] = {}
+    for run in result.runs[:_MAX_RUNS]:
+        for name, (rounds, values) in load_metrics(run).items():
+            curve = np.interp(at, rounds, values, left=np.nan)
+            collected.setdefault(name, []).append(curve)
+    return {name: _mean(np.stack(parts)) for name, parts in collected.items()}
+
+
+def _mean(values: FloatArray) -> FloatArray:
+    """Mean over the first axis of the entries that are finite, NaN where there is none."""
+    known = np.isfinite(values)
+    counts = known.sum(axis=0)
+    sums = np.where(known, values, 0.0).sum(axis=0)
+    mean: FloatArray = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+    return mean

@@ -1,0 +1,107 @@
+"""Paired differences as a forest plot: the main agent against every rival, seed by seed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vitucb.report.analysis import Analysis, Comparison
+from vitucb.report.figures.labels import label_width_inches, shorten, text_points
+from vitucb.report.figures.panels import WIDTH_INCHES
+from vitucb.report.figures.theme import colour
+from vitucb.report.formatting import estimate_text
+from vitucb.report.runs import FloatArray
+from vitucb.report.sentences import verdict
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_ROW_INCHES = 0.4
+_MIN_AXES_INCHES = 3.0
+
+
+def difference_figure(analysis: Analysis) -> Figure | None:
+    """Final regret of the main agent minus each rival's; None if no seed is shared."""
+    from matplotlib.figure import Figure
+
+    compared = [c for c in analysis.comparisons if c.paired is not None]
+    if not compared:
+        return None
+    height = 1.05 + _ROW_INCHES * len(compared)
+    figure = Figure(figsize=(WIDTH_INCHES, height))
+    names = [shorten(f"vs {c.rival.label}") for c in compared]
+    left, width = _left_and_width(names, compared)
+    axes = figure.add_axes((left, 0.52 / height, width, 1 - 0.9 / height))
+    limits = _limits(analysis, compared)
+    axes.set_xlim(*limits)
+    for row, comparison in enumerate(compared):
+        _draw_row(axes, -row, comparison, _seed_gaps(analysis, comparison))
+    axes.axvline(0, color=colour("muted"), linewidth=1)
+    axes.set_ylim(-len(compared) + 0.4, 0.6)
+    axes.set_yticks(
+        [-row for row in range(len(compared))],
+        names,
+        color=colour("ink"),
+    )
+    axes.grid(axis="x")
+    axes.grid(visible=False, axis="y")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}".replace("-", "−"))
+    axes.tick_params(axis="y", pad=10)
+    axes.set_title(f"{shorten(analysis.main.label)} minus each rival, paired by seed")
+    axes.set_xlabel("difference in final regret (left of 0: lower regret)")
+    return figure
+
+
+def _draw_row(axes: Axes, y: float, comparison: Comparison, gaps: FloatArray) -> None:
+    paired = comparison.paired
+    assert paired is not None  # filtered by the caller
+    value, low, high = paired.difference
+    tone = colour({"better": "blue", "worse": "vermillion", "open": "slate"}[verdict(paired)])
+    left, right = axes.get_xlim()
+    parts = [value, *gaps, *(end for end in (low, high) if np.isfinite(end))]
+    for edge, marker, is_past in (0.0, "<", min(parts) < left), (1.0, ">", max(parts) > right):
+        if is_past:
+            axes.plot([edge], [y], marker, color=tone, markersize=8, clip_on=False,
+                      transform=axes.get_yaxis_transform())  # fmt: skip
+    axes.plot(gaps, np.full(len(gaps), y), "o", color=tone, alpha=0.35, markersize=4, mew=0)
+    if np.isfinite(low):
+        axes.plot([low, high], [y, y], color=tone, linewidth=2.6)
+    axes.plot([value], [y], "D", color=tone, markersize=6.5)
+    axes.annotate(
+        estimate_text(paired.difference),
+        (1.02, y),
+        xycoords=("axes fraction", "data"),
+        color=tone,
+        fontsize=9.5,
+        va="center",
+        fontweight="bold",
+    )
+
+
+def _left_and_width(names: list[str], compared: list[Comparison]) -> tuple[float, float]:
+    """Left edge and width of the axes between the names and the numbers, shares of the figure."""
+    numbers = [estimate_text(c.paired.difference) for c in compared if c.paired is not None]
+    # Both are larger than labels of lines, and the numbers bold.
+    left = 1.06 * label_width_inches(names)
+    right = 0.25 + max(0.2 * WIDTH_INCHES - 0.25, *(1.25 * text_points(n) / 72 for n in numbers))
+    width = max(_MIN_AXES_INCHES, WIDTH_INCHES - left - right)
+    return left / WIDTH_INCHES, width / WIDTH_INCHES
+
+
+def _seed_gaps(analysis: Analysis, comparison: Comparison) -> FloatArray:
+    ours, theirs = (
+        dict(zip(r.seeds, r.regret.sum(axis=1).tolist(), strict=True))
+        for r in (analysis.main, comparison.rival)
+    )
+    return np.array([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())])
+
+
+def _limits(analysis: Analysis, compared: list[Comparison]) -> tuple[float, float]:
+    """Room for the contextual rivals: random play would squeeze them all into one point."""
+    near = [c for c in compared if c.rival.role == "contextual"] or compared
+    points = np.concatenate([[0.0], *(_seed_gaps(analysis, c) for c in near)])
+    low, high = float(points.min()), float(points.max())
+    pad = 0.08 * (high - low or 1.0)
+    return low - pad, high + pad

@@ -1,0 +1,179 @@
+"""Arm images of chosen rounds: what was on offer, what the agent thought, what was true."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitucb.report.figures.theme import colour
+from vitucb.report.formatting import number
+from vitucb.report.runs import Gallery
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MAX_ROWS = 5
+_MAX_ARMS = 16
+_IMAGE_PIXELS = 112
+_WIDTH_INCHES = 10.4
+_LEFT_INCHES = 1.35
+_BAR_INCHES = 0.8
+
+
+def gallery_figure(gallery: Gallery) -> Figure:
+    """One row per recorded round: images above, estimates with bonus and truth below them."""
+    from matplotlib.figure import Figure
+
+    rows = _spaced(len(gallery.round), _MAX_ROWS)
+    arms = min(gallery.expected_rewards.shape[1], _MAX_ARMS)
+    cell = min(1.0, (_WIDTH_INCHES - _LEFT_INCHES - 0.15) / arms)
+    row_height = 0.9 * cell + _BAR_INCHES + 0.42
+    height = row_height * len(rows) + 0.42
+    figure = Figure(figsize=(_WIDTH_INCHES, height))
+    _legend(figure, height)
+    for index, row in enumerate(rows):
+        top = height - 0.36 - index * row_height
+        width = cell * arms
+        image_box = (_LEFT_INCHES, top - 0.06 - 0.9 * cell, width, 0.9 * cell)
+        bar_box = (_LEFT_INCHES, image_box[1] - 0.04 - _BAR_INCHES, width, _BAR_INCHES)
+        shown = _shown_arms(gallery, row, arms)
+        _draw_images(_axes(figure, image_box, height), gallery, row, shown)
+        _draw_estimates(_axes(figure, bar_box, height), gallery, row, shown)
+        figure.text(0.0, (top - 0.12) / height, _caption(gallery, row), va="top", linespacing=1.5)
+    return figure
+
+
+def _spaced(count: int, most: int) -> list[int]:
+    picked = np.unique(np.linspace(0, count - 1, min(count, most)).round())
+    return [int(row) for row in picked]
+
+
+def _axes(figure: Figure, box: tuple[float, float, float, float], height: float) -> Axes:
+    left, bottom, width, tall = box
+    return figure.add_axes(
+        (left / _WIDTH_INCHES, bottom / height, width / _WIDTH_INCHES, tall / height)
+    )
+
+
+def _shown_arms(gallery: Gallery, row: int, arms: int) -> NDArray[np.int64]:
+    """All arms if they fit; else the chosen, the best, and those with the highest truth."""
+    ranked = np.argsort(-gallery.expected_rewards[row], kind="stable")
+    first = [int(gallery.action[row]), int(gallery.optimal_action[row])]
+    kept = list(dict.fromkeys([*first, *ranked.tolist()]))[:arms]
+    return np.array(sorted(kept))
+
+
+def _draw_images(axes: Axes, gallery: Gallery, row: int, arms: NDArray[np.int64]) -> None:
+    from matplotlib.patches import Rectangle
+
+    # One image that all arms share is drawn once, above the chosen one.
+    is_shared = gallery.images.shape[1] == 1
+    for x, arm in enumerate(arms.tolist()):
+        if not is_shared or arm == gallery.action[row]:
+            axes.imshow(
+                _resized(gallery.images[row, 0 if is_shared else arm]),
+                extent=(x - 0.42, x + 0.42, 0, 0.84),
+                interpolation="nearest",
+                cmap="gray",
+            )
+        if arm == gallery.action[row]:
+            frame = Rectangle((x - 0.45, -0.03), 0.9, 0.9, fill=False, linewidth=2.6)
+            frame.set_edgecolor(colour("vermillion"))
+            axes.add_patch(frame)
+        if arm == gallery.optimal_action[row]:
+            axes.plot(
+                [x + 0.34],
+                [0.76],
+                "*",
+                color=colour("green"),
+                markersize=12,
+                markeredgecolor=colour("page"),
+                markeredgewidth=1.0,
+            )
+    axes.set_xlim(-0.5, len(arms) - 0.5)
+    axes.set_ylim(-0.05, 0.89)
+    axes.set_aspect("auto")
+    axes.axis("off")
+
+
+def _draw_estimates(axes: Axes, gallery: Gallery, row: int, arms: NDArray[np.int64]) -> None:
+    x = np.arange(len(arms))
+    mean, bonus = gallery.mean[row, arms], np.nan_to_num(gallery.bonus[row, arms])
+    axes.vlines(x, mean - bonus, mean + bonus, color=colour("blue"), linewidth=5, alpha=0.35)
+    axes.plot(x, mean, "o", color=colour("blue"), markersize=4.5)
+    truth = gallery.expected_rewards[row, arms]
+    axes.hlines(truth, x - 0.3, x + 0.3, color=colour("green"), linewidth=2)
+    axes.set_xlim(-0.5, len(arms) - 0.5)
+    axes.set_ylim(*_limits(gallery, row, arms))
+    axes.set_xticks(x, [str(arm) for arm in arms.tolist()], fontsize=8)
+    axes.tick_params(axis="x", length=0, pad=1)
+    axes.tick_params(axis="y", labelsize=8)
+    axes.locator_params(axis="y", nbins=3)
+
+
+def _limits(gallery: Gallery, row: int, arms: NDArray[np.int64]) -> tuple[float, float]:
+    """Room for truth, means and bonuses; a huge first bonus may not flatten the means."""
+    truth = gallery.expected_rewards[row, arms]
+    mean = np.where(np.isfinite(gallery.mean[row, arms]), gallery.mean[row, arms], truth)
+    bonus = np.nan_to_num(gallery.bonus[row, arms])
+    low, high = (float(f([f(truth), f(mean)])) for f in (np.min, np.max))
+    span = high - low or 1.0
+    low = max(low - span, min(low, float((mean - bonus).min())))
+    high = min(high + span, max(high, float((mean + bonus).max())))
+    pad = 0.08 * (high - low or 1.0)
+    return low - pad, high + pad
+
+
+def _caption(gallery: Gallery, row: int) -> str:
+    chosen = gallery.action[row]
+    truth = gallery.expected_rewards[row]
+    regret = float(truth.max() - truth[chosen])
+    return (
+        f"round {int(gallery.round[row]) + 1:,}\n"
+        f"reward {gallery.reward[row]:.3g}\nregret {number(regret)}"
+    )
+
+
+def _legend(figure: Figure, height: float) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles = [
+        Patch(fill=False, edgecolor=colour("vermillion"), linewidth=2.2, label="chosen"),
+        Line2D(
+            [], [], marker="*", linestyle="", markersize=11, color=colour("green"), label="best"
+        ),
+        Line2D([], [], color=colour("green"), linewidth=2, label="true mean"),
+        Line2D([], [], marker="o", linestyle="", color=colour("blue"), label="estimated mean"),
+        Patch(color=colour("blue"), alpha=0.35, linewidth=0, label="± bonus"),
+    ]
+    figure.legend(
+        handles=handles,
+        loc="upper left",
+        ncols=len(handles),
+        frameon=False,
+        bbox_to_anchor=((_LEFT_INCHES - 0.1) / _WIDTH_INCHES, 1.0),
+        borderaxespad=0,
+        handlelength=1.4,
+        columnspacing=1.6,
+        fontsize=9,
+        labelcolor=colour("muted"),
+    )
+
+
+def _resized(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Small images enlarged by whole pixels, large ones averaged, near 112 pixels wide."""
+    pixels = np.asarray(image)
+    if pixels.ndim == 3 and pixels.shape[-1] == 1:
+        pixels = np.repeat(pixels, 3, axis=-1)
+    size = max(pixels.shape[:2])
+    if size < _IMAGE_PIXELS:
+        factor = max(1, _IMAGE_PIXELS // size)
+        return np.asarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1))
+    factor = max(1, size // _IMAGE_PIXELS)
+    rows, columns = (extent // factor * factor for extent in pixels.shape[:2])
+    blocks = pixels[:rows, :columns].reshape(rows // factor, factor, columns // factor, factor, -1)
+    return np.asarray(blocks.mean(axis=(1, 3)).round().astype(np.uint8))

@@ -1,0 +1,1 @@
+"""The agent taken away: deployed, saved, loaded."""

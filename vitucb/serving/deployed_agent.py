@@ -1,0 +1,304 @@
+"""An agent outside of experiments: it decides and learns inside somebody else's loop.
+
+agent = vitucb.load_agent("my-agent")
+decision = agent.act(images)
+...
+agent.observe(decision.id, reward)    # at any time, in any order, from any thread
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from numbers import Real
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vitucb.agents import AGENTS
+from vitucb.agents.saving import Blueprint, save_agent
+from vitucb.serving.pending import Unanswered, Waiting
+from vitucb.types import LARGEST_REWARD, Agent, Decision, Observation, State
+
+_logger = logging.getLogger(__name__)
+
+MAX_UNANSWERED = 1_000
+"""Decisions that may wait for their reward; agents remember no more in their covariance either."""
+
+# These learn from the reward and the chosen image alone, and their features are large.
+_NEED_NO_PHI = ("vit-ucb", "full-finetune", "neural-ucb", "neural-ts", "prototype")
+# These know arms by their number.
+_ON_SLOTS = ("ucb1", "kl-ucb", "gaussian-ts", "beta-ts", "random")
+
+Outcome = Literal["learnt", "answered", "forgotten", "unknown", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedDecision(Decision):
+    """A decision with the id by which its reward is reported; `phi` is None.
+
+    Attributes:
+        id: Never given out twice, not even by two copies of one agent.
+    """
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a reward.
+
+    Attributes:
+        decision_id: Of the decision it was for.
+        outcome: `learnt`; else it changed nothing: the decision was `answered` before, was
+            `forgotten` because too many waited, is `unknown`, or the reward was `refused` and the
+            decision waits on.
+        reason: Why it was not learnt, a sentence; empty if it was.
+        metrics: What the agent reported of its update.
+    """
+
+    decision_id: str
+    outcome: Outcome
+    reason: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_learnt(self) -> bool:
+        """Whether the agent learnt from it."""
+        return self.outcome == "learnt"
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What happened since the agent was first deployed; decided = learnt + waiting + forgotten.
+
+    Attributes:
+        decided: Decisions made.
+        learnt: Rewards learnt.
+        waiting: Decisions without a reward so far.
+        forgotten: Decisions dropped because more than `max_unanswered` waited.
+        not_learnt: Rewards that came twice, too late, for unknown ids, or were refused.
+    """
+
+    decided: int
+    learnt: int
+    waiting: int
+    forgotten: int
+    not_learnt: int
+
+
+class DeployedAgent:
+    """An agent that decides and learns on demand; every method may be called from any thread.
+
+    One lock: calls take turns. Decisions wait for their reward in a bounded table; past its cap
+    the oldest is forgotten, counted, and its reward acknowledged as such.
+
+    Attributes:
+        agent: The agent itself; not to be used beside the methods here.
+        blueprint: What it was built from.
+    """
+
+    def __init__(
+        self, agent: Agent, blueprint: Blueprint, *, max_unanswered: int = MAX_UNANSWERED
+    ) -> None:
+        """Deploy `agent`, built from `blueprint`.
+
+        Raises:
+            ValueError: If `max_unanswered` is less than 1.
+        """
+        self.agent, self.blueprint = agent, blueprint
+        self._table = Unanswered(max_unanswered)
+        self._learnt = self._not_learnt = 0
+        self._lock = threading.Lock()
+        name = blueprint.config.name
+        # Of agents that are not ours nobody knows what they look at when a reward comes.
+        self._keeps_whole, self._keeps_phi = name not in AGENTS, name not in _NEED_NO_PHI
+        self._has_fixed_arms = blueprint.shares_image or name in _ON_SLOTS
+
+    @property
+    def fixed_arms(self) -> int | None:
+        """Number of the arms it knows by their number; None if it looks at an image of each."""
+        return self.blueprint.num_arms if self._has_fixed_arms else None
+
+    def why_unfit(self, obs: Observation) -> str | None:
+        """Why the agent cannot choose in `obs`, made for other contexts or arms; None if it can."""
+        arms, of = len(obs["action_mask"]), self.blueprint.num_arms
+        shares = len(obs["images"]) == 1 < arms
+        looks = self.blueprint.config.name not in _ON_SLOTS
+        if looks and shares != self.blueprint.shares_image and arms > 1:
+            kinds = ("an image per arm", "one image for all arms")
+            return f"its agent was made for {kinds[not shares]}, not for {kinds[shares]}"
+        if self._has_fixed_arms and arms != of:
+            return f"its agent was made for {of} arms, not for {arms}"
+        return None
+
+    def act(self, images: ArrayLike, action_mask: ArrayLike | None = None) -> NumberedDecision:
+        """Choose an arm.
+
+        Args:
+            images: uint8 (K, H, W, C), an image per arm; (H, W, C) or (1, H, W, C) where one image
+                is the context of all arms.
+            action_mask: 1 or True where the arm may be chosen, (K,); everywhere by default.
+
+        Raises:
+            TypeError: If the images are not uint8.
+            ValueError: If a shape does not fit, or no arm may be chosen.
+        """
+        obs = self._observation(images, action_mask)
+        with self._lock:
+            return self._keep(obs, self.agent.select_action(obs))
+
+    def act_batch(
+        self, images: Sequence[ArrayLike], action_masks: Sequence[ArrayLike | None] | None = None
+    ) -> list[NumberedDecision]:
+        """Choose an arm in each of several contexts, as `act` does, none of them after a reward.
+
+        Agents that can score all contexts in one pass do.
+        """
+        masks = [None] * len(images) if action_masks is None else action_masks
+        contexts = [self._observation(i, m) for i, m in zip(images, masks, strict=True)]
+        select = getattr(self.agent, "select_actions", None)
+        with self._lock:
+            if select is not None and contexts:
+                decisions = select(contexts)
+            else:
+                decisions = [self.agent.select_action(obs) for obs in contexts]
+            return [self._keep(obs, d) for obs, d in zip(contexts, decisions, strict=True)]
+
+    def observe(self, decision_id: str, reward: float) -> Receipt:
+        """Learn from the reward of a decision, and say what became of it.
+
+        Raises:
+            TypeError: If the reward is no number.
+        """
+        return self.observe_batch([(decision_id, reward)])[0]
+
+    def observe_batch(self, answers: Iterable[tuple[str, float]]) -> list[Receipt]:
+        """Learn from the rewards of several decisions, in this order; a receipt for each.
+
+        Raises:
+            TypeError: If a reward is no number; nothing is learnt then.
+        """
+        answers = [(name, _number(reward)) for name, reward in answers]
+        with self._lock:
+            return [self._counted(self._learn(name, reward)) for name, reward in answers]
+
+    @property
+    def counts(self) -> Counts:
+        """How many decisions were made, answered, forgotten and so on."""
+        with self._lock:
+            return Counts(
+                self._table.decided,
+                self._learnt,
+                len(self._table),
+                self._table.forgotten,
+                self._not_learnt,
+            )
+
+    @property
+    def num_held(self) -> int:
+        """Decisions that wait and ids remembered: at most twice `max_unanswered`."""
+        with self._lock:
+            return self._table.num_held
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the agent and the decisions that wait; `load_agent` goes on from here.
+
+        Raises:
+            ValueError: If the folder holds anything but a saved agent.
+        """
+        with self._lock:
+            more = {
+                "table": self._table.state_dict(),
+                "learnt": self._learnt,
+                "not_learnt": self._not_learnt,
+            }
+            return save_agent(self.agent, self.blueprint, folder, more)
+
+    def _restore(self, state: State) -> None:
+        """Take up what was saved."""
+        self.agent.load_state_dict(state["agent"])
+        if "table" in state:
+            self._table.load_state_dict(state["table"])
+            self._learnt, self._not_learnt = int(state["learnt"]), int(state["not_learnt"])
+
+    def _keep(self, obs: Observation, decision: Decision) -> NumberedDecision:
+        waiting = Waiting.of(obs, decision, whole=self._keeps_whole, with_phi=self._keeps_phi)
+        forgotten = self._table.forgotten
+        name = self._table.add(waiting)
+        if self._table.forgotten > forgotten == 0:
+            _logger.warning(
+                "more than max_unanswered %d decisions wait for their reward: from now on the "
+                "oldest is forgotten, see counts.forgotten",
+                self._table.capacity,
+            )
+        values = {f.name: getattr(decision, f.name) for f in dataclasses.fields(Decision)}
+        # Else whoever keeps decisions would keep megabytes of features with each.
+        return NumberedDecision(**(values | {"phi": None}), id=name)
+
+    def _counted(self, receipt: Receipt) -> Receipt:
+        # One by one: should a later reward of the batch fail, those before it are learnt.
+        self._learnt += receipt.is_learnt
+        self._not_learnt += not receipt.is_learnt
+        return receipt
+
+    def _learn(self, name: str, reward: float) -> Receipt:
+        waiting = self._table.find(name)
+        if waiting is None:
+            return Receipt(name, *self._why_closed(name))
+        if not abs(reward) <= LARGEST_REWARD:
+            limit = f"above {LARGEST_REWARD:g} in size"
+            return Receipt(name, "refused", f"reward {reward} is not finite or {limit}; rescale it")
+        try:
+            metrics = self.agent.update(waiting.observation, waiting.decision, reward)
+        except ValueError as error:  # agents check a reward before they learn from it
+            return Receipt(name, "refused", str(error))
+        self._table.answer(name)
+        return Receipt(name, "learnt", metrics=metrics)
+
+    def _why_closed(self, name: str) -> tuple[Outcome, str]:
+        end = self._table.end_of(name)
+        if end == "answered":
+            return end, f"decision {name} was answered before; each reward counts once"
+        cap = self._table.capacity
+        if end == "forgotten":
+            return end, f"decision {name} was forgotten: more than max_unanswered {cap} waited"
+        return "unknown", (
+            f"no decision {name!r} waits here: it is of another agent, or was closed more than "
+            f"{cap} decisions ago"
+        )
+
+    def _observation(self, images: ArrayLike, action_mask: ArrayLike | None) -> Observation:
+        pixels, shares = np.asarray(images), self.blueprint.shares_image
+        if shares and pixels.ndim == 3:
+            pixels = pixels[None]
+        _check_images(pixels, shares)
+        arms = self.blueprint.num_arms if self._has_fixed_arms else len(pixels)
+        if not shares and len(pixels) != arms:
+            raise ValueError(f"{len(pixels)} images for an agent of {arms} arms; give {arms}")
+        mask = np.ones(arms) if action_mask is None else np.asarray(action_mask)
+        if mask.shape != (arms,) or not np.isin(mask, (0, 1)).all() or not mask.any():
+            raise ValueError(
+                f"action_mask {mask.tolist()} must have {arms} values 0 or 1, one per arm, and "
+                "allow at least one"
+            )
+        return {"images": pixels, "action_mask": mask.astype(np.int8)}
+
+
+def _check_images(pixels: NDArray[Any], shares_image: bool) -> None:
+    if pixels.dtype != np.uint8:
+        raise TypeError(f"images are {pixels.dtype}; give uint8 values from 0 to 255")
+    if pixels.ndim != 4 or not pixels.size or (shares_image and len(pixels) != 1):
+        wanted = "(H, W, C), the context of all arms" if shares_image else "(K, H, W, C)"
+        raise ValueError(f"images have shape {pixels.shape}; give {wanted}")
+
+
+def _number(reward: object) -> float:
+    if not isinstance(reward, Real):
+        raise TypeError(f"reward {reward!r} is no number; give a float")
+    return float(reward)

@@ -1,0 +1,97 @@
+"""Deploy a new agent, or load one from its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vitucb.agents.factory import make_agent
+from vitucb.agents.saving import MANIFEST, Blueprint, read_agent
+from vitucb.agents.settings import warn_of_ignored
+from vitucb.config import AgentConfig, override
+from vitucb.serving.deployed_agent import MAX_UNANSWERED, DeployedAgent
+from vitucb.serving.run_agent import read_run
+
+
+def load_agent(
+    folder: str | Path, *, device: str = "cpu", max_unanswered: int | None = None
+) -> DeployedAgent:
+    """An agent that goes on exactly where it was saved.
+
+    Bit for bit, with the versions, the number of torch threads and the device it was saved with.
+    Nothing in the folder is executed; but names in its `config.yaml` may be import paths of
+    installed modules, as on the command line.
+
+    Args:
+        folder: What was given to `save`; or a run folder, finished or not.
+        device: Torch device.
+        max_unanswered: Most decisions that wait for their reward; as before by default.
+
+    Raises:
+        ValueError: If the folder is neither, was written in another format, or a file is missing
+            or damaged; says which.
+    """
+    folder = Path(folder).resolve()
+    if (folder / MANIFEST).is_file():
+        blueprint, state = read_agent(folder)
+    elif (folder / "config.yaml").is_file() and (folder / "checkpoint").is_dir():
+        blueprint, state = read_run(folder)
+    else:
+        raise ValueError(
+            f"{folder} holds neither a saved agent ({MANIFEST}) nor a run (config.yaml and "
+            "checkpoint/); name the folder given to save, or a run folder"
+        )
+    if max_unanswered is None:
+        max_unanswered = int(state["table"]["capacity"]) if "table" in state else MAX_UNANSWERED
+    deployed = _build(blueprint, device, max_unanswered)
+    try:
+        deployed._restore(state)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{folder}: the state does not fit config.yaml: {error!r}") from error
+    return deployed
+
+
+def deploy(
+    name: str = "vit-ucb",
+    *,
+    num_arms: int,
+    shares_image: bool = False,
+    image_shape: tuple[int, int, int] = (32, 32, 3),
+    seed: int = 0,
+    device: str = "cpu",
+    max_unanswered: int = MAX_UNANSWERED,
+    config: AgentConfig | None = None,
+    **overrides: Any,
+) -> DeployedAgent:
+    """A new agent that has learnt nothing yet, without an environment.
+
+    A warning names the settings that it ignores.
+
+    Args:
+        name: A name of `vitucb list agents`, or an import path `module:factory`.
+        num_arms: Number of arms K; with an image per arm other numbers may be offered, too, save
+            to agents that know arms by their number.
+        shares_image: Whether one image is the context of all arms.
+        image_shape: Height, width, channels, for agents that ask; others may be shown, too.
+        seed: Seed of the adapters, the replay, the policy and so on.
+        device: Torch device.
+        max_unanswered: Most decisions that wait for their reward.
+        config: Settings to start from; the defaults if None.
+        **overrides: Fields of `AgentConfig`, as in `make_agent`.
+
+    Raises:
+        ValueError: If a name or a setting is not usable.
+    """
+    settings = override(config or AgentConfig(), {"name": name, **overrides}, "agent.")
+    if overrides:
+        warn_of_ignored(settings)
+    blueprint = Blueprint(settings, seed, num_arms, shares_image, tuple(image_shape))
+    return _build(blueprint, device, max_unanswered)
+
+
+def _build(blueprint: Blueprint, device: str, max_unanswered: int) -> DeployedAgent:
+    config = blueprint.config
+    agent = make_agent(
+        config.name, blueprint.stand_in(), seed=blueprint.seed, device=device, config=config
+    )
+    return DeployedAgent(agent, blueprint, max_unanswered=max_unanswered)

@@ -1,0 +1,72 @@
+"""The agent of a run, as its run folder holds it."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitucb.agents.saving import Blueprint
+from vitucb.config import RunConfig, load_config
+from vitucb.experiment.environments import make_env
+from vitucb.experiment.resume import open_snapshots
+from vitucb.types import State
+
+
+def read_run(folder: Path) -> tuple[Blueprint, State]:
+    """Blueprint and state of the agent of a run, at its end or at its newest whole checkpoint.
+
+    Deletes nothing. The environment is made only where no pictures tell the number of arms.
+
+    Raises:
+        ValueError: If there is no whole checkpoint, or a file cannot be read.
+    """
+    from vitucb.storage.state_files import load_state
+
+    config, names = load_config(folder / "config.yaml"), _action_names(folder)
+    if (folder / "checkpoint" / "state.json").is_file():
+        agent = load_state(folder / "checkpoint")
+        return _blueprint(config, _gallery(folder), names), {"agent": agent}
+    snapshots, reason = open_snapshots(folder), "there is none"
+    for rounds in reversed(snapshots.rounds):
+        try:
+            state = snapshots.load(rounds)
+        except ValueError as error:
+            reason = str(error)
+            continue
+        pictures = state["recorder"]["gallery"]
+        shown = (pictures[0]["images"], len(pictures[0]["mean"])) if pictures else None
+        return _blueprint(config, shown, names), {"agent": state["agent"]}
+    raise ValueError(f"run {folder} has no whole checkpoint: {reason}; let it finish")
+
+
+def _gallery(folder: Path) -> tuple[NDArray[np.uint8], int] | None:
+    """Images of one round of a finished run, and its number of arms, if they were kept."""
+    try:
+        with np.load(folder / "gallery.npz") as file:
+            return file["images"][0], file["mean"].shape[1]
+    except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile):
+        return None
+
+
+def _action_names(folder: Path) -> tuple[str, ...]:
+    """What the run calls its actions; empty if it does not say."""
+    try:
+        described = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+        return tuple(map(str, described.get("action_names", ())))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return ()
+
+
+def _blueprint(
+    config: RunConfig, shown: tuple[NDArray[np.uint8], int] | None, names: tuple[str, ...]
+) -> Blueprint:
+    """What a run's agent was built from: as its pictures tell, else its environment."""
+    if shown is None:
+        return Blueprint.of(config.agent, make_env(config.env, config.num_rounds), config.seed)
+    images, arms = shown
+    shares = len(images) == 1 < arms
+    return Blueprint(config.agent, config.seed, arms, shares, images.shape[1:], names)

@@ -1,0 +1,1 @@
+"""Files that survive a crash, and states without code in them."""
