@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from vitucb.assets import EMBEDDED_BACKBONES
+from vitucb.models import nano as nano  # registers the embedded model with timm
 from vitucb.models.onednn_linear import use_fast_linear
 from vitucb.models.preprocess import input_size
 from vitucb.models.vit_layers import call_every_layer, check_forward, find_layers
