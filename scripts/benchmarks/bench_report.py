@@ -22,7 +22,8 @@ import numpy as np
 
 from vitucb.config import RunConfig, override, save_config
 from vitucb.experiment.recorder import METRIC_COLUMNS
-from vitucb.experiment.run_folder import COLUMNS, run_folder
+from vitucb.experiment.rounds_file import COLUMNS
+from vitucb.experiment.run_folder import run_folder
 
 _NAMES = ("vit-ucb", "lin-ucb", "greedy", "ucb1", "gaussian-ts", "random", "oracle")
 _TABLES_PER_AGENT = 5

@@ -91,10 +91,14 @@ def test_a_run_that_does_not_repeat_is_refused(run_folder: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("round,action,reward,propensity\n0,one,1,1\n", r"rounds.csv:2: action, reward or prop"),
-        ("round,action\n0,1\n", r"rounds.csv:2: .*damaged: 'reward'"),
+        (
+            "round,action,reward,propensity\n0,one,1,1\n",
+            "damaged: could not convert string 'one' .* row 0",
+        ),
+        ("round,action\n0,1\n", "rounds.csv lacks the columns reward, propensity"),
         ("round,action,reward,propensity\n", "no rounds in it"),
-        ("round,action,reward,propensity\n0,1,1,0\n", r"rounds.csv:2: propensity 0.0 is not in"),
+        ("round,action,reward,propensity\n0,1,1,0\n", "propensity 0.0 of round 0 is not in"),
+        ("round,action,reward,propensity\n0,0.5,1,1\n", "action 0.5 of round 0 is no arm"),
         ("round,action,reward,propensity\n0,9,1,1\n", "round 0 cannot be played again: action 9"),
     ],
 )

@@ -19,7 +19,8 @@ from vitucb.experiment.environments import make_env
 from vitucb.experiment.episode import run
 from vitucb.experiment.playing import play
 from vitucb.experiment.recorder import Recorder
-from vitucb.experiment.run_folder import COLUMNS, is_finished, run_folder
+from vitucb.experiment.rounds_file import COLUMNS
+from vitucb.experiment.run_folder import is_finished, run_folder
 
 
 def config(tmp_path: Path, **changes: Any) -> RunConfig:

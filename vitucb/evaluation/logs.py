@@ -6,7 +6,6 @@ evaluated policy does. `inspect_log` says, in plain sentences, where that is in 
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitucb.config import RunConfig, load_config
-from vitucb.envs.data.decoding import first_line
 from vitucb.envs.data.log_files import FIELDS, read_log
 from vitucb.envs.data.logged_rounds import LoggedRounds
 from vitucb.evaluation.cross_fitting import conditional_logit
+from vitucb.experiment.rounds_file import read_rounds
 from vitucb.types import action_names
 
 __all__ = [
@@ -70,14 +69,13 @@ def read_run(folder: str | Path) -> LoggedRounds:
     """
     folder = Path(folder)
     config = load_config(folder / "config.yaml")
-    recorded = list(_recorded_rounds(folder / "rounds.csv"))
-    if not recorded:
-        raise ValueError(f"{folder / 'rounds.csv'}: no rounds in it; play the run first")
+    choices = _read_choices(folder / "rounds.csv")
+    actions = choices["action"].astype(np.int64)
     env = _environment(config, folder)
     names = action_names(env)
     images = _Distinct()
     items, masks, means = [], [], []
-    for obs, expected in _replayed(env, config, recorded, folder):
+    for obs, expected in _replayed(env, config, actions, choices["reward"], folder):
         items.append(images.indices(obs["images"]))
         masks.append(np.asarray(obs["action_mask"], np.int8))
         means.append(expected)
@@ -87,42 +85,28 @@ def read_run(folder: str | Path) -> LoggedRounds:
         images=np.stack(images.kept),
         items=_padded(items, -1).astype(np.int64),
         mask=_padded(masks, 0).astype(np.int8),
-        actions=np.array([row.action for row in recorded], np.int64),
-        rewards=np.array([row.reward for row in recorded]),
-        propensities=np.array([row.propensity for row in recorded]),
+        actions=actions,
+        rewards=choices["reward"],
+        propensities=choices["propensity"],
         action_names=_action_names(names, items, masks),
         expected_rewards=_padded(means, 0.0).astype(np.float64) if known else None,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Recorded:
-    """One row of rounds.csv."""
-
-    action: int
-    reward: float
-    propensity: float
-
-
-def _recorded_rounds(path: Path) -> Iterator[_Recorded]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            for line, row in enumerate(csv.DictReader(file), start=2):
-                try:
-                    numbers = float(row["reward"]), float(row["propensity"])
-                    recorded = _Recorded(int(row["action"]), *numbers)
-                except (KeyError, TypeError, ValueError) as error:
-                    problem = f"action, reward or propensity is damaged: {first_line(error)}"
-                    raise ValueError(f"{path}:{line}: {problem}") from error
-                if not 0 < recorded.propensity <= 1:
-                    raise ValueError(
-                        f"{path}:{line}: propensity {recorded.propensity} is not in (0, 1]"
-                    )
-                yield recorded
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}; give a run folder") from error
-    except (csv.Error, UnicodeError) as error:
-        raise ValueError(f"{path}: no CSV in UTF-8: {first_line(error)}") from error
+def _read_choices(path: Path) -> dict[str, NDArray[np.float64]]:
+    """`action`, `reward` and `propensity` of a rounds.csv, checked."""
+    columns = read_rounds(path, ("action", "reward", "propensity"))
+    action, propensity = columns["action"], columns["propensity"]
+    rules = (
+        ("action", (action == action.round()) & (action >= 0) & (action < 2**31), "no arm"),
+        ("propensity", (propensity > 0) & (propensity <= 1), "not in (0, 1]"),
+    )
+    for name, is_sound, problem in rules:
+        for index in np.flatnonzero(~is_sound)[:1].tolist():
+            raise ValueError(f"{path}: {name} {columns[name][index]} of round {index} is {problem}")
+    if not len(action):
+        raise ValueError(f"{path}: no rounds in it; play the run first")
+    return columns
 
 
 def _environment(config: RunConfig, folder: Path) -> gym.Env[Any, Any]:
@@ -139,26 +123,32 @@ def _environment(config: RunConfig, folder: Path) -> gym.Env[Any, Any]:
 
 
 def _replayed(
-    env: gym.Env[Any, Any], config: RunConfig, recorded: list[_Recorded], folder: Path
+    env: gym.Env[Any, Any],
+    config: RunConfig,
+    actions: NDArray[np.int64],
+    rewards: NDArray[np.float64],
+    folder: Path,
 ) -> Iterator[Any]:
     """Observation and mean rewards of every recorded round, from the environment itself."""
     from vitucb.experiment.distributed.ranks import rank_seed
     from vitucb.seeding import stream_seed
 
     obs, _ = env.reset(seed=stream_seed(rank_seed(config.seed, config.parallel), "env"))
-    for index, row in enumerate(recorded):
+    for index, (action, recorded) in enumerate(
+        zip(actions.tolist(), rewards.tolist(), strict=True)
+    ):
         expected = getattr(env.unwrapped, "expected_rewards", None)
         yield obs, None if expected is None else np.array(expected, np.float64)
         try:
-            obs, reward, *_ = env.step(row.action)
+            obs, reward, *_ = env.step(action)
         except ValueError as error:
             raise ValueError(f"{folder}: round {index} cannot be played again: {error}") from error
         if env.has_wrapper_attr("drawn_reward"):  # rewards that arrive later
             reward = env.get_wrapper_attr("drawn_reward")
-        if not math.isclose(float(reward), row.reward, rel_tol=_REWARD_TOLERANCE, abs_tol=1e-12):
+        if not math.isclose(float(reward), recorded, rel_tol=_REWARD_TOLERANCE, abs_tol=1e-12):
             raise ValueError(
                 f"{folder}: round {index} pays {float(reward)!r} when played again, but "
-                f"{row.reward!r} was recorded; restore the data set and versions of the run"
+                f"{recorded!r} was recorded; restore the data set and versions of the run"
             )
 
 

@@ -21,7 +21,8 @@ import numpy as np
 
 from vitucb.config import RunConfig, flatten, save_config, to_dict
 from vitucb.experiment.provenance import describe_environment, peak_memory_mib
-from vitucb.experiment.run_folder import COLUMNS, _sha256_of_start, run_folder
+from vitucb.experiment.rounds_file import COLUMNS
+from vitucb.experiment.run_folder import _sha256_of_start, run_folder
 from vitucb.experiment.tensorboard import EventLog, event_files
 from vitucb.storage.atomic_files import sync, write_durably
 from vitucb.types import Round, State

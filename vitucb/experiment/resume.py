@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import logging
 import signal
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from vitucb.config import RunConfig, differences, load_config
 from vitucb.experiment.episode import Recorded
 from vitucb.experiment.provenance import describe_environment
+from vitucb.experiment.rounds_file import read_rounds
 from vitucb.experiment.run_folder import is_finished, run_folder, why_unusable
 from vitucb.types import State
 
@@ -85,12 +85,9 @@ def earlier_state(config: RunConfig) -> State | None:
 
 def recorded_rounds(folder: Path, count: int) -> list[Recorded]:
     """The first `count` rounds in `rounds.csv`."""
-    with (folder / "rounds.csv").open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        return [
-            Recorded(int(row["action"]), float(row["reward"]), float(row["regret"]))
-            for row, _ in zip(rows, range(count), strict=False)
-        ]
+    columns = read_rounds(folder / "rounds.csv", ("action", "reward", "regret"), most=count)
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [Recorded(int(action), reward, regret) for action, reward, regret in rows]
 
 
 def explain(config: RunConfig) -> str:

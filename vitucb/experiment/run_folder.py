@@ -8,22 +8,6 @@ from pathlib import Path
 from vitucb.config import RunConfig
 from vitucb.types import State
 
-COLUMNS = (
-    "round",
-    "action",
-    "reward",
-    "expected_reward",
-    "optimal_reward",
-    "optimal_action",
-    "regret",
-    "cumulative_regret",
-    "propensity",
-    "mean",
-    "width",
-    "bonus",
-    "greedy_action",
-)
-
 
 def run_folder(config: RunConfig) -> Path:
     """`out/experiment/agent__env__sSEED`."""

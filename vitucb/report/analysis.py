@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitucb.report.groups import Group, Role, role
-from vitucb.report.runs import FloatArray, Run
+from vitucb.report.runs import Run
 from vitucb.statistics import (
     Band,
     Estimate,
+    FloatArray,
     PairedDifference,
     RegretSummary,
     bootstrap_band,

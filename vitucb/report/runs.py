@@ -15,7 +15,9 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-FloatArray: TypeAlias = NDArray[np.float64]
+from vitucb.experiment.rounds_file import read_rounds
+from vitucb.statistics import FloatArray
+
 Json: TypeAlias = Mapping[str, Any]
 
 # libyaml's loader is as safe and several times faster, where PyYAML was built with it.
@@ -32,7 +34,7 @@ COLUMNS = (
     "bonus",
     "greedy_action",
 )
-"""Columns of `rounds.csv` that a report uses; others are ignored."""
+"""Columns of `rounds.csv` that a report uses."""
 
 _logger = logging.getLogger(__name__)
 
@@ -163,7 +165,7 @@ def load_run(folder: Path) -> Run:
         summary = {**summary, **_read_json(folder / "timing.json")}
     agent, env = _section(config, "agent", folder), _section(config, "env", folder)
     name = str(agent.get("name") or "agent")
-    columns = _read_rounds(folder / "rounds.csv")
+    columns = _read_columns(folder / "rounds.csv")
     rounds = len(columns["regret"])
     if summary and rounds != int(summary.get("rounds", rounds)):
         raise ValueError(
@@ -260,30 +262,17 @@ def _read_json(path: Path) -> Json:
     return content
 
 
-def _read_rounds(path: Path) -> dict[str, FloatArray]:
+def _read_columns(path: Path) -> Mapping[str, FloatArray]:
+    """The columns of `rounds.csv` that a report uses; empty before the first round."""
     if not path.is_file():
         return {name: np.empty(0) for name in COLUMNS}
-    text = path.read_text(encoding="utf-8")
-    # A run in progress may have written half a row: what follows the last newline is not a round.
-    header, *rows = text[: text.rfind("\n") + 1].splitlines() or [""]
-    names = header.split(",")
-    missing = [name for name in COLUMNS if name not in names]
-    if missing:
-        raise ValueError(f"{path} lacks the columns {', '.join(missing)}; record the run again")
-    if not rows:
-        return {name: np.empty(0) for name in COLUMNS}
-    try:
-        table = np.loadtxt(rows, delimiter=",", usecols=[names.index(c) for c in COLUMNS], ndmin=2)
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    columns = dict(zip(COLUMNS, np.ascontiguousarray(table.T), strict=True))
-    if np.isnan(columns["regret"]).all():
+    columns = read_rounds(path, COLUMNS)
+    if len(columns["regret"]) and np.isnan(columns["regret"]).all():
         raise UnknownRegretError(
             f"{path}: the environment knew no mean rewards, as a log of real rewards does not, so "
             "there is no regret to report"
         )
     for name in ("regret", "reward"):
-        if not np.isfinite(columns[name]).all():
-            first = int(np.flatnonzero(~np.isfinite(columns[name]))[0])
+        for first in np.flatnonzero(~np.isfinite(columns[name]))[:1].tolist():
             raise ValueError(f"{path}: {name} of round {first} is not finite; record the run again")
     return columns

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitucb.report.analysis import AgentResult
-from vitucb.report.runs import FloatArray
-from vitucb.statistics import coverage
+from vitucb.statistics import FloatArray, coverage
 
 if TYPE_CHECKING:
     pass

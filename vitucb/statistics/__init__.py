@@ -19,6 +19,7 @@ from vitucb.statistics.regret import (
 )
 from vitucb.statistics.resampling import (
     Band,
+    FloatArray,
     Interval,
     bootstrap_band,
     bootstrap_ci,
@@ -28,6 +29,7 @@ from vitucb.statistics.resampling import (
 __all__ = [
     "Band",
     "Estimate",
+    "FloatArray",
     "Interval",
     "PairedDifference",
     "RegretSummary",

@@ -11,8 +11,8 @@ from vitucb.report.analysis import AgentResult, Analysis, plotted_rounds
 from vitucb.report.figures.labels import LineEnd, label_line_ends
 from vitucb.report.figures.panels import draw_line, finish_axes, make_panels
 from vitucb.report.figures.theme import LineStyle, colour
-from vitucb.report.runs import FloatArray
 from vitucb.report.series import has_bonus, smoothing_window, trailing_mean
+from vitucb.statistics import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,9 +13,8 @@ from vitucb.report.figures.labels import LineEnd, label_line_ends
 from vitucb.report.figures.panels import draw_line, finish_axes, make_panels
 from vitucb.report.figures.theme import LineStyle, colour
 from vitucb.report.formatting import before_number, fixed, number
-from vitucb.report.runs import FloatArray
 from vitucb.report.series import covered, has_bonus, smoothing_window, trailing_mean
-from vitucb.statistics import Band
+from vitucb.statistics import Band, FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

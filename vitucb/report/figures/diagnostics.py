@@ -17,7 +17,8 @@ from vitucb.report.figures.panels import (
     make_panels,
 )
 from vitucb.report.figures.theme import LineStyle
-from vitucb.report.runs import FloatArray, load_metrics
+from vitucb.report.runs import load_metrics
+from vitucb.statistics import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

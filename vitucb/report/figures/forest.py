@@ -11,8 +11,8 @@ from vitucb.report.figures.labels import label_width_inches, shorten, text_point
 from vitucb.report.figures.panels import WIDTH_INCHES
 from vitucb.report.figures.theme import colour
 from vitucb.report.formatting import estimate_text
-from vitucb.report.runs import FloatArray
 from vitucb.report.sentences import verdict
+from vitucb.statistics import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

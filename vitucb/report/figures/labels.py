@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitucb.report.figures.theme import LineStyle
-from vitucb.report.runs import FloatArray
+from vitucb.statistics import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

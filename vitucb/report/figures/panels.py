@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vitucb.report.figures.labels import TICKS_INCHES, label_width_inches
 from vitucb.report.figures.theme import LineStyle
-from vitucb.report.runs import FloatArray
+from vitucb.statistics import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
