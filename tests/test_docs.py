@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from docs_formulas import set_off_blocks
+from draw_packages import PAGE, PICTURE, description, packages, with_table
 
 from vitucb.cli.arguments import parse, parse_run, pop_option, pop_values, split_options
 from vitucb.cli.catalog import CATALOG
@@ -21,7 +22,7 @@ from vitucb.cli.tune import TuneArgs
 from vitucb.config import RunConfig
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMAND = re.compile(r"(?:python -m |python3 scripts/bootstrap.py )?vitucb ([a-z]+) (.*)")
 KINDS = {
     "run": RunConfig,
@@ -42,6 +43,16 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     """Language and text of every fenced block."""
     text = page.read_text(encoding="utf-8")
     return re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def exists(dotted: str) -> bool:
+    """Whether there is a module, or something in a module, of this name."""
+    module, _, attribute = dotted.rpartition(".")
+    try:
+        importlib.import_module(dotted)
+    except ImportError:
+        return hasattr(importlib.import_module(module), attribute)
+    return True
 
 
 def check(command: str, words: list[str]) -> None:
@@ -105,3 +116,18 @@ def test_formulas_and_lists_of_docstrings_become_blocks() -> None:
     text = "With y = W x,\n    dy = W dx\nand\n- one\n- two\n\nArgs:\n    x: Input.\n"
     expected = "With y = W x,\n\n    dy = W dx\nand\n\n- one\n- two\n\nArgs:\n    x: Input."
     assert set_off_blocks(text) == expected
+
+
+def test_architecture_is_drawn_from_the_imports_of_today() -> None:
+    graph, page = packages(), PAGE.read_text(encoding="utf-8")
+    assert description(graph) in PICTURE.read_text(encoding="utf-8")
+    assert with_table(page, graph) == page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_files_and_modules_that_the_page_names_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    files = re.findall(r"`((?:vitucb|envs|agents|scripts|tests|docs)/[\w./]*?)`", text)
+    assert [file for file in files if not (ROOT / file).exists()] == []
+    names = re.findall(r"`(vitucb(?:\.\w+)+)`", text)
+    assert [dotted for dotted in names if not exists(dotted)] == []

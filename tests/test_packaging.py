@@ -9,6 +9,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+
+import vitucb
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -16,7 +19,9 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
-SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT, SETUPTOOLS = SETTINGS["project"], SETTINGS["tool"]["setuptools"]
+BOOTSTRAP = "python3 scripts/bootstrap.py"
 
 
 def source_packages() -> set[str]:
@@ -46,6 +51,7 @@ def test_package_list_names_every_package() -> None:
     assert set(SETUPTOOLS["packages"]) == source_packages()
 
 
+@pytest.mark.skipif((ROOT / "PKG-INFO").exists(), reason="a source distribution has no links")
 @pytest.mark.parametrize("name", ["envs", "agents"])
 def test_links_lead_to_the_top_level_folders(name: str) -> None:
     link = ROOT / "vitucb" / name
@@ -73,8 +79,25 @@ def test_wheel_holds_only_vitucb_with_weights_and_remapped_packages(tmp_path: Pa
     assert any(n.startswith("vitucb/assets/") and n.endswith(".safetensors") for n in names)
 
 
-def test_sdist_holds_what_the_build_needs(tmp_path: Path) -> None:
+def test_sdist_holds_what_the_build_and_the_tests_need(tmp_path: Path) -> None:
     with tarfile.open(build("sdist", tmp_path)) as sdist:
         names = {"/".join(name.split("/")[1:]) for name in sdist.getnames()}
-    assert {"pyproject.toml", "README.md", "LICENSE", "envs/__init__.py"} <= names
+    assert {"pyproject.toml", "README.md", "LICENSE", "envs/__init__.py", "mkdocs.yml"} <= names
     assert any(n.startswith("vitucb/assets/") and n.endswith(".safetensors") for n in names)
+    parts = [path for part in ("tests", "scripts", "docs") for path in (ROOT / part).rglob("*")]
+    files = {path.relative_to(ROOT).as_posix() for path in parts if path.is_file()}
+    assert {file for file in files if not file.endswith(".pyc")} <= names
+
+
+def test_citation_names_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == PROJECT["version"] == vitucb.__version__
+    assert citation["license"] == PROJECT["license"]
+    assert citation["authors"] == PROJECT["authors"]
+
+
+def test_hooks_before_a_commit_are_steps_of_the_gate() -> None:
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    steps = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    entries = [hook["entry"] for hook in local["hooks"]]
+    assert [e for e in entries if e.replace(BOOTSTRAP, "$bootstrap") not in steps] == []

@@ -9,10 +9,10 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "make_env": "vitucb.experiment.playing.environments",
+    "make_env": "vitucb.experiment.environments",
     "make_agent": "vitucb.agents.factory",
-    "play": "vitucb.experiment.playing.playing",
-    "run": "vitucb.experiment.playing.episode",
+    "play": "vitucb.experiment.playing",
+    "run": "vitucb.experiment.episode",
 }
 __all__ = ["make_agent", "make_env", "play", "run"]
 
