@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitucb.adapter_stack import SharedPass
 from vitucb.agents.context import chosen_image, is_image_context
 from vitucb.agents.saving import Savable
 from vitucb.config import PolicyConfig
@@ -75,17 +74,12 @@ class ViTUCB(Savable):
         self._policy, self._config, self.rng = policy, config, rng
         self.detector, self.rounds = detector, 0
         self.on_choice: Callable[[Chosen], None] | None = None
-        self._shared: SharedPass | None = None
         self.parameters = _count_parameters(trainer.model, history.covariance.dim)
 
     @property
     def covariance(self) -> FeatureCovariance:
         """A over the features of past choices."""
         return self.history.covariance
-
-    def share(self, shared: SharedPass) -> None:
-        """Score and train in passes of the model that other runs have a part in."""
-        self._shared = self.trainer.shared = shared
 
     def select_action(self, obs: Observation) -> Decision:
         """Score all arms at once, choose, and count the choice in the covariance."""
@@ -102,7 +96,7 @@ class ViTUCB(Savable):
         images = [image for obs in observations for image in _arm_images(obs)]
         actions = np.concatenate([_outputs(obs) for obs in observations])
         self.trainer.model.eval()
-        scores, phi = self.history.score(images, actions, self._shared)
+        scores, phi = self.history.score(images, actions)
         decisions, start = [], 0
         for obs, size in zip(observations, sizes, strict=True):
             arms = slice(start, start + size)

@@ -149,3 +149,12 @@ def test_a_key_inside_options_leaves_the_others() -> None:
     assert config.agent.optimizer.options == expected
     config = override_key(config, "agent.optimizer.options", {"eps": 1})
     assert config.agent.optimizer.options == {"eps": 1}
+
+
+def test_a_setting_that_is_no_more_loads_where_it_changed_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "old.yaml"
+    path.write_text("parallel: {seeds: 1, sync_every: 3}\n")
+    assert load_config(path).parallel.sync_every == 3
+    path.write_text("parallel: {seeds: 8}\n")
+    with pytest.raises(ValueError, match=r"parallel.seeds 8 is no more; play seeds in processes"):
+        load_config(path)

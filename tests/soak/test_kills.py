@@ -20,8 +20,7 @@ from prove_resume import CONFIGS, kill_after, start
 from tests.soak.children import command, config, contents, wait, wait_for_rounds
 from tests.soak.conftest import Trials
 from vitucb.config import RunConfig, override
-from vitucb.experiment.engines import unfinished
-from vitucb.experiment.engines.job import play_job, play_together
+from vitucb.experiment.engines.job import play_job
 from vitucb.experiment.playing import play
 from vitucb.experiment.resume import explain
 from vitucb.experiment.run_folder import is_finished, run_folder
@@ -49,39 +48,6 @@ def test_killed_run_ends_with_the_same_bytes(name: str, tmp_path: Path, trials: 
             kill_after(start(settings), run_folder(settings) / "rounds.csv", target, delay)
         play(settings)
         trials.check(contents(run_folder(settings)) == wanted, f"{name}, trial {trial}")
-
-
-@pytest.mark.soak(
-    "kill -9 or SIGTERM at a random moment while three seeds share passes of the model",
-    "the same command goes on; every byte of every seed as if never killed",
-)
-def test_killed_seeds_that_share_passes(tmp_path: Path, trials: Trials) -> None:
-    rng = np.random.default_rng(4)
-    agent = {"name": "vit-ucb", "training": {"batch_size": 4}, "lora": {"rank": 1}}
-
-    def seeds(name: str) -> list[RunConfig]:
-        settings = config(tmp_path, experiment=name, agent=agent, num_rounds=30, checkpoint_every=4)
-        settings = override(settings, {"parallel": {"seeds": 3}})
-        return [dataclasses.replace(settings, seed=seed) for seed in range(3)]
-
-    whole = seeds("whole")
-    assert play_together(whole) == [None] * 3
-    wanted = [contents(run_folder(job)) for job in whole]
-    for trial in range(6):
-        jobs, how = seeds(f"trial-{trial}"), (signal.SIGKILL, signal.SIGTERM)[trial % 2]
-        for _ in range(1 + trial % 3):
-            child = os.fork()
-            if not child:
-                play_together(unfinished(jobs))
-                os._exit(0)
-            table = run_folder(jobs[int(rng.integers(3))]) / "rounds.csv"
-            wait_for_rounds(child, table, int(rng.integers(30)))
-            time.sleep(rng.uniform(0, 0.1))
-            os.kill(child, how)
-            wait(child)
-        play_together(unfinished(jobs))
-        for job, bytes_of_seed in zip(jobs, wanted, strict=True):
-            trials.check(same(job, bytes_of_seed), f"trial {trial}, seed {job.seed}")
 
 
 @pytest.mark.soak(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from vitucb.cli.arguments import parse, parse_run, pop_values, split_options, warn_of_ignored
 from vitucb.cli.output import fail
-from vitucb.config import RunConfig, override
+from vitucb.config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,6 @@ class SweepArgs:
 
     seeds: int = 1
     """Seeds per setting, counted up from --seed; the same for every setting."""
-    parallel_seeds: int = 1
-    """So many seeds of one vit-ucb setting go through the model together, in one process."""
     engine: str = "processes"
     """See `vitucb list engines`."""
     workers: int | None = None
@@ -52,8 +50,6 @@ def sweep(words: list[str]) -> None:
     )
     for job in jobs:
         check_names(job)
-    if args.parallel_seeds > 1:
-        jobs = _shared(jobs, args.parallel_seeds)
     for job in jobs:
         check_same_config(job)
     warn_of_ignored(jobs, "sweep")
@@ -61,19 +57,6 @@ def sweep(words: list[str]) -> None:
         print("\n".join(str(run_folder(job)) for job in jobs))
         return
     _finish_sweep(base, run_jobs(jobs, workers=args.workers, engine=args.engine), len(jobs))
-
-
-def _shared(jobs: Sequence[RunConfig], seeds: int) -> list[RunConfig]:
-    """The jobs with `parallel.seeds`, where they can share passes."""
-    from vitucb.parallel_seeds import why_alone
-
-    reasons = [why_alone(job) for job in jobs]
-    for reason in dict.fromkeys(filter(None, reasons)):
-        print(f"vitucb sweep: seeds one by one where {reason}", file=sys.stderr)
-    return [
-        job if reason else override(job, {"parallel": {"seeds": seeds}})
-        for job, reason in zip(jobs, reasons, strict=True)
-    ]
 
 
 def _finish_sweep(base: RunConfig, errors: Mapping[str, str], count: int) -> None:

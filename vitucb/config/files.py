@@ -30,6 +30,13 @@ _HARMLESS = (
 )
 
 
+# Settings that are no more: the value that older files hold, which says nothing now, and what
+# else to do instead.
+_RETIRED: dict[str, tuple[Any, str]] = {
+    "parallel.seeds": (1, "play seeds in processes: vitucb sweep --seeds N --workers N"),
+}
+
+
 def load_config(path: str | Path, base: RunConfig | None = None) -> RunConfig:
     """Read a YAML file as a partial override of the defaults.
 
@@ -46,7 +53,21 @@ def load_config(path: str | Path, base: RunConfig | None = None) -> RunConfig:
         raise ValueError(f"--config {path} is not valid YAML: {reason}") from error
     if not isinstance(values, dict | None):
         raise ValueError(f"--config {path}: expected key: value settings at the top level")
-    return override(base or RunConfig(), values or {})
+    return override(base or RunConfig(), _without_retired(values or {}, path))
+
+
+def _without_retired(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """`values` without settings of older versions that change nothing."""
+    for key, (harmless, remedy) in _RETIRED.items():
+        section, _, name = key.partition(".")
+        settings = values.get(section)
+        if not isinstance(settings, dict) or name not in settings:
+            continue
+        if settings[name] != harmless:
+            raise ValueError(f"--config {path}: {key} {settings[name]} is no more; {remedy}")
+        kept = {field: value for field, value in settings.items() if field != name}
+        values = {**values, section: kept}
+    return values
 
 
 def save_config(config: RunConfig, path: Path) -> None:

@@ -11,10 +11,8 @@ from vitucb.config.env import EnvConfig
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """Several processes that train one agent, or several seeds that share a backbone."""
+    """Several processes that train one agent."""
 
-    seeds: int = 1
-    """Seeds that go through the model together; see `vitucb.parallel_seeds`."""
     sync_every: int = 1
     """Rounds that every process plays between two syncs."""
     timeout_s: float = 60.0
@@ -26,7 +24,7 @@ class ParallelConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        check_least(self, "parallel.", {"seeds": 1, "sync_every": 1, "ranks": 1, "rank": 0})
+        check_least(self, "parallel.", {"sync_every": 1, "ranks": 1, "rank": 0})
         if not self.timeout_s > 0:
             raise ValueError(f"parallel.timeout_s {self.timeout_s} must be above 0")
 

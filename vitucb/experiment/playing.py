@@ -29,18 +29,13 @@ from vitucb.experiment.resume import (
     stop_flag,
 )
 from vitucb.experiment.run_folder import run_folder
-from vitucb.parallel_seeds import Seat, Table
 from vitucb.types import Agent, Round
 
 if TYPE_CHECKING:
     from vitucb.experiment.distributed.process_group import Ranks
 
 
-def play(
-    config: RunConfig,
-    on_round: Callable[[Round], None] | None = None,
-    seat: Seat | None = None,
-) -> Recorder:
+def play(config: RunConfig, on_round: Callable[[Round], None] | None = None) -> Recorder:
     """Play one run and write its folder; go on where an unfinished run there was left.
 
     A process that torchrun started plays its rank's part; see
@@ -49,8 +44,6 @@ def play(
     Args:
         config: The run.
         on_round: Called after every recorded round, e.g. by a progress bar.
-        seat: Where the run shares passes of the model with other seeds that play now; with
-            `parallel.seeds` above 1 and no seat it plays alone, at its own place all the same.
 
     Raises:
         ValueError: If the config cannot be run, another process plays this run, the folder holds
@@ -65,15 +58,13 @@ def play(
     with contextlib.ExitStack() as stack:
         # From the start: while the model is built, too, SIGTERM means leave in good order.
         stop = stack.enter_context(stop_flag())
-        if seat is None and config.parallel.seeds > 1:
-            seat = Table([config]).seats(stop)[0]
         _set_torch(config)
         ranks = None
         if config.parallel.ranks > 1:
             from vitucb.experiment.distributed.process_group import joined
 
             ranks = stack.enter_context(joined(config.parallel))
-        return _play(config, on_round, seat.stop if seat else stop, started, ranks, seat)
+        return _play(config, on_round, stop, started, ranks)
 
 
 def _play(
@@ -82,14 +73,11 @@ def _play(
     stop: threading.Event,
     started: float,
     ranks: Ranks | None,
-    seat: Seat | None,
 ) -> Recorder:
     env = make_env(config.env, config.num_rounds)
     agent = make_agent(
         config.agent.name, env, seed=config.seed, device=config.device, config=config.agent
     )
-    if seat is not None:
-        seat.take(agent, config)
     with locked(run_folder(config)):
         if ranks is not None:
             from vitucb.experiment.distributed.data_parallel import (

@@ -150,16 +150,10 @@ def run_jobs(
         Error message per failed run folder; empty if all went well.
 
     Raises:
-        ValueError: If a run folder holds a run with other settings, finished or not; or if seeds
-            shall share passes where the engine cannot give them one process.
+        ValueError: If a run folder holds a run with other settings, finished or not.
     """
     for config in configs:
         check_same_config(config)
-        if config.parallel.seeds > 1 and engine in ("ray", "submitit"):
-            raise ValueError(
-                f"parallel.seeds {config.parallel.seeds}: engine {engine} plays every seed by "
-                "itself; use the engine processes"
-            )
     play_jobs: Engine = lookup(
         "engine", engine, {name: path for name, (path, _) in ENGINES.items()}
     )

@@ -20,7 +20,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitucb.adapter_stack import SharedPass
 from vitucb.covariance import FeatureCovariance
 from vitucb.covariance.projected import ProjectedCovariance
 from vitucb.learning.feature_maps import FeatureMap, FeatureScale, GradientMap
@@ -150,15 +149,13 @@ class FeatureHistory:
     def _centre_on(self, phi: Tensor) -> None:
         self.scale.centre_on(phi if self.mean_of_all is None else self.mean_of_all(phi))
 
-    def score(
-        self, images: Images, actions: NDArray[np.int64], shared: SharedPass | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def score(self, images: Images, actions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Scores (n,) and unscaled features (n, p) of images and the outputs that score them."""
         is_shared = len(images) > 1 and all(image is images[0] for image in images)
         inputs = self._inputs(images[:1] if is_shared else images)
         if is_shared:  # with a stride of 0, by which a map can tell
             inputs = inputs.expand(len(images), *inputs.shape[1:])
-        return self._features(inputs, torch.as_tensor(actions, device=inputs.device), shared)
+        return self._features(inputs, torch.as_tensor(actions, device=inputs.device))
 
     @property
     def is_discounted(self) -> bool:

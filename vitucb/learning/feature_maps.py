@@ -19,7 +19,6 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from vitucb.adapter_stack import SharedPass
 from vitucb.learning.gradient_features import BlockProjection, LoRAGradientFeatures
 from vitucb.models.lora import lora_pairs
 from vitucb.models.lora_layers import FastAdapters
@@ -35,15 +34,12 @@ class FeatureMap(Protocol):
         """Number of features of each group; features are their concatenation."""
         ...
 
-    def __call__(
-        self, images: Tensor, actions: Tensor, shared: SharedPass | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (n,) and features (n, sum(dims)).
 
         Args:
             images: Image of each arm, (n, 3, H, W).
             actions: Output of the model that scores it, int64 (n,).
-            shared: Runs the model together with those of other runs; None runs it alone.
         """
         ...
 
@@ -116,14 +112,10 @@ class GradientMap:
         own = self._projection.sketch_dim if self._projection else self.gradients.dim
         return [own, *(self._last_layer.dims if self._last_layer else [])]
 
-    def __call__(
-        self, images: Tensor, actions: Tensor, shared: SharedPass | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (n,) and features (n, sum(dims))."""
         self._readout.actions = actions
-        if shared is not None:
-            phi = self.projected(shared.gradients(images, self._readout.read))
-        elif self._projection is None:
+        if self._projection is None:
             _, phi = self.gradients(images)
         else:
             _, phi = self.gradients.project(images, self._projection)
@@ -179,16 +171,10 @@ class LastLayerMap:
         return [self._model.head.out_features * (self._model.head.in_features + 1)]
 
     @torch.no_grad()
-    def __call__(
-        self, images: Tensor, actions: Tensor, shared: SharedPass | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (n,) and features (n, outputs (d + 1))."""
         distinct = images[:1] if images.stride(0) == 0 else images  # one image of all actions
-        if shared is None:
-            hidden = self._adapters(self._model.features, distinct)
-        else:
-            hidden = shared.features(distinct)
-        hidden = hidden.expand(len(images), -1)
+        hidden = self._adapters(self._model.features, distinct).expand(len(images), -1)
         scores = self._model.head(hidden).gather(1, actions[:, None])[:, 0]
         return scores, self.rows(hidden, actions)
 

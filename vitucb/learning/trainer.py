@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from vitucb.adapter_stack import SharedPass
 from vitucb.config import TrainingConfig
 from vitucb.learning.links import Link
 from vitucb.learning.replay import Batch, Replay
@@ -135,7 +134,6 @@ class OnlineTrainer:
         self._adapters = FastAdapters(model, lora_pairs(model), model.precision)
         self.fresh_rows: tuple[NDArray[np.int64], Tensor] | None = None
         self.peers: Peers | None = None
-        self.shared: SharedPass | None = None
         self._rounds = 0
         self._new: list[int] = []
 
@@ -206,10 +204,6 @@ class OnlineTrainer:
         inputs = self.inputs(own.images)
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.shared is not None:
-            loss = self.shared.train(inputs, lambda hidden: self._aim(batch, own, hidden)[1:])
-            self._move()
-            return float(loss)
         phi = None
         if self._gradients is None:
             features = self._adapters(self.model.features, inputs)

@@ -67,7 +67,6 @@ def test_every_suite_has_a_figure(tmp_path: Path) -> None:
         },
         "end-to-end": {"model": "m", "agent": "vit-ucb", "x bare forward": 3.0},
         "scale": {"quantity": "arms", "value": 10, "x first": 1.0},
-        "seeds": {"model": "m", "seeds": 8, "x operations alone": 0.5},
     }
     files = draw_figures({suite: [row, row] for suite, row in rows.items()}, tmp_path / "b.json")
     assert set(rows) == set(SUITES)
@@ -83,7 +82,7 @@ def test_suites_are_named_one_by_one_in_a_list_or_all() -> None:
 
 @pytest.mark.parametrize("names", ["speed", "scoring,speed", "scoring,"])
 def test_an_unknown_suite_is_named_before_anything_is_measured(names: str) -> None:
-    with pytest.raises(ValueError, match=r"unknown suite '(speed)?';.* known: all, cov.*, seeds$"):
+    with pytest.raises(ValueError, match=r"unknown suite '(speed)?';.* known: all, cov.*, scale$"):
         suites(names)
 
 
@@ -98,8 +97,8 @@ def test_tables_are_kept_after_every_suite(tmp_path: Path, monkeypatch: pytest.M
 
     rows = [{"quantity": "arms", "value": 10.0, "ms": 2.0}]
     monkeypatch.setattr("vitucb.cli.bench.scale.run_suite", lambda: rows)
-    monkeypatch.setattr("vitucb.cli.bench.seeds.run_suite", fail)
+    monkeypatch.setattr("vitucb.cli.bench.scoring.run_suite", fail)
     out = tmp_path / "new" / "bench.json"
     with pytest.raises(KeyboardInterrupt):
-        bench(["--suite", "scale,seeds", "--out", str(out)])
+        bench(["--suite", "scale,scoring", "--out", str(out)])
     assert read_tables(out) == {"scale": rows}

@@ -13,7 +13,7 @@ from vitucb.cli.output import table
 from vitucb.experiment.provenance import describe_environment
 from vitucb.registry import unknown_name
 
-SUITES = ("scoring", "covariance", "optimizers", "end-to-end", "scale", "seeds")
+SUITES = ("scoring", "covariance", "optimizers", "end-to-end", "scale")
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class BenchArgs:
     """Measure speed and memory side by side in one process, on one thread."""
 
     suite: str = "all"
-    """Any of scoring,covariance,optimizers,end-to-end,scale,seeds; all if not given."""
+    """Any of scoring,covariance,optimizers,end-to-end,scale; all if not given."""
     out: str | None = None
     """A .json file to write the tables to, with a figure of each suite beside it."""
     compare: tuple[str, str] | None = None

@@ -18,7 +18,6 @@ _BARS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "covariance": ("features", ("covariance", "rounds"), "score and update, ms"),
     "end-to-end": ("model", ("agent",), "x bare forward"),
     "scale": ("quantity", ("value",), "x first"),
-    "seeds": ("model", ("seeds",), "x operations alone"),
 }
 
 

@@ -13,16 +13,14 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 from vitucb.config import RunConfig
-from vitucb.experiment.engines import OnRounds, Outcome, unfinished
-from vitucb.experiment.engines.job import play_together
+from vitucb.experiment.engines import OnRounds, Outcome
+from vitucb.experiment.engines.job import play_job
 from vitucb.experiment.resume import stop_flag
 from vitucb.experiment.run_folder import run_folder
-from vitucb.parallel_seeds import together
 
 _POLL_SECONDS = 0.5
 # torch, timm and peft hold about 0.6 GiB before the first image.
 _GIB_PER_JOB = 1.0
-_GIB_PER_SEED = 0.4
 _TRIES = 2
 _NOT_BEGUN = "stopped before it began"
 
@@ -30,7 +28,7 @@ _NOT_BEGUN = "stopped before it began"
 def play_jobs(
     jobs: Sequence[RunConfig], *, workers: int | None = None, on_rounds: OnRounds | None = None
 ) -> Iterator[Outcome]:
-    """Play `jobs` and yield each as it ends; those that share passes share a worker.
+    """Play `jobs` and yield each as it ends.
 
     A worker that dies (out of memory, say) costs its job one more try, which resumes it. SIGTERM
     and Ctrl-C let every worker finish its round and write a checkpoint; what has not begun then
@@ -44,8 +42,7 @@ def play_jobs(
     Raises:
         KeyboardInterrupt: After the last outcome, where SIGTERM or Ctrl-C came.
     """
-    groups = together(jobs)
-    crew = _Crew(groups, max(1, min(workers or workers_that_fit(jobs), len(groups))))
+    crew = _Crew(jobs, max(1, min(workers or workers_that_fit(jobs), len(jobs))))
     with stop_flag(signal.SIGTERM, signal.SIGINT) as stop:
         try:
             while crew.is_busy:
@@ -68,9 +65,7 @@ def workers_that_fit(jobs: Sequence[RunConfig]) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     by_cores = (cores or 1) // threads
     free = _free_gib()
-    most = max(map(len, together(jobs)), default=1)
-    needed = _GIB_PER_JOB + (most - 1) * _GIB_PER_SEED
-    return max(1, by_cores if free is None else min(by_cores, int(free / needed)))
+    return max(1, by_cores if free is None else min(by_cores, int(free / _GIB_PER_JOB)))
 
 
 def _free_gib() -> float | None:
@@ -86,21 +81,21 @@ def _free_gib() -> float | None:
 class _Crew:
     """The worker processes and what is left to do."""
 
-    def __init__(self, groups: Sequence[list[RunConfig]], size: int) -> None:
+    def __init__(self, jobs: Sequence[RunConfig], size: int) -> None:
         self._context = multiprocessing.get_context("spawn")
         self.played: Synchronized[int] = self._context.Value("q", 0)
-        self._queue, self._size = deque(groups), size
+        self._queue, self._size = deque(jobs), size
         self._workers: list[_Worker] = []
         self._deaths: Counter[Path] = Counter()
         self._is_stopping = False
 
     @property
     def is_busy(self) -> bool:
-        return bool(self._queue) or any(worker.jobs for worker in self._workers)
+        return bool(self._queue) or any(worker.job for worker in self._workers)
 
     def start_idle(self) -> None:
         """Give waiting jobs to idle workers, and hire some where there is room."""
-        idle = [worker for worker in self._workers if not worker.jobs]
+        idle = [worker for worker in self._workers if worker.job is None]
         while self._queue:
             if not idle and len(self._workers) == self._size:
                 return
@@ -113,20 +108,19 @@ class _Crew:
         """Wait a little, and yield the jobs that ended."""
         ready = wait([worker.pipe for worker in self._workers], timeout=_POLL_SECONDS)
         for worker in [w for w in self._workers if w.pipe in ready]:
-            jobs = worker.jobs
+            job = worker.job
             try:
-                errors: list[str | None] = worker.pipe.recv()
-                worker.jobs = []
+                error: str | None = worker.pipe.recv()
+                worker.job = None
             except (EOFError, ConnectionError):
                 worker.process.join()
                 self._workers.remove(worker)
-                errors = [f"its process died with exit code {worker.process.exitcode}"] * len(jobs)
-                if jobs and self._deserves_another_try(jobs[0]):
-                    left = unfinished(jobs)
-                    self._queue += [left] if left else []
-                    yield from ((job, None) for job in jobs if job not in left)
+                error = f"its process died with exit code {worker.process.exitcode}"
+                if job is not None and self._deserves_another_try(job):
+                    self._queue += [job]
                     continue
-            yield from zip(jobs, errors, strict=True)
+            if job is not None:
+                yield job, error
 
     def _deserves_another_try(self, job: RunConfig) -> bool:
         folder = run_folder(job)
@@ -135,7 +129,7 @@ class _Crew:
 
     def stop(self) -> list[RunConfig]:
         """Start nothing more, and ask every worker to finish its round; what has not begun."""
-        left = [job for jobs in self._queue for job in jobs]
+        left = list(self._queue)
         self._queue.clear()
         if not self._is_stopping:
             for worker in self._workers:
@@ -151,11 +145,11 @@ class _Crew:
 
 
 class _Worker:
-    """A process that plays one group of jobs after the other.
+    """A process that plays one job after the other.
 
     Attributes:
-        jobs: What it plays now, nothing while idle.
-        pipe: Takes jobs, gives back for each an error in one line, or None.
+        job: What it plays now, None while idle.
+        pipe: Takes a job, gives back an error in one line, or None.
     """
 
     def __init__(self, context: SpawnContext, played: Synchronized[int]) -> None:
@@ -163,11 +157,11 @@ class _Worker:
         self.process = context.Process(target=_work, args=(theirs, played), daemon=True)
         self.process.start()
         theirs.close()
-        self.jobs: list[RunConfig] = []
+        self.job: RunConfig | None = None
 
-    def give(self, jobs: list[RunConfig]) -> None:
-        self.jobs = jobs
-        self.pipe.send(jobs)
+    def give(self, job: RunConfig) -> None:
+        self.job = job
+        self.pipe.send(job)
 
 
 def _work(pipe: Connection, played: Synchronized[int]) -> None:
@@ -180,7 +174,7 @@ def _work(pipe: Connection, played: Synchronized[int]) -> None:
 
     while True:
         try:
-            jobs = pipe.recv()
+            job = pipe.recv()
         except (EOFError, ConnectionError):
             return
-        pipe.send(play_together(jobs, count))
+        pipe.send(play_job(job, count))
