@@ -8,7 +8,7 @@ import pytest
 from vitucb.report.formatting import estimate_text, number, p_text, percent
 from vitucb.report.sentences import difference_sentence, verdict
 from vitucb.report.series import trailing_mean
-from vitucb.statistics import Estimate, paired_difference
+from vitucb.statistics import IntervalEstimate, paired_difference
 
 
 @pytest.mark.parametrize(
@@ -23,17 +23,19 @@ def test_numbers_have_three_significant_digits(value: float, text: str) -> None:
 @pytest.mark.parametrize(
     ("estimate", "text"),
     [
-        (Estimate(61.2, 54.4, 70.1), "61.2 [54.4, 70.1]"),
-        (Estimate(483.2, 481.9, 485.0), "483 [482, 485]"),
-        (Estimate(0.1561, 0.1472, 0.1674), "0.156 [0.147, 0.167]"),
-        (Estimate(0.27, -4.8, 5.8), "0.3 [−4.8, 5.8]"),
-        (Estimate(12.8, math.nan, math.nan), "12.8"),
-        (Estimate(0.0, 0.0, 0.0), "0"),
-        (Estimate(-0.3, -36.0, 30.0), "0 [−36, 30]"),
-        (Estimate(2e-13, 0.0, 3.1e-13), "2.0e−13 [0, 3.1e−13]"),
+        (IntervalEstimate(61.2, 54.4, 70.1), "61.2 [54.4, 70.1]"),
+        (IntervalEstimate(483.2, 481.9, 485.0), "483 [482, 485]"),
+        (IntervalEstimate(0.1561, 0.1472, 0.1674), "0.156 [0.147, 0.167]"),
+        (IntervalEstimate(0.27, -4.8, 5.8), "0.3 [−4.8, 5.8]"),
+        (IntervalEstimate(12.8, math.nan, math.nan), "12.8"),
+        (IntervalEstimate(0.0, 0.0, 0.0), "0"),
+        (IntervalEstimate(-0.3, -36.0, 30.0), "0 [−36, 30]"),
+        (IntervalEstimate(2e-13, 0.0, 3.1e-13), "2.0e−13 [0, 3.1e−13]"),
     ],
 )
-def test_estimates_have_the_decimals_their_interval_bears(estimate: Estimate, text: str) -> None:
+def test_estimates_have_the_decimals_their_interval_bears(
+    estimate: IntervalEstimate, text: str
+) -> None:
     assert estimate_text(estimate) == text
 
 

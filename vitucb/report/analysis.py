@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vitucb.report.groups import Group, Role, role
+from vitucb.report.groups import FAMILY_ORDER, Family, Group, family
 from vitucb.report.runs import Run
 from vitucb.statistics import (
     Band,
-    Estimate,
     FloatArray,
+    IntervalEstimate,
     PairedDifference,
     RegretSummary,
     bootstrap_band,
@@ -34,7 +34,7 @@ class AgentResult:
     Attributes:
         label: Name in the report.
         name: Registered name.
-        role: Its part in the comparison.
+        family: What it goes by.
         runs: Its runs, sorted by seed.
         regret: Pseudo-regret of every round (S, T), reward units.
         band: Mean cumulative regret with its band at `plotted_rounds(T)`.
@@ -45,12 +45,12 @@ class AgentResult:
 
     label: str
     name: str
-    role: Role
+    family: Family
     runs: Sequence[Run]
     regret: FloatArray
     band: Band
     summary: RegretSummary
-    reward: Estimate
+    reward: IntervalEstimate
     seconds_per_round: float
 
     @property
@@ -69,7 +69,7 @@ class AgentResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class RivalComparison:
     """The main agent against a rival, on the seeds both have.
 
     Attributes:
@@ -92,11 +92,11 @@ class Analysis:
     group: Group
     results: Sequence[AgentResult]
     main: AgentResult
-    comparisons: Sequence[Comparison]
+    comparisons: Sequence[RivalComparison]
 
-    def of_role(self, wanted: Role) -> list[AgentResult]:
-        """The agents that play one part."""
-        return [result for result in self.results if result.role == wanted]
+    def of_family(self, wanted: Family) -> list[AgentResult]:
+        """The agents of one family."""
+        return [result for result in self.results if result.family == wanted]
 
 
 def analyse(group: Group, *, main: str | None = None) -> Analysis:
@@ -129,41 +129,40 @@ def plotted_rounds(horizon: int, *, logarithmic: bool = False) -> NDArray[np.int
 
 def compare(main: AgentResult, rival: AgentResult) -> PairedDifference | None:
     """Final regret of `main` minus `rival` over the seeds both have; None without one."""
-    shared = sorted(set(main.seeds) & set(rival.seeds))
-    if not shared:
-        return None
-    ours, theirs = (_finals(result, shared) for result in (main, rival))
-    return paired_difference(ours, theirs)
+    ours, theirs = paired_finals(main, rival)
+    return paired_difference(ours, theirs) if len(ours) else None
+
+
+def paired_finals(main: AgentResult, rival: AgentResult) -> tuple[FloatArray, FloatArray]:
+    """Final regrets of both on the seeds that both have, ascending, (n,) each."""
+    ours, theirs = (
+        dict(zip(result.seeds, result.regret.sum(axis=1).tolist(), strict=True))
+        for result in (main, rival)
+    )
+    shared = sorted(ours.keys() & theirs.keys())
+    return np.array([ours[s] for s in shared]), np.array([theirs[s] for s in shared])
 
 
 def _rank(result: AgentResult) -> tuple[int, float]:
     """Contextual agents first, then the references; the lowest regret first among each."""
-    order: Sequence[Role] = ("contextual", "context-free", "random", "oracle")
-    return order.index(result.role), result.summary.final_regret.value
+    return FAMILY_ORDER.index(result.family), result.summary.final_regret.value
 
 
-def _finals(result: AgentResult, seeds: Sequence[int]) -> FloatArray:
-    totals: Mapping[int, float] = dict(
-        zip(result.seeds, result.regret.sum(axis=1).tolist(), strict=True)
-    )
-    return np.array([totals[seed] for seed in seeds])
-
-
-def _compare(main: AgentResult, results: Sequence[AgentResult]) -> list[Comparison]:
+def _compare(main: AgentResult, results: Sequence[AgentResult]) -> list[RivalComparison]:
     # The oracle's regret is zero by definition: nothing to test.
-    rivals = [r for r in results if r is not main and r.role != "oracle"]
+    rivals = [r for r in results if r is not main and r.family != "oracle"]
     paired = [compare(main, rival) for rival in rivals]
     adjusted = iter(holm_correction([p.wilcoxon_p for p in paired if p is not None]).tolist())
     return [
-        Comparison(main.label, rival, difference, 1.0 if difference is None else next(adjusted))
-        for rival, difference in zip(rivals, paired, strict=True)
+        RivalComparison(main.label, rival, pair, 1.0 if pair is None else next(adjusted))
+        for rival, pair in zip(rivals, paired, strict=True)
     ]
 
 
 def _uniform_play(group: Group) -> Sequence[Run]:
     """The runs of uniform play; empty if it did not play."""
     for runs in group.agents.values():
-        if role(runs[0].agent_name) == "random":
+        if family(runs[0].agent_name) == "random":
             return runs
     return ()
 
@@ -177,7 +176,7 @@ def _result(label: str, runs: Sequence[Run], horizon: int, uniform: Sequence[Run
     return AgentResult(
         label=label,
         name=runs[0].agent_name,
-        role=role(runs[0].agent_name),
+        family=family(runs[0].agent_name),
         runs=runs,
         regret=regret,
         band=bootstrap_band(regret.cumsum(axis=1)[:, plotted_rounds(horizon) - 1]),
@@ -186,7 +185,7 @@ def _result(label: str, runs: Sequence[Run], horizon: int, uniform: Sequence[Run
             random_regret=_stack(uniform, horizon) if uniform else None,
             is_paired=[run.seed for run in runs] == [run.seed for run in uniform],
         ),
-        reward=Estimate(float(rewards.mean()), float(low), float(high)),
+        reward=IntervalEstimate(float(rewards.mean()), float(low), float(high)),
         seconds_per_round=float(np.mean(known)) if known else float("nan"),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import unicodedata
 
-from vitucb.statistics import Estimate
+from vitucb.statistics import IntervalEstimate
 
 # Below it numbers are written with an exponent.
 _SMALLEST = 1e-4
@@ -23,7 +23,7 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:,.{decimals}f}".replace("-", "−")
 
 
-def estimate_text(estimate: Estimate) -> str:
+def estimate_text(estimate: IntervalEstimate) -> str:
     """`61.2 [54.4, 70.1]`: as many decimals as the interval bears; the value alone without one."""
     value, low, high = estimate
     if not math.isfinite(low) or not math.isfinite(high):
@@ -33,7 +33,7 @@ def estimate_text(estimate: Estimate) -> str:
     return f"{fixed(value, estimate)} [{fixed(low, estimate)}, {fixed(high, estimate)}]"
 
 
-def fixed(value: float, estimate: Estimate) -> str:
+def fixed(value: float, estimate: IntervalEstimate) -> str:
     """`value` with two digits of the interval's half-length, but at most three significant ones."""
     size = max(abs(part) for part in estimate if math.isfinite(part))
     if 0 < size < _SMALLEST:

@@ -6,14 +6,18 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from vitucb.config import flatten
 from vitucb.report.runs import Run
 
-Role: TypeAlias = Literal["contextual", "context-free", "random", "oracle"]
+Family: TypeAlias = Literal["contextual", "context-free", "random", "oracle"]
 
-ROLES: Mapping[str, Role] = {
+FAMILY_ORDER: tuple[Family, ...] = get_args(Family)
+"""As they are listed in a report."""
+
+# Registered agents that never look at the images; every other agent is contextual.
+_FAMILIES: Mapping[str, Family] = {
     "random": "random",
     "oracle": "oracle",
     "ucb1": "context-free",
@@ -22,8 +26,6 @@ ROLES: Mapping[str, Role] = {
     "kl-ucb": "context-free",
     "best-fixed-arm": "context-free",
 }
-"""Registered agents that never look at the images; every other agent is contextual."""
-
 _MAIN = "vit-ucb"
 
 
@@ -52,9 +54,9 @@ class Group:
     is_truncated: bool
 
 
-def role(agent_name: str) -> Role:
-    """Which part an agent plays in a comparison."""
-    return ROLES.get(agent_name, "contextual")
+def family(agent_name: str) -> Family:
+    """What an agent goes by: the images, rewards alone, chance, or the truth."""
+    return _FAMILIES.get(agent_name, "contextual")
 
 
 def group_runs(runs: Iterable[Run], *, include_unfinished: bool = False) -> list[Group]:
@@ -138,8 +140,8 @@ def _check_seeds(label: str, runs: list[Run]) -> None:
 
 def _rank(label: str, run: Run) -> tuple[int, str]:
     """The default main agent first, then contextual ones, then the references."""
-    order: Mapping[Role, int] = {"contextual": 1, "context-free": 2, "random": 3, "oracle": 4}
-    return (0 if run.agent_name == _MAIN else order[role(run.agent_name)], label)
+    place = FAMILY_ORDER.index(family(run.agent_name))
+    return (-1 if run.agent_name == _MAIN else place, label)
 
 
 def _env_settings(run: Run) -> Mapping[str, Any]:

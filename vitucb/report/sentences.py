@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from vitucb.report.analysis import AgentResult, Analysis, Comparison, compare
+from vitucb.report.analysis import AgentResult, Analysis, RivalComparison, compare
 from vitucb.report.formatting import before_number, estimate_text, fixed, number, p_text, percent
-from vitucb.statistics import Estimate, PairedDifference
+from vitucb.statistics import IntervalEstimate, PairedDifference
 
 _LEVEL = 0.05
 
@@ -31,18 +31,18 @@ def headline(analysis: Analysis) -> str:
         f"{main.label}: regret {estimate_text(main.summary.final_regret)} after {horizon:,} rounds"
     ]
     share = main.summary.normalised_regret.value
-    if math.isfinite(share) and main.role != "random":
+    if math.isfinite(share) and main.family != "random":
         parts.append(f"{percent(share)} of random")
     return ", ".join(parts) + "."
 
 
 def rivals_line(analysis: Analysis) -> str:
     """The two best contextual and context-free rivals and random play, with their regrets."""
-    # Results are sorted by regret within each role.
+    # Results are sorted by regret within each family.
     shown = [
         result
         for part, most in (("contextual", 2), ("context-free", 2), ("random", 1))
-        for result in [r for r in analysis.results if r.role == part and r is not analysis.main][
+        for result in [r for r in analysis.results if r.family == part and r is not analysis.main][
             :most
         ]
     ]
@@ -62,7 +62,7 @@ def described(result: AgentResult) -> str:
     return f"{before_number(result.label)} {note}" if note else before_number(result.label)
 
 
-def comparison_sentence(comparison: Comparison) -> Sentence:
+def comparison_sentence(comparison: RivalComparison) -> Sentence:
     """What the paired seeds say of the main agent against one rival."""
     main, rival, paired = comparison.main, comparison.rival.label, comparison.paired
     if paired is None:
@@ -103,7 +103,7 @@ def tests_note(analysis: Analysis) -> str:
 def difference_sentence(a: str, b: str, paired: PairedDifference) -> Sentence:
     """`a beats b by x [lo, hi]`, or that no difference is shown."""
     gap, n = paired.difference, paired.num_pairs
-    size = estimate_text(Estimate(abs(gap.value), *sorted((abs(gap.low), abs(gap.high)))))
+    size = estimate_text(IntervalEstimate(abs(gap.value), *sorted((abs(gap.low), abs(gap.high)))))
     wins = f"lower in {paired.num_lower} of {n} seeds"
     if n == 1:
         order = "below" if gap.value < 0 else "above"
@@ -116,7 +116,7 @@ def difference_sentence(a: str, b: str, paired: PairedDifference) -> Sentence:
     if gap.value != 0 and _has_no_spread(paired):
         wins += ", the same in every one: too few to tell from chance"
     elif gap.low > 0 or gap.high < 0:
-        student = Estimate(gap.value, paired.student_low, paired.student_high)
+        student = IntervalEstimate(gap.value, paired.student_low, paired.student_high)
         wins += f"; Student's interval {estimate_text(student).partition(' ')[2]} holds zero"
     return Sentence(f"{text}, {wins}.", "open")
 
@@ -143,15 +143,15 @@ def _has_no_spread(paired: PairedDifference) -> bool:
 def warnings(analysis: Analysis) -> list[str]:
     """What a reader must not miss: contextual agents behind a rival that they should beat."""
     found = []
-    for result in analysis.of_role("contextual"):
-        for reference in analysis.of_role("context-free"):
+    for result in analysis.of_family("contextual"):
+        for reference in analysis.of_family("context-free"):
             found += _behind(result, reference, "which never looks at the images")
     frozen = [r for r in analysis.results if r.name == "lin-ucb" and r is not analysis.main]
-    for reference in frozen if analysis.main.role == "contextual" else []:
+    for reference in frozen if analysis.main.family == "contextual" else []:
         found += _behind(analysis.main, reference, "which only fits a line to frozen features")
-    for reference in analysis.of_role("random"):
+    for reference in analysis.of_family("random"):
         for result in analysis.results:
-            if result.role in ("contextual", "context-free"):
+            if result.family in ("contextual", "context-free"):
                 found += _no_better_than_random(result, reference)
     return found
 
@@ -174,8 +174,8 @@ def caveats(analysis: Analysis) -> list[str]:
     if group.unfinished:
         names = ", ".join(f"{r.folder.name} ({r.rounds:,} rounds)" for r in group.unfinished)
         found.append(f"Not finished and left out: {names}.")
-    missing = {"random", "oracle"} - {result.role for result in analysis.results}
-    if not analysis.of_role("context-free"):
+    missing = {"random", "oracle"} - {result.family for result in analysis.results}
+    if not analysis.of_family("context-free"):
         missing.add("ucb1")
     if missing:
         found.append(f"Did not play, so nothing is compared with: {', '.join(sorted(missing))}.")
@@ -205,7 +205,7 @@ def _behind(result: AgentResult, reference: AgentResult, why: str) -> list[str]:
 
 
 def _no_better_than_random(result: AgentResult, reference: AgentResult) -> list[str]:
-    if result.role == "context-free" or result.summary.normalised_regret.value < 1:
+    if result.family == "context-free" or result.summary.normalised_regret.value < 1:
         return []
     return [
         f"{result.label} is no better than random play: regret "

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from vitucb.report.analysis import AgentResult
 from vitucb.statistics import FloatArray, coverage
-
-if TYPE_CHECKING:
-    pass
 
 
 def smoothing_window(horizon: int) -> int:
@@ -54,7 +49,7 @@ def _windowed(values: FloatArray, window: int) -> FloatArray:
 
 def has_bonus(result: AgentResult) -> bool:
     """Whether mean +- bonus is an interval for this agent."""
-    if result.role in ("random", "oracle"):
+    if result.family in ("random", "oracle"):
         return False
     bonus = result.column("bonus")
     known = bonus[np.isfinite(bonus)]

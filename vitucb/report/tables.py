@@ -14,7 +14,7 @@ from vitucb.report.analysis import AgentResult, Analysis, plotted_rounds
 from vitucb.report.costs import cost_rows
 from vitucb.report.formatting import fixed, number
 from vitucb.report.series import overall_coverage
-from vitucb.statistics import Estimate
+from vitucb.statistics import IntervalEstimate
 
 Cell: TypeAlias = str | int | float
 
@@ -55,7 +55,7 @@ def summary_html(analysis: Analysis) -> str:
         for column in SUMMARY_COLUMNS
     )
     best = min(
-        analysis.of_role("contextual"),
+        analysis.of_family("contextual"),
         key=lambda result: result.summary.final_regret.value,
         default=None,
     )
@@ -111,14 +111,14 @@ def _summary_row(result: AgentResult, is_best: bool) -> str:
         f"<td>{'' if math.isnan(covered) else f'{100 * covered:.0f} %'}</td>",
         f"<td>{'' if math.isnan(milliseconds) else number(milliseconds, 2)}</td>",
     ]
-    kinds = [result.role, "best"] if is_best else [result.role]
+    kinds = [result.family, "best"] if is_best else [result.family]
     return (
         f'<tr class="{" ".join(kinds)}"><th scope="row">{escape(result.label)}</th>'
         f"{''.join(cells)}</tr>"
     )
 
 
-def _estimate_cell(estimate: Estimate) -> str:
+def _estimate_cell(estimate: IntervalEstimate) -> str:
     value, low, high = estimate
     if not math.isfinite(value):
         return "<td></td>"

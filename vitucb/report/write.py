@@ -162,7 +162,7 @@ def _chosen_galleries(analysis: Analysis) -> list[tuple[str, Gallery]]:
     """The first recorded gallery of the main agent, then of other contextual agents."""
     order: Sequence[AgentResult] = [
         analysis.main,
-        *(r for r in analysis.of_role("contextual") if r is not analysis.main),
+        *(r for r in analysis.of_family("contextual") if r is not analysis.main),
     ]
     found = []
     for result in order[:_MAX_GALLERIES]:

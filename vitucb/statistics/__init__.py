@@ -9,7 +9,7 @@ from vitucb.statistics.paired_tests import (
     wilcoxon_test,
 )
 from vitucb.statistics.regret import (
-    Estimate,
+    IntervalEstimate,
     PairedDifference,
     RegretSummary,
     coverage,
@@ -28,9 +28,9 @@ from vitucb.statistics.resampling import (
 
 __all__ = [
     "Band",
-    "Estimate",
     "FloatArray",
     "Interval",
+    "IntervalEstimate",
     "PairedDifference",
     "RegretSummary",
     "bootstrap_band",

@@ -36,7 +36,7 @@ _EXPONENT_POINTS = 1_000
 _TRUSTED_DIGITS = 9
 
 
-class Estimate(NamedTuple):
+class IntervalEstimate(NamedTuple):
     """A number with its confidence interval, NaN where the data do not define it."""
 
     value: float
@@ -61,12 +61,12 @@ class RegretSummary:
 
     num_seeds: int
     horizon: int
-    final_regret: Estimate
-    interquartile_regret: Estimate
-    normalised_regret: Estimate
-    auc: Estimate
-    tail_slope: Estimate
-    growth_exponent: Estimate
+    final_regret: IntervalEstimate
+    interquartile_regret: IntervalEstimate
+    normalised_regret: IntervalEstimate
+    auc: IntervalEstimate
+    tail_slope: IntervalEstimate
+    growth_exponent: IntervalEstimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class PairedDifference:
         smallest_p: Smallest p the signed-rank test can return with this many pairs, 2^(1 - n).
     """
 
-    difference: Estimate
+    difference: IntervalEstimate
     student_low: float
     student_high: float
     num_pairs: int
@@ -188,7 +188,7 @@ def paired_difference(
     low, high = bootstrap_ci(gaps, confidence=confidence, num_resamples=num_resamples, seed=seed)
     student_low, student_high = student_interval(gaps, confidence=confidence)
     return PairedDifference(
-        difference=Estimate(float(gaps.mean()), float(low), float(high)),
+        difference=IntervalEstimate(float(gaps.mean()), float(low), float(high)),
         student_low=student_low,
         student_high=student_high,
         num_pairs=len(gaps),
@@ -250,15 +250,15 @@ class _Bootstrapped:
     def times(self, factor: float) -> _Bootstrapped:
         return _Bootstrapped(self.value * factor, self.samples * factor)
 
-    def estimate(self, confidence: float, num_seeds: int) -> Estimate:
+    def estimate(self, confidence: float, num_seeds: int) -> IntervalEstimate:
         value = float(self.value)
         if not math.isfinite(value):
-            return Estimate(math.nan, math.nan, math.nan)
+            return IntervalEstimate(math.nan, math.nan, math.nan)
         known = self.samples[np.isfinite(self.samples)]
         if num_seeds == 1 or len(known) == 0:
-            return Estimate(value, math.nan, math.nan)
+            return IntervalEstimate(value, math.nan, math.nan)
         low, high = percentiles(known, confidence)
-        return Estimate(value, float(low), float(high))
+        return IntervalEstimate(value, float(low), float(high))
 
 
 def _uniform_play(

@@ -116,7 +116,7 @@ def _non_greedy(result: AgentResult) -> FloatArray:
 
 def _zoom_ceiling(analysis: Analysis, bands: Mapping[str, Band]) -> float | None:
     """Top of the zoomed panel, None where one panel shows all."""
-    context = [r.label for r in analysis.of_role("contextual")] or [analysis.main.label]
+    context = [r.label for r in analysis.of_family("contextual")] or [analysis.main.label]
     highest = max(float(_upper(bands[label]).max()) for label in context)
     tallest = max(float(_upper(band).max()) for band in bands.values())
     return 1.12 * highest if 0 < highest * _DWARFING < tallest else None
@@ -210,7 +210,7 @@ def _draw_seeds(
     styles: Mapping[str, LineStyle],
 ) -> None:
     for result in results:
-        if len(result.runs) > _MAX_SEED_LINES or result.role == "oracle":
+        if len(result.runs) > _MAX_SEED_LINES or result.family == "oracle":
             continue
         for curve in result.cumulative[:, rounds - 1]:
             axes.plot(rounds, curve, color=styles[result.label].colour, alpha=0.28, linewidth=0.6)

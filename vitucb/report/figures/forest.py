@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vitucb.report.analysis import Analysis, Comparison
+from vitucb.report.analysis import Analysis, RivalComparison, paired_finals
 from vitucb.report.figures.labels import label_width_inches, shorten, text_points
 from vitucb.report.figures.panels import WIDTH_INCHES
 from vitucb.report.figures.theme import colour
@@ -54,7 +54,7 @@ def difference_figure(analysis: Analysis) -> Figure | None:
     return figure
 
 
-def _draw_row(axes: Axes, y: float, comparison: Comparison, gaps: FloatArray) -> None:
+def _draw_row(axes: Axes, y: float, comparison: RivalComparison, gaps: FloatArray) -> None:
     paired = comparison.paired
     assert paired is not None  # filtered by the caller
     value, low, high = paired.difference
@@ -80,7 +80,7 @@ def _draw_row(axes: Axes, y: float, comparison: Comparison, gaps: FloatArray) ->
     )
 
 
-def _left_and_width(names: list[str], compared: list[Comparison]) -> tuple[float, float]:
+def _left_and_width(names: list[str], compared: list[RivalComparison]) -> tuple[float, float]:
     """Left edge and width of the axes between the names and the numbers, shares of the figure."""
     numbers = [estimate_text(c.paired.difference) for c in compared if c.paired is not None]
     # Both are larger than labels of lines, and the numbers bold.
@@ -90,17 +90,14 @@ def _left_and_width(names: list[str], compared: list[Comparison]) -> tuple[float
     return left / WIDTH_INCHES, width / WIDTH_INCHES
 
 
-def _seed_gaps(analysis: Analysis, comparison: Comparison) -> FloatArray:
-    ours, theirs = (
-        dict(zip(r.seeds, r.regret.sum(axis=1).tolist(), strict=True))
-        for r in (analysis.main, comparison.rival)
-    )
-    return np.array([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())])
+def _seed_gaps(analysis: Analysis, comparison: RivalComparison) -> FloatArray:
+    ours, theirs = paired_finals(analysis.main, comparison.rival)
+    return ours - theirs
 
 
-def _limits(analysis: Analysis, compared: list[Comparison]) -> tuple[float, float]:
+def _limits(analysis: Analysis, compared: list[RivalComparison]) -> tuple[float, float]:
     """Room for the contextual rivals: random play would squeeze them all into one point."""
-    near = [c for c in compared if c.rival.role == "contextual"] or compared
+    near = [c for c in compared if c.rival.family == "contextual"] or compared
     points = np.concatenate([[0.0], *(_seed_gaps(analysis, c) for c in near)])
     low, high = float(points.min()), float(points.max())
     pad = 0.08 * (high - low or 1.0)

@@ -94,18 +94,18 @@ class LineStyle:
 def line_styles(results: Sequence[AgentResult], main: AgentResult) -> dict[str, LineStyle]:
     """A style per label: the main agent blue and bold, references grey, the rest by position."""
     styles = {main.label: LineStyle(colour("blue"), "-", 2.4, False)}
-    others = [r for r in results if r.role == "contextual" and r is not main]
+    others = [r for r in results if r.family == "contextual" and r is not main]
     for index, result in enumerate(others):
         name = _SERIES[1 + index % (len(_SERIES) - 1)]
         dash = _DASHES[index // (len(_SERIES) - 1) % len(_DASHES)]
         styles[result.label] = LineStyle(colour(name), dash, 1.7, False)
-    free = [r for r in results if r.role == "context-free" and r is not main]
+    free = [r for r in results if r.family == "context-free" and r is not main]
     for index, result in enumerate(free):
         dash = _DASHES[(1 + index) % len(_DASHES)]
         styles[result.label] = LineStyle(colour("slate"), dash, 1.4, True)
     for result in results:
-        if result.role in _REFERENCE_DASHES and result is not main:
-            dash = _REFERENCE_DASHES[result.role]
+        if result.family in _REFERENCE_DASHES and result is not main:
+            dash = _REFERENCE_DASHES[result.family]
             styles[result.label] = LineStyle(colour("ash"), dash, 1.4, True)
     return styles
 
