@@ -210,9 +210,6 @@ class ViTUCB(Savable):
         output = int(_outputs(obs)[action])
         metrics, slot = self.trainer.observe(chosen_image(obs, action), reward, output)
         self.history.rewarded(decision.round, slot)
-        if self.trainer.fresh_rows is not None:
-            self.history.replace(*self.trainer.fresh_rows)
-            self.trainer.fresh_rows = None
         if self.detector is not None:
             metrics["drift/reset"] = float(self.detector.add(error))
             if metrics["drift/reset"]:

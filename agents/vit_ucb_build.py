@@ -19,10 +19,11 @@ from vitucb.covariance.factory import configured_covariance
 from vitucb.covariance.grouped import GroupedCovariance
 from vitucb.covariance.projected import ProjectedCovariance
 from vitucb.learning.change_detection import ChangeDetector
-from vitucb.learning.feature_history import FeatureHistory, RefreshSettings
+from vitucb.learning.feature_history import FeatureHistory
 from vitucb.learning.feature_maps import FeatureMap, FeatureScale, GradientMap, LastLayerMap
 from vitucb.learning.links import LINKS
 from vitucb.learning.logistic_head import LogisticHead
+from vitucb.learning.refresh import RefreshSettings
 from vitucb.learning.replay import Replay
 from vitucb.learning.ridge_head import RidgeHead
 from vitucb.learning.trainer import OnlineTrainer
@@ -44,7 +45,6 @@ def build(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -
         ValueError: If a name or a setting of `config` is not usable.
     """
     refuse_options(config)
-    _check(config)
     backbone = create_backbone(config.backbone, weights=config.weights, img_size=config.img_size)
     preprocess = preprocess_for(backbone, device)
     num_features = int(backbone.num_features)  # type: ignore[arg-type]  # timm sets an int
@@ -63,7 +63,7 @@ def build(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -
         arms=images_per_round(env),
     )
     features, covariance = _features(config, model, covariance_ridge(config, env), seed)
-    trainer = _trainer(config, model, preprocess, features, prefix, head_ridge(config, env), seed)
+    trainer = _trainer(config, model, preprocess, prefix, head_ridge(config, env), seed)
     history = FeatureHistory(
         features,
         covariance,
@@ -83,19 +83,6 @@ def build(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -
         numpy_generator(seed, "policy"),
         ChangeDetector() if config.training.reset_on_drift else None,
     )
-
-
-def _check(config: AgentConfig) -> None:
-    if config.training.rebuild == "replay" and config.readout != "head":
-        raise ValueError(
-            "agent.training.rebuild replay takes rows from the pass that trains, which "
-            "differentiates the live score; set agent.readout to head"
-        )
-    if config.training.rebuild == "replay" and config.features != "lora-gradient":
-        raise ValueError(
-            f"agent.training.rebuild replay needs agent.features lora-gradient, "
-            f"not {config.features}"
-        )
 
 
 def _features(
@@ -149,7 +136,6 @@ def _trainer(
     config: AgentConfig,
     model: RewardModel,
     preprocess: Preprocess,
-    features: FeatureMap,
     prefix: PrefixCache | None,
     ridge: float,
     seed: int,
@@ -181,8 +167,5 @@ def _trainer(
         training=training,
         link=LINKS[config.link](),
         closed_form=None if by_gradient else solver(model.head, ridge),
-        gradients=(
-            features if training.rebuild == "replay" and isinstance(features, GradientMap) else None
-        ),
         prefix=prefix,
     )

@@ -54,12 +54,11 @@ def test_resumes_bit_for_bit(name: str, policy: str, tmp_path: Path) -> None:
         restored.update(played.observation, decision, played.reward)
 
 
-REPLAY = {"readout": "head", "training": {"batch_size": 2, "rebuild": "replay"}}
 FEATURES: dict[str, dict[str, Any]] = {
     "lora-gradient": {},
     "last-layer": {"features": "last-layer"},
     "both": {"features": "both"},
-    "lora-gradient, rows from training": REPLAY,
+    "lora-gradient of the score": {"readout": "head"},
 }
 
 

@@ -73,36 +73,6 @@ def test_float32_rows_are_kept_as_float32_and_growing_moves_none() -> None:
     assert covariance.memory_bytes == 600 * DIM * 4 + 8 * 600 * 601
 
 
-@pytest.mark.parametrize("count", [1, 32, 120])
-def test_replace_equals_recomputation(count: int) -> None:
-    phi, queries = make_features(120), make_features(4, seed=1)
-    covariance = make_covariance("exact", DIM, ridge=0.1)
-    covariance.update(phi, weight=torch.linspace(0.5, 2.0, 120))
-    index = torch.randperm(120, generator=torch.Generator().manual_seed(0))[:count]
-    phi[index] = make_features(count, seed=8)
-    covariance.quad_form(queries)
-    covariance.replace(index, phi[index])
-    fresh = make_covariance("exact", DIM, ridge=0.1)
-    fresh.update(phi, weight=torch.linspace(0.5, 2.0, 120))
-    assert relative(covariance.quad_form(queries), fresh.quad_form(queries)) < 1e-12
-    assert covariance.count == 120
-    covariance.replace(3, phi[3])
-    assert relative(covariance.quad_form(queries), fresh.quad_form(queries)) < 1e-12
-
-
-def test_replace_checks_its_positions_and_keeps_rows_that_are_not_finite_out() -> None:
-    covariance = make_covariance("exact", DIM)
-    phi = make_features(4)
-    covariance.update(phi)
-    before = covariance.quad_form(phi)
-    covariance.replace(1, torch.full((DIM,), torch.nan, dtype=torch.float64))
-    assert torch.equal(covariance.quad_form(phi), before)
-    with pytest.raises(ValueError, match=r"must lie in 0\.\.3"):
-        covariance.replace(4, phi[0])
-    with pytest.raises(ValueError, match="positions"):
-        covariance.replace(torch.tensor([1, 1]), phi[:2])
-
-
 def test_float32_products_are_given_up_when_coarser_than_the_ridge() -> None:
     phi = 300 * make_features(40).float()
     covariance = RowCovariance(DIM, ridge=1e-2)
@@ -115,7 +85,7 @@ def test_float32_products_are_given_up_when_coarser_than_the_ridge() -> None:
 
 
 @pytest.mark.parametrize("spread", [1e-4, 1e-2])
-@pytest.mark.parametrize("how", ["one by one", "batch", "replace", "ridge"])
+@pytest.mark.parametrize("how", ["one by one", "batch", "ridge"])
 def test_near_duplicates_in_float32_keep_their_digits(how: str, spread: float) -> None:
     near = make_features(1, seed=3) + spread * make_features(40, seed=8)
     near = (near / near.norm(dim=1, keepdim=True)).float()
@@ -123,9 +93,6 @@ def test_near_duplicates_in_float32_keep_their_digits(how: str, spread: float) -
     if how == "one by one":
         for row in near:
             covariance.update(row)
-    elif how == "replace":
-        covariance.update(make_features(40).float())
-        covariance.replace(torch.arange(40), near)
     else:
         covariance.update(near)
         covariance.set_ridge(1e-6)
@@ -173,11 +140,8 @@ def test_small_dimensions_hand_over_to_the_dense_form_exactly(
     expected = (queries * torch.linalg.solve(matrix, queries.T).T).sum(1)
     assert relative(covariance.quad_form(queries), expected) < 1e-10
     assert covariance.is_exact
-    assert not covariance.can_replace
     assert covariance.count == 700
     assert "takes over" in caplog.text
-    with pytest.raises(RuntimeError, match="use rebuild"):
-        covariance.replace(0, phi[0])
     again = make_covariance("exact", 64)
     again.load_state_dict(covariance.state_dict())
     assert torch.equal(again.quad_form(queries), covariance.quad_form(queries))

@@ -125,21 +125,6 @@ def test_weights_equal_repetition_and_discount_equals_recomputation(name: str) -
 
 
 @pytest.mark.parametrize("name", sorted(COVARIANCES))
-def test_merge_equals_adding_all_observations(name: str) -> None:
-    phi, queries = make_features(20), make_features(5, seed=1)
-    left, right, both = (make_covariance(name, DIM) for _ in range(3))
-    left.update(phi[:8])
-    right.update(phi[8:])
-    both.update(phi)
-    left.merge(right)
-    close(left.quad_form(queries), both.quad_form(queries))
-    assert left.log_det == pytest.approx(both.log_det, rel=1e-9)
-    assert left.count == 20
-    with pytest.raises(ValueError, match="must agree"):
-        left.merge(make_covariance(name, DIM, ridge=2.0))
-
-
-@pytest.mark.parametrize("name", sorted(COVARIANCES))
 def test_rebuild_forgets_what_was_there(name: str) -> None:
     phi, queries = make_features(20), make_features(5, seed=1)
     covariance, fresh = make_covariance(name, DIM), make_covariance(name, DIM)

@@ -19,6 +19,7 @@ import torch
 from vitucb.config import ParallelConfig, RunConfig, load_config, override, save_config
 from vitucb.experiment.distributed.ranks import RankLostError, all_ranks, at_this_rank, rank_seed
 from vitucb.experiment.run_folder import is_finished, run_folder
+from vitucb.learning.split import WholeBatch
 
 SAME_BYTES = ("rounds.csv", "metrics.csv", "summary.json", "gallery.npz")
 TINY: dict[str, Any] = {"training": {"batch_size": 4}, "lora": {"rank": 2, "blocks": [-1]}}
@@ -45,11 +46,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "agent": {**TINY, "covariance": {"name": "low-rank", "rank": 8}},
         "parallel": {"sync_every": 2},
     },
-    "replay": {
+    "score": {
         "agent": {
             "lora": TINY["lora"],
             "readout": "head",
-            "training": {"batch_size": 4, "rebuild": "replay", "discount": 0.95},
+            "training": {"batch_size": 4, "rebuild": "doubling", "discount": 0.95},
         },
         "parallel": {"sync_every": 2},
     },
@@ -174,7 +175,7 @@ def write_steps(folder: Path, ranks: Any) -> None:
                 config=config(folder, agent=agent).agent,
             )
             trainer, rng = made.trainer, np.random.default_rng(0)
-            trainer.peers = ranks if size == 3 else None
+            trainer.split = ranks if size == 3 else WholeBatch()
             for _ in range(9):
                 trainer.remember(rng.integers(0, 255, (8, 8, 1), np.uint8), float(rng.normal()))
             trainer._new.clear()

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitucb.covariance import make_covariance
-from vitucb.learning.feature_history import MAX_PENDING, FeatureHistory, RefreshSettings
+from vitucb.learning.feature_history import MAX_PENDING, FeatureHistory
 from vitucb.learning.feature_maps import FeatureScale
 from vitucb.learning.links import BernoulliLink, GaussianLink, Link
+from vitucb.learning.refresh import RefreshSettings
 from vitucb.learning.replay import Replay
 from vitucb.types import State
 
@@ -174,39 +175,6 @@ def test_without_rebuild_nothing_is_recomputed() -> None:
     assert bench.features.passes == 80
 
 
-def test_replaced_rows_equal_fresh_ones_whatever_order_the_rewards_came_in() -> None:
-    bench = Bench(rebuild="replay")
-    rounds = [bench.decide() for _ in range(10)]
-    for round in [7, 2, 5, 9, 0, 1, 8, 3]:
-        bench.reward(round)
-    bench.features.weight *= 1.5
-    bench.features.weight[0] *= -2
-    slots = np.arange(8)
-    images = bench.replay.items(slots).images
-    bench.history.replace(slots, bench.history.score(images, np.zeros(8, np.int64))[1])
-    stale = Bench(rebuild="replay")
-    for _ in rounds:
-        stale.decide()
-    fresh = bench.expected([7, 2, 5, 9, 0, 1, 8, 3])
-    waiting = stale.expected([4, 6]) - 0.5 * torch.eye(DIM, dtype=torch.float64)
-    bench.matches(fresh + waiting)
-
-
-def test_a_choice_that_did_not_enter_has_no_row() -> None:
-    bench = Bench(rebuild="replay")
-    rounds = [bench.decide(), bench.decide()]
-    weight, bench.features.weight = bench.features.weight, bench.features.weight * torch.nan
-    rounds.append(bench.decide())
-    bench.features.weight = weight
-    assert bench.history.covariance.count == 2
-    for r in rounds:
-        bench.reward(r)
-    before = bench.history.covariance.state_dict()["current.rows"]
-    fresh = bench.features(inputs([image(5)]), torch.zeros(1))[1]
-    bench.history.replace(np.array([2]), fresh)
-    assert torch.equal(bench.history.covariance.state_dict()["current.rows"], before)
-
-
 def test_bernoulli_rows_are_weighted_by_curvature() -> None:
     bench = Bench(BernoulliLink(), rebuild="doubling")
     for _ in range(20):
@@ -241,7 +209,6 @@ def test_unanswered_decisions_take_bounded_memory() -> None:
         bench.decide()
     state = bench.history.state_dict()
     assert len(state["pending"]) == MAX_PENDING
-    assert len(state["row_of_round"]) == MAX_PENDING
 
 
 def test_forgotten_history_is_empty_and_late_rewards_do_no_harm() -> None:

@@ -143,21 +143,6 @@ def test_training_gradients_are_the_same_with_and_without_features() -> None:
     assert all(torch.equal(x, y) for x, y in zip(alone, beside, strict=True))
 
 
-def test_a_training_step_from_features_is_the_squared_loss_gradient() -> None:
-    model, images = make_model(), make_images(5)
-    features = LoRAGradientFeatures(model)
-    features.scale = 0.3
-    rewards = torch.linspace(-1, 1, 5, dtype=torch.float64)
-    factors = [factor for pair in features.pairs for factor in (pair.A, pair.B)]
-    exact = torch.autograd.grad((model(images) - rewards).square().mean(), factors)
-    mean, phi = features(images)
-    features.add_gradient(phi, 2 * (mean - rewards) / 5)
-    features.add_gradient(phi, 2 * (mean - rewards) / 5)
-    for factor, gradient in zip(factors, exact, strict=True):
-        assert factor.grad is not None
-        torch.testing.assert_close(factor.grad, 2 * gradient, rtol=1e-9, atol=1e-12)
-
-
 def test_projected_features_are_the_projection_of_the_features() -> None:
     model, images = make_model(), make_images(3)
     features = LoRAGradientFeatures(model)

@@ -59,7 +59,6 @@ def test_inverse_does_not_drift(name: str, trials: Trials) -> None:
         gap = abs(covariance.log_det - gain) / gain
         trials.check(max(error, gap) < _TOLERANCE, f"{name}, {block}: {error:.1e}, {gap:.1e}")
         trials.measured("relative error", max(error, gap))
-    assert not covariance.can_replace  # `exact` has handed over: there are more rows than features
 
 
 @pytest.mark.soak(

@@ -52,7 +52,7 @@ def drawn_config(seed: int) -> RunConfig:
         },
         "training": {
             "batch_size": pick([1, 3]),
-            "rebuild": pick(["drift", "doubling", "replay", "none"]),
+            "rebuild": pick(["drift", "doubling", "none"]),
             "discount": pick([1.0, 1.0, 0.9]),
             "replay": pick(["reservoir", "window"]),
             "replay_capacity": pick([1_000, 7]),

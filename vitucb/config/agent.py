@@ -114,10 +114,10 @@ class TrainingConfig:
     """Weight of every observation after one more round, 1 for rewards that do not drift."""
     reset_on_drift: bool = False
     """Forget all rewards when the prediction errors have shifted."""
-    rebuild: Literal["drift", "doubling", "replay", "none"] = "drift"
+    rebuild: Literal["drift", "doubling", "none"] = "drift"
     """When the features in the covariance are computed anew with today's adapters: whenever the
-    history has doubled or a probe of them has moved; when it has doubled; those of every training
-    batch, too, from the pass that trains; or never (the prototype's behaviour)."""
+    history has doubled or a probe of them has moved; when it has doubled; or never (the
+    prototype's behaviour)."""
     drift_threshold: float = 0.2
     """Relative movement of the probe's features that triggers a rebuild."""
 

@@ -177,26 +177,6 @@ class HandoverCovariance(FeatureCovariance):
         self._scored = None
         self.current.discount(gamma)
 
-    @property
-    def can_replace(self) -> bool:
-        """Until the handover."""
-        return self.current.can_replace
-
-    def _replace(self, where: Tensor, fresh: Tensor) -> None:
-        self.current._replace(where, fresh)
-
-    def _drop_oldest(self, count: int) -> None:
-        self.current.drop_oldest(count)
-
-    def _merge(self, other: HandoverCovariance) -> None:
-        if not isinstance(other.current, RowCovariance):
-            if isinstance(self.current, RowCovariance):
-                self._hand_over()
-            self.current.merge(other.current)
-            return
-        for phi, weights in other.current.row_chunks():
-            self._append(self._score(phi), weights)
-
     def state_dict(self) -> State:
         """Which covariance is in charge, and its state."""
         inner = {f"current.{key}": value for key, value in self.current.state_dict().items()}

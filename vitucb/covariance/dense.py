@@ -185,11 +185,6 @@ class DenseCovariance(FeatureCovariance):
         self._scored = None
         self._invert()
 
-    def _merge(self, other: DenseCovariance) -> None:
-        self._matrix += other._matrix
-        self._matrix.diagonal().sub_(self.ridge)
-        self._invert()
-
     def state_dict(self) -> State:
         """A, P, log det and the counters."""
         return {

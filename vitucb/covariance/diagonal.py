@@ -72,9 +72,6 @@ class DiagonalCovariance(FeatureCovariance):
         self._diagonal.mul_(check_gamma(gamma)).add_((1.0 - gamma) * self.ridge)
         self._scored = None
 
-    def _merge(self, other: DiagonalCovariance) -> None:
-        self._diagonal += other._diagonal.to(self._diagonal.device) - self.ridge
-
     def state_dict(self) -> State:
         """D and the counters."""
         return {"diagonal": self._diagonal.clone(), **self._counters()}

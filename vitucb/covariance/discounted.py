@@ -54,12 +54,6 @@ class DiscountedCovariance(DenseCovariance):
         super().discount(gamma)
         self._squared.mul_(gamma**2).diagonal().add_((1.0 - gamma**2) * self.ridge)
 
-    def _merge(self, other: DenseCovariance) -> None:
-        assert isinstance(other, DiscountedCovariance)
-        super()._merge(other)
-        self._squared += other._squared
-        self._squared.diagonal().sub_(self.ridge)
-
     def state_dict(self) -> State:
         """That of `dense`, and V2."""
         return super().state_dict() | {"squared": self._squared.clone()}

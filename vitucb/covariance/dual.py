@@ -205,29 +205,6 @@ class RowCovariance(FeatureCovariance):
         self._scored = None
         self._factor.truncate(0)
 
-    @property
-    def can_replace(self) -> bool:
-        """Always: every row is held."""
-        return True
-
-    def _replace(self, where: Tensor, fresh: Tensor) -> None:
-        for i, row in zip(where.tolist(), fresh, strict=True):
-            self._rows.write(i, row)
-        norms = fresh.double().square().sum(1).to(self._weights.device)
-        if self._is_coarse(self._weights[where] * norms, self.ridge):
-            self._promote()
-        else:
-            self._recompute_gram(where)
-
-    def _drop_oldest(self, count: int) -> None:
-        rows, gram = self._rows.to_tensor()[count:], self._gram.symmetric()[count:, count:]
-        weights, product_dtype = self._weights[count:].clone(), self._rows.product_dtype
-        self._start(self._rows.dtype, self._rows.device)
-        self._rows.product_dtype = product_dtype
-        self._rows.append(rows)
-        self._gram.write(gram)
-        self._weights = weights
-
     def effective_gram(self) -> Tensor:
         """Phi Phi' of the weighted rows, float64 (n, n)."""
         return self._gram.symmetric() * self.root_weights * self.root_weights.mT
@@ -274,10 +251,6 @@ class RowCovariance(FeatureCovariance):
         self._gram.write(squares.diag())
         self._factor.truncate(0)
         self._scored = None
-
-    def _merge(self, other: RowCovariance) -> None:
-        for phi, weights in other.row_chunks():
-            self._append(self._score(phi), weights)
 
     def state_dict(self) -> State:
         """Rows, weights, Gram matrix and factor (both packed), and the counters."""

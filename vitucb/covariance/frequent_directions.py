@@ -295,35 +295,8 @@ class FrequentDirections(FeatureCovariance):
         up = max(min(up, most + rest * math.log1p(excess / self.ridge)), low)
         self._gains = [low, min(max(share * self._gains[1], low), up), up]
 
-    @property
-    def can_replace(self) -> bool:
-        """Until the first shrink."""
-        return not self._has_shrunk
-
-    def _replace(self, where: Tensor, fresh: Tensor) -> None:
-        self._rows._replace(where, fresh)
-        self._gains = [self._rows.log_det] * 3
-
-    def _drop_oldest(self, count: int) -> None:
-        self._rows._drop_oldest(count)
-        self._gains = [self._rows.log_det] * 3
-
     def _reset(self) -> None:
         self._start()
-
-    def _merge(self, other: FrequentDirections) -> None:
-        before = self._spread_gain() + other._spread_gain()
-        gains = list(zip(self._gains, other._gains, strict=True))
-        for phi, weights in other._rows.row_chunks():
-            self._append(self._score(phi), weights)
-        self.delta += other.delta
-        self.shift += other.shift
-        self._lost += other._lost
-        self._has_shrunk |= other._has_shrunk
-        self._shift_ridge()
-        self._gains[1] = sum(gains[1])
-        # det(I + X + Y) is at least det(I + X) and at most det(I + X) det(I + Y).
-        self._settle_gains(before, max(gains[0]), sum(gains[2]))
 
     def state_dict(self) -> State:
         """The rows, Delta, the rank and the counters."""

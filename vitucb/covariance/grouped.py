@@ -112,24 +112,6 @@ class GroupedCovariance(FeatureCovariance):
         for member in self.groups.values():
             member.discount(gamma)
 
-    @property
-    def can_replace(self) -> bool:
-        """Whether every group can."""
-        return all(member.can_replace for member in self.groups.values())
-
-    def _replace(self, where: Tensor, fresh: Tensor) -> None:
-        parts = torch.split(fresh, self._sizes, dim=1)
-        for member, part in zip(self.groups.values(), parts, strict=True):
-            member._replace(where, part)
-
-    def _drop_oldest(self, count: int) -> None:
-        for member in self.groups.values():
-            member.drop_oldest(count)
-
-    def _merge(self, other: GroupedCovariance) -> None:
-        for member, theirs in zip(self.groups.values(), other.groups.values(), strict=True):
-            member.merge(theirs)
-
     def state_dict(self) -> State:
         """Every group's state under its name, and the counters."""
         state: State = {

@@ -12,7 +12,6 @@ a theorem.) Integrated over the ridge, that gives the information gain as well,
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 
@@ -227,38 +226,10 @@ class ProjectedCovariance(FeatureCovariance):
         hidden = self.effective_dimension + self.sketch_dim * math.log(room)
         self._log_det = self._corrected_at = max(self.inner.log_det + hidden, 0.0)
 
-    @property
-    def can_replace(self) -> bool:
-        """While the inner covariance holds single observations."""
-        return self.inner.can_replace
-
-    def _replace(self, where: Tensor, fresh: Tensor) -> None:
-        before = self.inner.log_det
-        self.inner._replace(where, self._projected(fresh))
-        self._settle(before)
-
-    def _drop_oldest(self, count: int) -> None:
-        before = self.inner.log_det
-        self.inner.drop_oldest(count)
-        self._window = self._window[max(len(self._window) - self.inner.count, 0) :]
-        self._settle(before)
-
     def _reset(self) -> None:
         self.inner.rebuild([])
         self.inner.set_ridge(self.ridge)
         self._start()
-
-    def _check_mergeable(self, other: FeatureCovariance) -> None:
-        super()._check_mergeable(other)
-        assert isinstance(other, ProjectedCovariance)
-        if (self.sketch_dim, self._seed) != (other.sketch_dim, other._seed):
-            raise ValueError("cannot merge sketches of different seeds or sizes; use one seed")
-
-    def _merge(self, other: ProjectedCovariance) -> None:
-        theirs = copy.deepcopy(other.inner)
-        theirs.set_ridge(self.inner.ridge)
-        self.inner.merge(theirs)
-        self._recompute()
 
     def state_dict(self) -> State:
         """The inner state, the window and the counters; the projection comes from the seed."""

@@ -1,7 +1,8 @@
-"""The observations a reward head is solved from: features, reward, action and weight of each."""
+"""A reward head solved in closed form, and the observations it is solved from."""
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 
 import torch
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 from vitucb.types import State
 
 
-class HeadHistory:
-    """Observations of the outputs of a linear head; a solver derives from it.
+class ClosedFormHead(abc.ABC):
+    """A linear head solved from the features of the history; a solver derives from it.
 
     Attributes:
         ridge: Regularisation per unit of mean squared feature norm.
@@ -44,6 +45,14 @@ class HeadHistory:
     def dim(self) -> int:
         """Number of features d."""
         return self._prior.shape[1]
+
+    @abc.abstractmethod
+    def fit(self, head: nn.Linear, mean: float, std: float) -> None:
+        """Solve and write into `head`; targets are (reward - mean) / std."""
+
+    @abc.abstractmethod
+    def leave_one_out_errors(self, slots: Tensor) -> Tensor:
+        """Prediction minus target, each without its own observation: float64 (b,)."""
 
     def put(
         self,

@@ -3,17 +3,14 @@
 Adapters move with every reward, and the rows that are already in the covariance go stale: squared
 widths come out too large, by 2 to 14 times after a hundred steps of a large learning rate. So the
 rows are computed anew from the images, whenever the history has doubled, and whenever a probe of
-them has moved; or those of each training batch, from the pass that trains.
+them has moved.
 """
 
 from __future__ import annotations
 
-import math
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -24,45 +21,18 @@ from vitucb.covariance import FeatureCovariance
 from vitucb.covariance.projected import ProjectedCovariance
 from vitucb.learning.feature_maps import FeatureMap, FeatureScale, GradientMap
 from vitucb.learning.links import Link
+from vitucb.learning.refresh import LEAST_WEIGHT, RefreshSchedule, RefreshSettings
 from vitucb.learning.replay import Replay
 from vitucb.types import State
 
-_FIRST_REBUILD = 16
 _CHUNK = 64
 _PROBE = 8
-_LEAST_WEIGHT = 1e-3
-_PROBE_EVERY_ROUNDS = 32
 # Images on offer lately whose mean feature is the centre.
 _OFFERED = 80
-# A rebuild of n rows is paid for over n / 8 rounds at least: less than one pass over K arms each.
-_ROWS_PER_ROUND = 8
 # Decisions whose reward may never come are counted in the covariance while they are remembered.
 MAX_PENDING = 1_000
 
 Images = list[NDArray[np.uint8]]
-
-
-@dataclass(frozen=True, slots=True)
-class RefreshSettings:
-    """When rows are computed anew.
-
-    Attributes:
-        rebuild: `drift`, `doubling`, `replay` or `none`; see `vitucb.config.agent.TrainingConfig`.
-        drift_threshold: Relative movement of the probe that triggers a rebuild.
-        discount: Weight of a row after one more round.
-    """
-
-    rebuild: Literal["drift", "doubling", "replay", "none"] = "drift"
-    drift_threshold: float = 0.2
-    discount: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.discount <= 1:
-            raise ValueError(f"agent.training.discount {self.discount} must be in (0, 1]")
-        if not self.drift_threshold > 0:
-            raise ValueError(
-                f"agent.training.drift_threshold {self.drift_threshold} must be above 0"
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,18 +87,14 @@ class FeatureHistory:
         self.covariance, self.scale = covariance, scale
         self.mean_of_all: Callable[[Tensor], Tensor] | None = None
         self._features, self._replay, self._link, self._inputs = features, replay, link, inputs
-        self._settings = settings
-        self._next_rebuild = _FIRST_REBUILD
-        self._next_probe = 0
+        self._schedule, self._discount = RefreshSchedule(settings), settings.discount
         self._probe: Tensor | None = None
         # Of what the probe are the features: a full replay will hold other images in its slots.
         self._probed: list[tuple[NDArray[np.uint8], int]] = []
         self._pending: dict[int, tuple[NDArray[np.uint8], int]] = {}
         self._round_of_slot: list[int] = []
-        self._row_of_round: dict[int, int] = {}
         self._offered: deque[tuple[NDArray[np.uint8], int]] = deque(maxlen=_OFFERED)
-        self._mark: tuple[State, dict[int, tuple[NDArray[np.uint8], int]], dict[int, int]] | None
-        self._mark = None
+        self._mark: tuple[State, dict[int, tuple[NDArray[np.uint8], int]]] | None = None
 
     def preview(self, phi: Tensor) -> Tensor:
         """What `scaled` would give, but nothing is remembered."""
@@ -160,33 +126,28 @@ class FeatureHistory:
     @property
     def is_discounted(self) -> bool:
         """Whether past choices lose weight."""
-        return self._settings.discount < 1
+        return self._discount < 1
 
     def decay(self) -> None:
         """Let a round pass: every past choice counts `discount` times what it did."""
         if self.is_discounted:
-            self.covariance.discount(self._settings.discount)
+            self.covariance.discount(self._discount)
 
     def choose(
         self, index: int, weight: float, round: int, image: NDArray[np.uint8], action: int
     ) -> None:
         """Count arm `index` of the batch last scored by the covariance as chosen in `round`."""
-        before = self.covariance.count
         self.covariance.update(index=index, weight=weight)
-        if self.covariance.count > before:  # else its features were not finite
-            self._row_of_round[round] = before
         self._await_reward(round, image, action)
 
     def _await_reward(self, round: int, image: NDArray[np.uint8], action: int) -> None:
         self._pending[round] = (np.array(image), action)
         if len(self._pending) > MAX_PENDING:
-            forgotten = next(iter(self._pending))
-            del self._pending[forgotten]
-            self._row_of_round.pop(forgotten, None)
+            del self._pending[next(iter(self._pending))]
 
     def mark(self) -> None:
         """Remember which choices count now, for `merge`; copies the covariance."""
-        self._mark = (self.covariance.state_dict(), dict(self._pending), dict(self._row_of_round))
+        self._mark = (self.covariance.state_dict(), dict(self._pending))
 
     def merge(self, choices: Sequence[Chosen]) -> None:
         """Count `choices`, the oldest first, instead of those made since the mark.
@@ -196,41 +157,27 @@ class FeatureHistory:
         """
         if self._mark is None:
             raise RuntimeError("merge needs a mark to go back to; call mark first")
-        covariance, self._pending, self._row_of_round = self._mark
+        covariance, self._pending = self._mark
         self.covariance.load_state_dict(covariance)
         self._mark = None
         if not choices:
             return
         # As if a round passed before each: all of it at once, since discounts multiply.
-        decay = self._settings.discount ** np.arange(len(choices))[::-1]
+        decay = self._discount ** np.arange(len(choices))[::-1]
         if self.is_discounted:
-            self.covariance.discount(self._settings.discount ** len(choices))
-        first = self.covariance.count
+            self.covariance.discount(self._discount ** len(choices))
         weights = np.array([choice.weight for choice in choices]) * decay
         self.covariance.update(torch.stack([c.phi for c in choices]), torch.as_tensor(weights))
-        for i, choice in enumerate(choices):
-            if self.covariance.count == first + len(choices):  # else some were not finite
-                self._row_of_round[choice.round] = first + i
+        for choice in choices:
             self._await_reward(choice.round, choice.image, choice.action)
 
     def rewarded(self, round: int, slot: int | None) -> None:
         """The reward of the choice of `round` has come, and is in `slot` of the replay."""
         self._pending.pop(round, None)
-        if slot is None:
-            self._row_of_round.pop(round, None)
-        elif slot == len(self._round_of_slot):
+        if slot == len(self._round_of_slot):
             self._round_of_slot.append(round)
-        else:
-            self._row_of_round.pop(self._round_of_slot[slot], None)
+        elif slot is not None:
             self._round_of_slot[slot] = round
-
-    def replace(self, slots: NDArray[np.int64], phi: Tensor) -> None:
-        """Overwrite the rows of the choices in `slots` with unscaled features (b, p)."""
-        rows = [self._row_of_round.get(self._round_of_slot[slot]) for slot in slots]
-        known = [i for i, row in enumerate(rows) if row is not None]
-        if known and self.covariance.can_replace:
-            where = torch.tensor([rows[i] for i in known])
-            self.covariance.replace(where, self.scale(phi[known]))
 
     def refresh(self, now: int) -> dict[str, float]:
         """Rebuild when due; metrics of what was found.
@@ -238,35 +185,26 @@ class FeatureHistory:
         Args:
             now: Rounds decided so far.
         """
-        if self._settings.rebuild == "none" or not len(self._replay):
+        if not len(self._replay):
             return {}
         metrics: dict[str, float] = {}
-        is_due = now >= self._next_rebuild
-        if not is_due and self._settings.rebuild == "drift" and now >= self._next_probe:
-            self._next_probe = now + self._probe_interval
+        schedule, rows = self._schedule, len(self._replay)
+        is_due = schedule.is_rebuild_due(now)
+        if not is_due and schedule.is_probe_due(now):
+            schedule.probed(now, rows)
             metrics["covariance/drift"] = drift = self._probe_drift()
-            is_due = drift > self._settings.drift_threshold
+            is_due = schedule.has_moved(drift)
         if is_due:
-            self._next_rebuild = now + max(_FIRST_REBUILD, min(now, self._horizon))
+            schedule.rebuilt(now, rows)
             metrics |= self._rebuild(now)
-            self._next_probe = now + self._probe_interval
         return metrics
 
     def forget(self, now: int) -> None:
         """Forget every choice; the next rebuild is due as at the start."""
         self.covariance.rebuild([])
-        self._pending, self._round_of_slot, self._row_of_round = {}, [], {}
-        self._probe, self._probed, self._next_rebuild = None, [], now + _FIRST_REBUILD
-
-    @property
-    def _probe_interval(self) -> int:
-        return max(_PROBE_EVERY_ROUNDS, len(self._replay) // _ROWS_PER_ROUND)
-
-    @property
-    def _horizon(self) -> int:
-        """Rounds after which a discounted choice hardly counts, and its row can go."""
-        gamma = self._settings.discount
-        return math.ceil(math.log(_LEAST_WEIGHT) / math.log(gamma)) if gamma < 1 else sys.maxsize
+        self._pending, self._round_of_slot = {}, []
+        self._probe, self._probed = None, []
+        self._schedule.restart(now)
 
     def _probe_drift(self) -> float:
         """Relative change |new - old| / |old| of the probe's features since the last rebuild."""
@@ -288,11 +226,8 @@ class FeatureHistory:
         query = self.scale(self.score(newest.images, newest.actions)[1])
         stale = self.covariance.quad_form(query).mean()
         self.covariance.rebuild([])
-        kept: list[int] = []
-        for phi, weights, rounds in self._rows(now):
+        for phi, weights in self._rows(now):
             self.covariance.update(phi, weights)
-            kept += [round for round, w in zip(rounds, weights.tolist(), strict=True) if w > 0]
-        self._row_of_round = {round: row for row, round in enumerate(kept)}
         fresh = self.covariance.quad_form(query).mean()
         return {
             "covariance/stale_ratio": float(stale / fresh.clamp_min(1e-12)),
@@ -315,8 +250,8 @@ class FeatureHistory:
         half = len(raw) // 2
         return self.covariance.observed_ratio(raw[:half], raw[half:]) if half else {}
 
-    def _rows(self, now: int) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
-        """Scaled features, weights and rounds of all choices, in chunks; keeps the probe."""
+    def _rows(self, now: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Scaled features and weights of all choices, in chunks; keeps the probe."""
         # A replay past its capacity is a uniform sample: each item stands for several rounds.
         share = self._replay.seen / len(self._replay) if self._replay.keep == "reservoir" else 1.0
         for start in range(0, len(self._replay), _CHUNK):
@@ -327,22 +262,22 @@ class FeatureHistory:
                 self._probe = phi[:_PROBE].clone()
                 probed = zip(batch.images, batch.actions.tolist(), strict=True)
                 self._probed = list(probed)[:_PROBE]
-            yield phi, share * weights, rounds
+            yield phi, share * weights
         waiting = list(self._pending.items())
         for start in range(0, len(waiting), _CHUNK):
             chunk = waiting[start : start + _CHUNK]
             actions = np.array([action for _, (_, action) in chunk], np.int64)
             images = [image for _, (image, _) in chunk]
             rounds = [round for round, _ in chunk]
-            yield *self._weighted(images, actions, rounds, now), rounds
+            yield self._weighted(images, actions, rounds, now)
 
     def _weighted(
         self, images: Images, actions: NDArray[np.int64], rounds: list[int], now: int
     ) -> tuple[Tensor, Tensor]:
         scores, phi = self.score(images, actions)
         weights = self._link.weight(scores.double().cpu().numpy())
-        decay = self._settings.discount ** (now - 1.0 - np.array(rounds))
-        weights = weights * np.where(decay < _LEAST_WEIGHT, 0.0, decay)
+        decay = self._discount ** (now - 1.0 - np.array(rounds))
+        weights = weights * np.where(decay < LEAST_WEIGHT, 0.0, decay)
         return self.scale(phi), torch.as_tensor(weights, device=phi.device)
 
     def state_dict(self) -> State:
@@ -351,14 +286,12 @@ class FeatureHistory:
             "covariance": self.covariance.state_dict(),
             "features": self._features.state_dict(),
             "scale": self.scale.state_dict(),
-            "next_rebuild": self._next_rebuild,
-            "next_probe": self._next_probe,
+            **self._schedule.state_dict(),
             "probe": None if self._probe is None else self._probe.clone(),
             "probed": [[image, action] for image, action in self._probed],
             "pending": {str(r): [image, a] for r, (image, a) in self._pending.items()},
             "round_of_slot": np.array(self._round_of_slot, np.int64),
             "offered": [[image, action] for image, action in self._offered],
-            "row_of_round": np.array(list(self._row_of_round.items()), np.int64).reshape(-1, 2),
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -366,7 +299,7 @@ class FeatureHistory:
         self.covariance.load_state_dict(state["covariance"])
         self._features.load_state_dict(state["features"])
         self.scale.load_state_dict(state["scale"])
-        self._next_rebuild, self._next_probe = int(state["next_rebuild"]), int(state["next_probe"])
+        self._schedule.load_state_dict(state)
         # Without its images, as older states are, a probe tells nothing.
         probed, probe = state.get("probed", []), state["probe"]
         self._probed = [(np.asarray(image, np.uint8), int(action)) for image, action in probed]
@@ -374,6 +307,5 @@ class FeatureHistory:
         pending = state["pending"].items()
         self._pending = {int(r): (np.asarray(im, np.uint8), int(a)) for r, (im, a) in pending}
         self._round_of_slot = [int(r) for r in state["round_of_slot"]]
-        self._row_of_round = {int(r): int(row) for r, row in state["row_of_round"]}
         self._offered.clear()
         self._offered.extend((np.asarray(i, np.uint8), int(a)) for i, a in state["offered"])

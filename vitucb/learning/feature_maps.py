@@ -124,14 +124,6 @@ class GradientMap:
             phi = torch.cat([phi, last.to(phi.dtype)], dim=1)
         return self._readout.scores, phi
 
-    def projected(self, phi: Tensor) -> Tensor:
-        """Gradients (n, p) as a call gives them: (n, sketch_dim) where there is a projection."""
-        if self._projection is None:
-            return phi
-        out = phi.new_zeros(len(phi), self._projection.sketch_dim)
-        self._projection.add_block(out, 0, phi)
-        return out
-
     def state_dict(self) -> State:
         """The fixed readout, if any; a projection comes from its seed."""
         fixed = self._readout.fixed
@@ -141,15 +133,6 @@ class GradientMap:
         """Restore what `state_dict` returned."""
         if self._readout.fixed is not None:
             self._readout.fixed.copy_(state["readout"])
-
-    def with_hidden(self, images: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Unprojected gradients (n, p), and the last layer (n, d) as a leaf that requires grad."""
-        phi = self.unprojected(images, actions)
-        return phi, self._readout.hidden.requires_grad_(True)
-
-    def add_gradient(self, phi: Tensor, coefficients: Tensor) -> None:
-        """Add sum_k c_k phi_k to the `.grad` of the LoRA factors."""
-        self.gradients.add_gradient(phi, coefficients)
 
     def unprojected(self, images: Tensor, actions: Tensor) -> Tensor:
         """Gradients (n, p) without the projection and without the last layer."""

@@ -192,24 +192,6 @@ class LoRAGradientFeatures:
 
             return self._run(images, sink), out
 
-    @torch.no_grad()
-    def add_gradient(self, phi: Tensor, coefficients: Tensor) -> None:
-        """Add sum_k c_k d f_k / d theta to the `.grad` of the factors: a step from features.
-
-        For the squared loss mean_k (f_k - r_k)^2 the coefficients are 2 (f_k - r_k) / K: one pass
-        over a replay batch gives both the optimizer step and fresh rows for `replace`.
-
-        Args:
-            phi: Features (K, p) as returned by a call, with the present `scale`.
-            coefficients: (K,).
-        """
-        total = (coefficients.to(phi.dtype) / self.scale) @ phi
-        offset = 0
-        for factor in self._factors:
-            gradient = total[offset : offset + factor.numel()].view(factor.shape).to(factor.dtype)
-            factor.grad = gradient.clone() if factor.grad is None else factor.grad + gradient
-            offset += factor.numel()
-
     def _run(self, images: Tensor, sink: Sink) -> Tensor:
         """Send the gradients of all factors to `sink`; returns the scores."""
         if images.is_inference():

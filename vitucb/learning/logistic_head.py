@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vitucb.learning.closed_form_head import HeadHistory
+from vitucb.learning.closed_form_head import ClosedFormHead
 from vitucb.types import State
 
 _MAX_LEVERAGE = 0.95
@@ -23,7 +23,7 @@ _TOLERANCE = 1e-6
 _GROWTH = 1.05
 
 
-class LogisticHead(HeadHistory):
+class LogisticHead(ClosedFormHead):
     """Logistic regression around a prior head; one per output, on the rewards of its action.
 
     Minimises sum_i w_i CE(y_i, w' h_i + b) + (ridge m |w - w_0|^2 + b^2) / 8 with m the mean of
@@ -31,7 +31,7 @@ class LogisticHead(HeadHistory):
     """
 
     def __init__(self, prior: nn.Linear, ridge: float) -> None:
-        """As `HeadHistory`; the weight of `prior` is w_0, and rewards lie in [0, 1]."""
+        """As `ClosedFormHead`; the weight of `prior` is w_0, and rewards lie in [0, 1]."""
         super().__init__(prior, ridge)
         # Weight and intercept of every output.
         self._fitted = torch.cat([self._prior, self._prior.new_zeros(self.outputs, 1)], dim=1)

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vitucb.learning.closed_form_head import HeadHistory
+from vitucb.learning.closed_form_head import ClosedFormHead
 from vitucb.types import State
 
 # Leave-one-out divides by 1 - leverage; a lone point has leverage 1 and no error to speak of.
@@ -31,7 +31,7 @@ _MAX_LEVERAGE = 0.95
 _INTERCEPT_COUNT = 1.0
 
 
-class RidgeHead(HeadHistory):
+class RidgeHead(ClosedFormHead):
     """Ridge regression of rewards on last-layer features, around a prior head; one per output.
 
     For each output, over the observations of its action, minimises
@@ -41,7 +41,7 @@ class RidgeHead(HeadHistory):
     """
 
     def __init__(self, prior: nn.Linear, ridge: float) -> None:
-        """As `HeadHistory`; the weight of `prior` is w_0."""
+        """As `ClosedFormHead`; the weight of `prior` is w_0."""
         super().__init__(prior, ridge)
         # [h; 1; r] [h; 1; r]' summed by output: every sum a fit needs.
         self._moments = torch.zeros(self.outputs, self.dim + 2, self.dim + 2).double()
@@ -59,7 +59,7 @@ class RidgeHead(HeadHistory):
         actions: Tensor,
         new: Sequence[int] = (),
     ) -> None:
-        """As `HeadHistory.put`."""
+        """As `ClosedFormHead.put`."""
         self._grow(int(slots.max()) + 1)
         self._add(slots, -1.0)
         super().put(slots, features, rewards, actions, new)

@@ -3,99 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import linear
 
 from vitucb.config import TrainingConfig
+from vitucb.learning.closed_form_head import ClosedFormHead
 from vitucb.learning.links import Link
 from vitucb.learning.replay import Batch, Replay
+from vitucb.learning.split import BatchSplit, WholeBatch
 from vitucb.models.frozen_prefix import PrefixCache
 from vitucb.models.lora import lora_pairs
 from vitucb.models.lora_layers import FastAdapters
 from vitucb.models.preprocess import Preprocess
 from vitucb.models.reward_model import RewardModel
 from vitucb.types import State
-
-
-class ClosedFormHead(Protocol):
-    """A head solved from the features of the history."""
-
-    def put(
-        self,
-        slots: Tensor,
-        features: Tensor,
-        rewards: Tensor,
-        actions: Tensor,
-        new: Sequence[int] = (),
-    ) -> None:
-        """Put the observations in the slots `new`, refresh the others."""
-        ...
-
-    def fit(self, head: nn.Linear, mean: float, std: float) -> None:
-        """Solve and write into `head`; targets are (reward - mean) / std."""
-        ...
-
-    def leave_one_out_errors(self, slots: Tensor) -> Tensor:
-        """Prediction minus target, each without its own observation: float64 (b,)."""
-        ...
-
-    def forget(self, gamma: float) -> None:
-        """Multiply all weights by `gamma`."""
-        ...
-
-    def clear(self) -> None:
-        """Forget all observations."""
-        ...
-
-    def state_dict(self) -> State:
-        """Everything but the settings."""
-        ...
-
-    def load_state_dict(self, state: State) -> None:
-        """Restore what `state_dict` returned."""
-        ...
-
-
-class ScoreGradients(Protocol):
-    """Gradients of the live scores in the adapters."""
-
-    def with_hidden(self, images: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients (b, p), and the last layer (b, d) as a leaf that requires grad."""
-        ...
-
-    def add_gradient(self, phi: Tensor, coefficients: Tensor) -> None:
-        """Add sum_k c_k phi_k to the `.grad` of the adapters."""
-        ...
-
-    def projected(self, phi: Tensor) -> Tensor:
-        """The gradients as rows of the covariance."""
-        ...
-
-
-class Peers(Protocol):
-    """Trainers elsewhere with the same history, who share the work of a batch."""
-
-    @property
-    def size(self) -> int:
-        """Number of trainers, with this one."""
-        ...
-
-    def share(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The part of a batch that is this trainer's; the parts in order are the batch."""
-        ...
-
-    def gather(self, rows: Tensor) -> Tensor:
-        """Rows (b, d) of the whole batch from those (n, d) of every part."""
-        ...
-
-    def add_up(self, parameters: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
-        """Replace every `.grad` by its sum over the trainers; returns the sum of the losses."""
-        ...
 
 
 class OnlineTrainer:
@@ -110,7 +35,6 @@ class OnlineTrainer:
         training: TrainingConfig,
         link: Link,
         closed_form: ClosedFormHead | None = None,
-        gradients: ScoreGradients | None = None,
         prefix: PrefixCache | None = None,
     ) -> None:
         """Put the parts together.
@@ -123,17 +47,14 @@ class OnlineTrainer:
             training: When and how much to train.
             link: From rewards to targets and from scores to rewards.
             closed_form: Solves the head; None trains it with the optimizer.
-            gradients: Gradients of the live scores: then the adapters are stepped from these, and
-                `fresh_rows` keeps those of the last batch.
             prefix: Makes tokens of images, and remembers them.
         """
         model.prefix = None if prefix is None else prefix.prefix
         self.model, self.replay, self.optimizer, self.link = model, replay, optimizer, link
         self._preprocess, self._training, self._head = preprocess, training, closed_form
-        self._gradients, self._prefix = gradients, prefix
+        self._prefix = prefix
         self._adapters = FastAdapters(model, lora_pairs(model), model.precision)
-        self.fresh_rows: tuple[NDArray[np.int64], Tensor] | None = None
-        self.peers: Peers | None = None
+        self.split: BatchSplit = WholeBatch()
         self._rounds = 0
         self._new: list[int] = []
 
@@ -196,56 +117,39 @@ class OnlineTrainer:
 
     def _step(self) -> float:
         """One optimizer step on the newest rewards and a sample of the history; the loss."""
-        peers, size = self.peers, self._training.batch_size
-        slots = self.replay.sample(size * (peers.size if peers else 1), always=self._new)
-        batch = own = self.replay.items(slots)
-        if peers is not None:
-            own = self.replay.items(peers.share(slots))
-        inputs = self.inputs(own.images)
+        split = self.split
+        slots = self.replay.sample(self._training.batch_size * split.size, always=self._new)
+        batch, own = self.replay.items(slots), self.replay.items(split.share(slots))
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        phi = None
-        if self._gradients is None:
-            features = self._adapters(self.model.features, inputs)
-        else:
-            actions = torch.as_tensor(own.actions, device=inputs.device)
-            phi, features = self._gradients.with_hidden(inputs, actions)
-        scores, objective, loss = self._aim(batch, own, features)
-        if peers is not None:  # Parts may differ in size: each counts by its share of the batch.
-            share = len(own.slots) / len(batch.slots)
-            objective, loss = objective * share, loss * share
-        if self._gradients is not None and phi is not None:
-            coefficients = torch.autograd.grad(objective, scores, retain_graph=True)[0]
-            self._gradients.add_gradient(phi, coefficients)
-            rows = self._gradients.projected(phi)
-            self.fresh_rows = (batch.slots, rows if peers is None else peers.gather(rows))
-        torch.autograd.backward(objective)
-        if peers is not None:
-            loss = peers.add_up([p for p in self.model.parameters() if p.requires_grad], loss)
-        self._move()
-        return float(loss.detach())
-
-    def _move(self) -> None:
+        features = self._adapters(self.model.features, self.inputs(own.images))
+        objective, loss = self._aim(batch, own, features)
+        # Parts may differ in size: each counts by its share of the batch.
+        share = len(own.slots) / len(batch.slots)
+        torch.autograd.backward(objective * share)
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        loss = split.add_up(trained, loss * share)
         if self._training.gradient_steps:
             self.optimizer.step()
+        return float(loss.detach())
 
-    def _aim(self, batch: Batch, own: Batch, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores (b,) of the own part, what its gradient is taken of, and the loss to report."""
+    def _aim(self, batch: Batch, own: Batch, features: Tensor) -> tuple[Tensor, Tensor]:
+        """What the gradient is taken of, and the loss to report, for the own part of a batch."""
         if self._head is None:
             actions = torch.as_tensor(own.actions, device=features.device)
             scores = self.model.head(features).gather(1, actions[:, None])[:, 0]
             loss = self.link.loss(scores, torch.as_tensor(own.rewards).to(scores))
-            return scores, loss, loss
+            return loss, loss
         scores, errors = self._leave_one_out(self._head, batch, own, features)
         # The gradient of the loss at a fixed head, sum e_i df_i, with the fitted error e_i
         # replaced by the leave-one-out error.
-        return scores, (2 * errors * scores).mean(), errors.square().mean()
+        return (2 * errors * scores).mean(), errors.square().mean()
 
     def _leave_one_out(
         self, head: ClosedFormHead, batch: Batch, own: Batch, features: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Solve the head; scores under it and leave-one-out errors of the own part, (b,) each."""
-        hidden = features if self.peers is None else self.peers.gather(features.detach())
+        hidden = self.split.gather(features.detach())
         rewards, everyone = torch.as_tensor(batch.rewards), torch.as_tensor(batch.actions)
         head.put(torch.as_tensor(batch.slots), hidden, rewards, everyone, self._new)
         slots, actions = torch.as_tensor(own.slots), torch.as_tensor(own.actions)

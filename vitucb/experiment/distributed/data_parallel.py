@@ -129,7 +129,7 @@ class DataParallelAgent:
         self._rewards: list[Rewarded] = []
         self._wants_save = False
         agent.rng = numpy_generator(rank_seed(config.seed, config.parallel), "policy")
-        agent.on_choice, agent.trainer.peers = self._choices.append, ranks
+        agent.on_choice, agent.trainer.split = self._choices.append, ranks
         agent.history.mean_of_all = ranks.mean
         self._begin_window()
 
@@ -236,9 +236,6 @@ class DataParallelAgent:
         metrics: dict[str, float] = {}
         if len(agent.trainer.replay) >= self._ranks.size:
             metrics["train/loss"] = agent.trainer.train()
-        if agent.trainer.fresh_rows is not None:
-            agent.history.replace(*agent.trainer.fresh_rows)
-            agent.trainer.fresh_rows = None
         if agent.detector is not None:
             metrics["drift/reset"] = float(has_drifted)
         if has_drifted:
