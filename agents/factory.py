@@ -52,7 +52,7 @@ def make_agent(
     config = override(config or AgentConfig(), {"name": name, **overrides}, "agent.")
     if overrides:
         warn_of_ignored(config)
-    factories = {key: path for key, (path, _) in AGENTS.items()}
+    factories = {key: entry.factory for key, entry in AGENTS.items()}
     factory: Callable[[AgentConfig, gym.Env[Any, Any], int, str], Agent]
     factory = lookup("agent", config.name, factories)
     with _BUILDING:

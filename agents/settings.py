@@ -1,7 +1,7 @@
-"""What each built-in agent reads of `agent`, its settings, so that nobody tunes what is ignored.
+"""Which settings of `agent` a built-in agent ignores, so that nobody tunes them.
 
 One file serves a sweep over many agents, so a setting that one of them ignores is no error; it is
-said once. `tests/agents/test_settings.py` holds these tables against the agents themselves.
+said once. `tests/agents/test_settings.py` holds `AgentEntry.reads` against the agents themselves.
 """
 
 from __future__ import annotations
@@ -9,41 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
+from vitucb.agents.table import AGENTS, POLICY_FIELDS, READ_BY_ALL
 from vitucb.config import AgentConfig, flatten, to_dict
 from vitucb.policies import SETTINGS as POLICY_SETTINGS
 
 _logger = logging.getLogger(__name__)
-
-# `options` are refused, not ignored, by agents that have none.
-_ALL = frozenset({"name", "label", "options"})
-_BACKBONE = frozenset({"backbone", "weights", "img_size"})
-_FROZEN = _BACKBONE | {"prefix_cache_mib"}
-_OF_POLICIES = frozenset(
-    f"policy.{field}" for fields in POLICY_SETTINGS.values() for field in fields
-)
-_POLICY = _OF_POLICIES | {"policy.name"}
-_LINEAR = _FROZEN | {"head_ridge", "training.discount"}
-_THOMPSON = frozenset({"policy.alpha", "policy.optimistic", "policy.draws"})
-_NEURAL = _FROZEN | {"covariance", "training.update_every", "training.replay_capacity"}
-_NETWORK = _BACKBONE | {"optimizer", "training.batch_size", "training.replay_capacity"}
-_STEPS = frozenset({f"training.{f}" for f in ("update_every", "gradient_steps", "rebuild")})
-
-READS: Mapping[str, frozenset[str]] = {
-    "vit-ucb": _FROZEN
-    | {"precision", "head", "head_ridge", "features", "readout", "link"}
-    | {"lora", "optimizer", "covariance", "policy", "training"},
-    "lin-ucb": _LINEAR | _POLICY,
-    "lin-ts": _LINEAR | _THOMPSON,
-    "greedy": _LINEAR,
-    "neural-ucb": _NEURAL | _POLICY,
-    "neural-ts": _NEURAL | _THOMPSON | {"policy.joint"},
-    "neural-linear": _NETWORK | _THOMPSON | {"lora"},
-    "full-finetune": _NETWORK | _STEPS | _POLICY | {"covariance.ridge"},
-    "prototype": _BACKBONE | _POLICY - {"policy.alpha"},
-    **dict.fromkeys(("ucb1", "gaussian-ts", "kl-ucb", "beta-ts", "random"), frozenset()),
-    **dict.fromkeys(("best-fixed-arm", "oracle"), frozenset()),
-}
-"""Name -> the settings the agent reads, dotted; a section stands for all in it."""
 
 _SKETCHES = ("exact", "low-rank", "frequent-directions", "countsketch")
 _ONLY_WHERE: Mapping[str, tuple[str, tuple[object, ...]]] = {
@@ -64,7 +34,7 @@ def ignored(config: AgentConfig) -> list[str]:
 
     Of an agent by import path nothing is known, and so none.
     """
-    if config.name not in READS:
+    if config.name not in AGENTS:
         return []
     values, defaults = flatten(to_dict(config)), flatten(to_dict(AgentConfig()))
     changed = [key for key, value in values.items() if value != defaults.get(key)]
@@ -74,7 +44,7 @@ def ignored(config: AgentConfig) -> list[str]:
 def _has_effect(key: str, agent: str, values: Mapping[str, object]) -> bool:
     if not _is_read(key, agent):
         return False
-    if key in _OF_POLICIES and _is_read("policy.name", agent):
+    if key in POLICY_FIELDS and _is_read("policy.name", agent):
         policy = POLICY_SETTINGS.get(str(values["policy.name"]))
         if policy is not None and key.removeprefix("policy.") not in policy:
             return False
@@ -85,7 +55,7 @@ def _has_effect(key: str, agent: str, values: Mapping[str, object]) -> bool:
 
 
 def _is_read(key: str, agent: str) -> bool:
-    parts, read = key.split("."), _ALL | READS[agent]
+    parts, read = key.split("."), READ_BY_ALL | AGENTS[agent].reads
     return any(".".join(parts[:n]) in read for n in range(1, len(parts) + 1))
 
 

@@ -12,7 +12,7 @@ import pytest
 import vitucb
 from tests.agents.two_digits import two_digits
 from vitucb.agents import AGENTS
-from vitucb.agents.settings import READS, ignored
+from vitucb.agents.settings import ignored
 from vitucb.config import AgentConfig, PolicyConfig, flatten, override, override_key, to_dict
 from vitucb.policies import POLICIES, SETTINGS
 from vitucb.registry import lookup
@@ -137,7 +137,7 @@ def reads_of(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def played(config: AgentConfig) -> list[Any]:
     env = two_digits(ROUNDS)
-    factories = {name: path for name, (path, _) in AGENTS.items()}
+    factories = {name: entry.factory for name, entry in AGENTS.items()}
     agent = lookup("agent", config.name, factories)(config, env, 0, "cpu")
     return [
         (r.decision.action, r.decision.propensity, *r.decision.mean, *r.decision.width)
@@ -151,18 +151,19 @@ def small(name: str, more: dict[str, Any] | None = None) -> AgentConfig:
 
 
 def test_every_agent_and_policy_and_setting_is_told_of() -> None:
-    assert set(READS) == set(AGENTS)
     assert set(SETTINGS) == set(POLICIES)
     assert OTHER.keys() - {"optimizer.options"} == flatten(to_dict(AgentConfig())).keys() - OWN
 
 
-@pytest.mark.parametrize("name", READS)
+@pytest.mark.parametrize("name", AGENTS)
 def test_agent_reads_what_is_told_and_nothing_else(name: str, reads_of: Any) -> None:
     log = reads_of(small(name)) - OWN
     if name in MORE:
         log |= reads_of(small(name, MORE[name])) - OWN
-    told = {key for key in OTHER if key in READS[name] or key.split(".")[0] in READS[name]}
-    if {"policy", "policy.name"} & READS[name]:  # what else it reads depends on the policy
+    told = {
+        key for key in OTHER if key in AGENTS[name].reads or key.split(".")[0] in AGENTS[name].reads
+    }
+    if {"policy", "policy.name"} & AGENTS[name].reads:  # what else it reads depends on the policy
         policies = {f"policy.{field}" for fields in SETTINGS.values() for field in fields}
         told -= policies - log | {"policy.name"}
     assert log - {"policy.name"} == told
@@ -182,7 +183,7 @@ def test_policy_reads_what_is_told_and_nothing_else(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "more"),
     [
-        *[(name, {}) for name in READS],
+        *[(name, {}) for name in AGENTS],
         ("lin-ucb", {"policy": "epsilon-greedy"}),
         ("lin-ucb", {"policy": "thompson"}),
         ("vit-ucb", {"features": "last-layer", "head": "gradient"}),

@@ -30,7 +30,7 @@ def _datasets() -> Mapping[str, str]:
 def _agents() -> Mapping[str, str]:
     from vitucb.agents import AGENTS
 
-    return {name: line for name, (_, line) in AGENTS.items()}
+    return {name: entry.summary for name, entry in AGENTS.items()}
 
 
 def _policies() -> Mapping[str, str]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vitucb.report.groups import FAMILY_ORDER, Family, Group, family
+from vitucb.agents.table import FAMILY_ORDER, Family, family_of
+from vitucb.report.groups import Group
 from vitucb.report.runs import Run
 from vitucb.statistics import (
     Band,
@@ -162,7 +163,7 @@ def _compare(main: AgentResult, results: Sequence[AgentResult]) -> list[RivalCom
 def _uniform_play(group: Group) -> Sequence[Run]:
     """The runs of uniform play; empty if it did not play."""
     for runs in group.agents.values():
-        if family(runs[0].agent_name) == "random":
+        if family_of(runs[0].agent_name) == "random":
             return runs
     return ()
 
@@ -176,7 +177,7 @@ def _result(label: str, runs: Sequence[Run], horizon: int, uniform: Sequence[Run
     return AgentResult(
         label=label,
         name=runs[0].agent_name,
-        family=family(runs[0].agent_name),
+        family=family_of(runs[0].agent_name),
         runs=runs,
         regret=regret,
         band=bootstrap_band(regret.cumsum(axis=1)[:, plotted_rounds(horizon) - 1]),

@@ -6,26 +6,12 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
+from vitucb.agents.table import FAMILY_ORDER, family_of
 from vitucb.config import flatten
 from vitucb.report.runs import Run
 
-Family: TypeAlias = Literal["contextual", "context-free", "random", "oracle"]
-
-FAMILY_ORDER: tuple[Family, ...] = get_args(Family)
-"""As they are listed in a report."""
-
-# Registered agents that never look at the images; every other agent is contextual.
-_FAMILIES: Mapping[str, Family] = {
-    "random": "random",
-    "oracle": "oracle",
-    "ucb1": "context-free",
-    "gaussian-ts": "context-free",
-    "beta-ts": "context-free",
-    "kl-ucb": "context-free",
-    "best-fixed-arm": "context-free",
-}
 _MAIN = "vit-ucb"
 
 
@@ -52,11 +38,6 @@ class Group:
     agents: Mapping[str, Sequence[Run]]
     unfinished: Sequence[Run]
     is_truncated: bool
-
-
-def family(agent_name: str) -> Family:
-    """What an agent goes by: the images, rewards alone, chance, or the truth."""
-    return _FAMILIES.get(agent_name, "contextual")
 
 
 def group_runs(runs: Iterable[Run], *, include_unfinished: bool = False) -> list[Group]:
@@ -140,7 +121,7 @@ def _check_seeds(label: str, runs: list[Run]) -> None:
 
 def _rank(label: str, run: Run) -> tuple[int, str]:
     """The default main agent first, then contextual ones, then the references."""
-    place = FAMILY_ORDER.index(family(run.agent_name))
+    place = FAMILY_ORDER.index(family_of(run.agent_name))
     return (-1 if run.agent_name == _MAIN else place, label)
 
 

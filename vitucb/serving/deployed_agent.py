@@ -30,10 +30,6 @@ _logger = logging.getLogger(__name__)
 MAX_UNANSWERED = 1_000
 """Decisions that may wait for their reward; agents remember no more in their covariance either."""
 
-# These learn from the reward and the chosen image alone, and their features are large.
-_NEED_NO_PHI = ("vit-ucb", "full-finetune", "neural-ucb", "neural-ts", "prototype")
-# These know arms by their number.
-_ON_SLOTS = ("ucb1", "kl-ucb", "gaussian-ts", "beta-ts", "random")
 
 Outcome = Literal["learnt", "answered", "forgotten", "unknown", "refused"]
 
@@ -117,8 +113,10 @@ class DeployedAgent:
         self._lock = threading.Lock()
         name = blueprint.config.name
         # Of agents that are not ours nobody knows what they look at when a reward comes.
-        self._keeps_whole, self._keeps_phi = name not in AGENTS, name not in _NEED_NO_PHI
-        self._has_fixed_arms = blueprint.shares_image or name in _ON_SLOTS
+        entry = AGENTS.get(name)
+        self._keeps_whole, self._keeps_phi = entry is None, entry is None or entry.needs_phi
+        self._knows_numbers = entry is not None and entry.knows_arms_by_number
+        self._has_fixed_arms = blueprint.shares_image or self._knows_numbers
 
     @property
     def fixed_arms(self) -> int | None:
@@ -129,8 +127,7 @@ class DeployedAgent:
         """Why the agent cannot choose in `obs`, made for other contexts or arms; None if it can."""
         arms, of = len(obs["action_mask"]), self.blueprint.num_arms
         shares = len(obs["images"]) == 1 < arms
-        looks = self.blueprint.config.name not in _ON_SLOTS
-        if looks and shares != self.blueprint.shares_image and arms > 1:
+        if not self._knows_numbers and shares != self.blueprint.shares_image and arms > 1:
             kinds = ("an image per arm", "one image for all arms")
             return f"its agent was made for {kinds[not shares]}, not for {kinds[shares]}"
         if self._has_fixed_arms and arms != of:
