@@ -8,12 +8,12 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from vitucb.types import Observation
+from vitucb.types import Observation, shares_image
 
 
 def is_image_context(obs: Observation) -> bool:
     """Whether one image is the context of all arms, rather than an image per arm."""
-    return len(obs["images"]) == 1 < len(obs["action_mask"])
+    return shares_image(len(obs["images"]), len(obs["action_mask"]))
 
 
 def chosen_image(obs: Observation, action: int) -> NDArray[np.uint8]:
@@ -27,8 +27,9 @@ def num_label_actions(env: gym.Env[Any, Any]) -> int | None:
     space = env.observation_space
     images = space["images"] if isinstance(space, gym.spaces.Dict) else None
     actions = getattr(env.action_space, "n", 1)
-    is_shared = images is not None and images.shape is not None and images.shape[0] == 1
-    return int(actions) if is_shared and actions > 1 else None
+    if images is None or images.shape is None:
+        return None
+    return int(actions) if shares_image(images.shape[0], actions) else None
 
 
 def images_per_round(env: gym.Env[Any, Any]) -> int:

@@ -12,6 +12,7 @@ from vitucb.covariance import FeatureCovariance
 from vitucb.learning.reward_scale import ResidualNoise
 from vitucb.models.grad_mode import with_gradients
 from vitucb.policies import Array, Choice, Policy, choose
+from vitucb.policies.choice import undrawn
 from vitucb.types import Decision, Observation, State
 
 
@@ -72,20 +73,15 @@ class FeatureAgent(Savable, abc.ABC):
         Raises:
             ValueError: If the policy does not tell them.
         """
-        generator = self._rng.bit_generator.state
         # The first images that are scored set the scale of the features.
         start = self.state_dict() if self._rounds == 0 else None
         try:
-            choice = self._choose(obs)[-1]
+            with undrawn(self._rng):
+                choice = self._choose(obs)[-1]
         finally:
-            self._rng.bit_generator.state = generator
             if start is not None:
                 self.load_state_dict(start)
-        if choice.probabilities is None:
-            raise ValueError(
-                "the policy tells no probabilities; give its Choice `probabilities`, float64 (K,)"
-            )
-        return choice.probabilities
+        return choice.known_probabilities()
 
     def _choose(self, obs: Observation) -> tuple[Array, Array, Tensor, Choice]:
         """Means and widths (K,), features (K, p) and the choice; draws from the generator."""

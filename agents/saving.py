@@ -25,7 +25,7 @@ import yaml
 
 from vitucb.config import AgentConfig, load_config, to_dict
 from vitucb.storage.atomic_files import replace_file, write_durably
-from vitucb.types import Agent, State, action_names
+from vitucb.types import Agent, State, action_names, shares_image
 
 _logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class Blueprint:
         images = space["images"] if isinstance(space, gym.spaces.Dict) else None
         num_arms = int(getattr(env.action_space, "n", 1))
         shape = (num_arms, 1, 1, 3) if images is None or images.shape is None else images.shape
-        is_shared = shape[0] == 1 < num_arms
+        is_shared = shares_image(shape[0], num_arms)
         names = action_names(env) if is_shared else ()
         return cls(config, seed, num_arms, is_shared, tuple(int(n) for n in shape[1:]), names)
 

@@ -29,6 +29,7 @@ from vitucb.models.grad_mode import with_gradients
 from vitucb.models.lora import lora_pairs
 from vitucb.models.reward_model import RewardModel
 from vitucb.policies import Array, Choice, Policy, choose
+from vitucb.policies.choice import undrawn
 from vitucb.types import Decision, Observation, State
 
 _logger = logging.getLogger(__name__)
@@ -112,23 +113,18 @@ class ViTUCB(Savable):
         Raises:
             ValueError: If the policy does not tell them.
         """
-        generator = self.rng.bit_generator.state
         before = self.covariance.state_dict() if self.history.is_discounted else None
         self.trainer.model.eval()
         scores, phi = self.history.score(_arm_images(obs), _outputs(obs))
         self.history.decay()
         score, phi = scores.double().cpu().numpy(), self.history.preview(phi)
         try:
-            choice = self._choose(score, phi, obs["action_mask"])[-1]
+            with undrawn(self.rng):
+                choice = self._choose(score, phi, obs["action_mask"])[-1]
         finally:
             if before is not None:
                 self.covariance.load_state_dict(before)
-            self.rng.bit_generator.state = generator
-        if choice.probabilities is None:
-            raise ValueError(
-                "the policy tells no probabilities; give its Choice `probabilities`, float64 (K,)"
-            )
-        return choice.probabilities
+        return choice.known_probabilities()
 
     def _decide(self, obs: Observation, scores: Tensor, phi: Tensor) -> Decision:
         self.history.decay()

@@ -25,6 +25,11 @@ State: TypeAlias = dict[str, Any]
 LARGEST_REWARD = 1e30
 
 
+def shares_image(num_images: int, num_arms: int) -> bool:
+    """Whether one image is the context of all arms, rather than an image per arm."""
+    return num_images == 1 < num_arms
+
+
 def action_names(env: Any) -> tuple[str, ...]:
     """Names of the K actions of an environment where one image is the context of all of them.
 

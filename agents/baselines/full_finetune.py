@@ -13,7 +13,7 @@ from vitucb.agents.baselines.last_layer import (
     build_network,
     last_layer_covariance,
 )
-from vitucb.agents.baselines.networks import History
+from vitucb.agents.baselines.tensor_replay import TensorReplay
 from vitucb.agents.options import refuse_options
 from vitucb.agents.ridges import covariance_ridge
 from vitucb.config import AgentConfig
@@ -51,6 +51,6 @@ def build(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -
         plan,
         last_layer_covariance(model, covariance_ridge(config, env)),
         make_policy(config.policy),
-        History(training.replay_capacity, torch_generator(seed, "replay")),
+        TensorReplay(training.replay_capacity, torch_generator(seed, "replay")),
         numpy_generator(seed, "policy"),
     )

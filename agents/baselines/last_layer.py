@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitucb.agents.baselines.networks import History
+from vitucb.agents.baselines.tensor_replay import TensorReplay
 from vitucb.agents.context import chosen_image, is_image_context, num_label_actions
 from vitucb.agents.feature_agent import FeatureAgent
 from vitucb.config import AgentConfig
@@ -80,7 +80,7 @@ class LastLayerAgent(FeatureAgent):
         plan: TrainingPlan,
         covariance: FeatureCovariance,
         policy: Policy,
-        history: History,
+        history: TensorReplay,
         rng: np.random.Generator,
     ) -> None:
         """Put the parts together.

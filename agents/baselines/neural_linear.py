@@ -28,7 +28,7 @@ from vitucb.agents.baselines.last_layer import (
     build_network,
     last_layer_covariance,
 )
-from vitucb.agents.baselines.networks import History
+from vitucb.agents.baselines.tensor_replay import TensorReplay
 from vitucb.agents.options import read_options, require_positive
 from vitucb.config import AgentConfig
 from vitucb.policies import Array, make_policy
@@ -140,7 +140,7 @@ def build(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -
         TrainingPlan(options.refresh_every, options.steps, training.batch_size, "training"),
         last_layer_covariance(model, options.ridge),
         make_policy(dataclasses.replace(config.policy, name="thompson", joint=True)),
-        History(training.replay_capacity, torch_generator(seed, "replay")),
+        TensorReplay(training.replay_capacity, torch_generator(seed, "replay")),
         numpy_generator(seed, "policy"),
         a0=options.a0,
         b0=options.b0,

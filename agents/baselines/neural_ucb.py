@@ -33,7 +33,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitucb.agents.baselines.frozen_features import FrozenFeatures, build_frozen_features
-from vitucb.agents.baselines.networks import History, SmallCNN, SymmetricNetwork, TwoLayer
+from vitucb.agents.baselines.networks import SmallCNN, SymmetricNetwork, TwoLayer
+from vitucb.agents.baselines.tensor_replay import TensorReplay
 from vitucb.agents.context import chosen_image, is_image_context, num_label_actions
 from vitucb.agents.feature_agent import FeatureAgent
 from vitucb.agents.options import read_options, require_positive
@@ -77,7 +78,7 @@ class NeuralUCB(FeatureAgent):
         covariance: FeatureCovariance,
         policy: Policy,
         rng: np.random.Generator,
-        history: History,
+        history: TensorReplay,
         options: NeuralOptions,
         update_every: int,
     ) -> None:
@@ -211,7 +212,7 @@ def build_neural_ucb(config: AgentConfig, env: gym.Env[Any, Any], seed: int, dev
         ),
         make_policy(config.policy),
         numpy_generator(seed, "policy"),
-        History(config.training.replay_capacity, torch_generator(seed, "replay")),
+        TensorReplay(config.training.replay_capacity, torch_generator(seed, "replay")),
         options,
         config.training.update_every,
     )

@@ -21,7 +21,7 @@ from vitucb.envs.data.log_files import FIELDS, read_log
 from vitucb.envs.data.logged_rounds import LoggedRounds
 from vitucb.evaluation.cross_fitting import conditional_logit
 from vitucb.experiment.rounds_file import read_rounds
-from vitucb.types import action_names
+from vitucb.types import action_names, shares_image
 
 __all__ = [
     "FIELDS",
@@ -181,7 +181,7 @@ def _action_names(
     names: tuple[str, ...], items: list[NDArray[np.int64]], masks: list[NDArray[np.int8]]
 ) -> tuple[str, ...]:
     """Names of the actions where one image is the context of all; their numbers if not known."""
-    is_context = len(items[0]) == 1 < len(masks[0])
+    is_context = shares_image(len(items[0]), len(masks[0]))
     return (names or tuple(map(str, range(len(masks[0]))))) if is_context else ()
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, cast
 
@@ -32,6 +33,28 @@ class Choice:
     bonus: Array
     probabilities: Array | None = None
     standard_error: float = 0.0
+
+    def known_probabilities(self) -> Array:
+        """The probabilities.
+
+        Raises:
+            ValueError: If the policy does not tell them.
+        """
+        if self.probabilities is None:
+            raise ValueError(
+                "the policy tells no probabilities; give its Choice `probabilities`, float64 (K,)"
+            )
+        return self.probabilities
+
+
+@contextlib.contextmanager
+def undrawn(rng: np.random.Generator) -> Iterator[None]:
+    """Afterwards `rng` is where it was before."""
+    before = rng.bit_generator.state
+    try:
+        yield
+    finally:
+        rng.bit_generator.state = before
 
 
 Policy: TypeAlias = Callable[[Array, Array, Mask, int, np.random.Generator], Choice]

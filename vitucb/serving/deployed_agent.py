@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from vitucb.agents import AGENTS
 from vitucb.agents.saving import Blueprint, save_agent
 from vitucb.serving.pending import Unanswered, Waiting
-from vitucb.types import LARGEST_REWARD, Agent, Decision, Observation, State
+from vitucb.types import LARGEST_REWARD, Agent, Decision, Observation, State, shares_image
 
 _logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class DeployedAgent:
     def why_unfit(self, obs: Observation) -> str | None:
         """Why the agent cannot choose in `obs`, made for other contexts or arms; None if it can."""
         arms, of = len(obs["action_mask"]), self.blueprint.num_arms
-        shares = len(obs["images"]) == 1 < arms
+        shares = shares_image(len(obs["images"]), arms)
         if not self._knows_numbers and shares != self.blueprint.shares_image and arms > 1:
             kinds = ("an image per arm", "one image for all arms")
             return f"its agent was made for {kinds[not shares]}, not for {kinds[shares]}"

@@ -13,7 +13,7 @@ from vitucb.agents.saving import Blueprint
 from vitucb.config import RunConfig, load_config
 from vitucb.experiment.environments import make_env
 from vitucb.experiment.resume import open_snapshots
-from vitucb.types import State
+from vitucb.types import State, shares_image
 
 
 def read_run(folder: Path) -> tuple[Blueprint, State]:
@@ -68,5 +68,5 @@ def _blueprint(
     if shown is None:
         return Blueprint.of(config.agent, make_env(config.env, config.num_rounds), config.seed)
     images, arms = shown
-    shares = len(images) == 1 < arms
+    shares = shares_image(len(images), arms)
     return Blueprint(config.agent, config.seed, arms, shares, images.shape[1:], names)

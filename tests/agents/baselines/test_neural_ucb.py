@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 import vitucb
-from vitucb.agents.baselines.networks import History, SmallCNN, SymmetricNetwork, TwoLayer
+from vitucb.agents.baselines.networks import SmallCNN, SymmetricNetwork, TwoLayer
 from vitucb.agents.baselines.neural_ucb import NeuralUCB
+from vitucb.agents.baselines.tensor_replay import TensorReplay
 from vitucb.types import Round
 
 
@@ -82,7 +83,7 @@ def test_kernel_equals_that_of_the_papers_doubled_network() -> None:
 
 
 def test_history_past_its_capacity_is_a_sample_of_all() -> None:
-    history = History(20, generator())
+    history = TensorReplay(20, generator())
     for i in range(200):
         history.add(torch.tensor([float(i)]), i % 3, float(i))
     x, outputs, rewards = history.sample(1_000)
@@ -96,7 +97,7 @@ def test_history_past_its_capacity_is_a_sample_of_all() -> None:
 
 def test_history_needs_room() -> None:
     with pytest.raises(ValueError, match="replay_capacity 0 must be at least 1"):
-        History(0, generator())
+        TensorReplay(0, generator())
 
 
 def played(rounds: int, **overrides: Any) -> tuple[NeuralUCB, list[Round]]:
