@@ -32,8 +32,8 @@ import vitucb
 from vitucb.agents.vit_ucb import ViTUCB
 from vitucb.config import EnvConfig
 from vitucb.covariance import FeatureCovariance, make_covariance
-from vitucb.covariance.budgeted import HandoverCovariance
-from vitucb.covariance.dual import RowCovariance
+from vitucb.covariance.budgeted import BudgetedCovariance
+from vitucb.covariance.dual import DualCovariance
 from vitucb.covariance.frequent_directions import FrequentDirections
 from vitucb.covariance.projected import low_rank
 from vitucb.covariance.ridge_correction import effective_dimension
@@ -44,7 +44,7 @@ Squares = Callable[[Tensor], Tensor]
 Row = dict[str, str | float]
 
 
-class Recording(HandoverCovariance):
+class Recording(BudgetedCovariance):
     """The exact covariance, which keeps the arms of the last rounds."""
 
     def __init__(self, dim: int, ridge: float) -> None:
@@ -71,7 +71,7 @@ def rows_and_arms(dataset: str, rounds: int, seed: int) -> tuple[Tensor, Tensor]
     for played in vitucb.run(env, agent, seed=seed):
         regret = played.cumulative_regret
     print(f"played {total} rounds, regret {regret:.0f}")
-    assert isinstance(recording.current, RowCovariance)
+    assert isinstance(recording.current, DualCovariance)
     rows = torch.cat([phi for phi, _ in recording.current.row_chunks()])
     return rows[:rounds], torch.stack(list(recording.arms))
 
@@ -95,7 +95,7 @@ def candidates(rows: Tensor, ridge: float) -> Iterator[tuple[str, str, Squares, 
     """(family, name, squared widths, MiB) of every representation but the exact one."""
     dim = rows.shape[1]
     options: list[tuple[str, str, FeatureCovariance]] = [
-        ("rows", "bfloat16 rows", RowCovariance(dim, ridge=ridge, dtype=torch.bfloat16)),
+        ("rows", "bfloat16 rows", DualCovariance(dim, ridge=ridge, dtype=torch.bfloat16)),
         ("diagonal", "diagonal", make_covariance("diagonal", dim, ridge=ridge)),
     ]
     for rank in (8, 16, 32, 64, 128, 256):
@@ -110,11 +110,11 @@ def candidates(rows: Tensor, ridge: float) -> Iterator[tuple[str, str, Squares, 
     for family, name, covariance in options:
         filled(covariance, rows)
         yield family, name, covariance.quad_form, covariance.memory_bytes / 2**20
-    window = filled(RowCovariance(dim, ridge=ridge), rows[-256:])
+    window = filled(DualCovariance(dim, ridge=ridge), rows[-256:])
     yield "window", "newest 256 rows", window.quad_form, window.memory_bytes / 2**20
     yield "diagonal", "prototype's diagonal", prototype_diagonal(rows, ridge), 4 * dim / 2**20
     start = dim - dim * 9 // 100
-    part = filled(RowCovariance(dim - start, ridge=ridge), rows[:, start:])
+    part = filled(DualCovariance(dim - start, ridge=ridge), rows[:, start:])
     dense_bytes = 4 * (dim - start) ** 2
     yield (
         "slice",
@@ -149,8 +149,8 @@ def compare(squares: Tensor, exact: Tensor, arms: int) -> dict[str, float]:
 def study(rows: Tensor, arms: Tensor, ridge: float) -> list[Row]:
     """The table at one ridge."""
     queries = arms.flatten(0, 1)
-    exact = filled(RowCovariance(rows.shape[1], ridge=ridge), rows)
-    assert isinstance(exact, RowCovariance)
+    exact = filled(DualCovariance(rows.shape[1], ridge=ridge), rows)
+    assert isinstance(exact, DualCovariance)
     squares = exact.quad_form(queries)
     spectrum = exact.spectrum()
     d_eff = effective_dimension(spectrum, ridge)
@@ -191,7 +191,7 @@ def draw(table: list[Row], path: Path) -> None:
     figure.savefig(path, dpi=80)
 
 
-class SliceCovariance(HandoverCovariance):
+class SliceCovariance(BudgetedCovariance):
     """The prototype's way: only the last 9 % of the adapters' parameters."""
 
     def __init__(self, dim: int, *, ridge: float = 1.0, **options: object) -> None:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from vitucb.covariance import make_covariance
-from vitucb.covariance.budgeted import HandoverCovariance, row_capacity
+from vitucb.covariance.budgeted import BudgetedCovariance, row_capacity
 from vitucb.covariance.cholesky import GrowingCholesky
-from vitucb.covariance.dual import RowCovariance
+from vitucb.covariance.dual import DualCovariance
 from vitucb.covariance.row_blocks import RowBlocks
 
 DIM = 5000  # Above the dimension where the dense form takes over.
@@ -63,7 +63,7 @@ def test_quad_form_equals_the_svd_reference(
 
 
 def test_float32_rows_are_kept_as_float32_and_growing_moves_none() -> None:
-    covariance = RowCovariance(DIM)
+    covariance = DualCovariance(DIM)
     covariance.update(make_features(300).float())
     addresses = [block.data_ptr() for block in covariance._rows.blocks]
     covariance.update(make_features(300, seed=3).float())
@@ -75,7 +75,7 @@ def test_float32_rows_are_kept_as_float32_and_growing_moves_none() -> None:
 
 def test_float32_products_are_given_up_when_coarser_than_the_ridge() -> None:
     phi = 300 * make_features(40).float()
-    covariance = RowCovariance(DIM, ridge=1e-2)
+    covariance = DualCovariance(DIM, ridge=1e-2)
     covariance.update(phi[:20])
     for row in phi[20:]:
         covariance.update(row)
@@ -89,7 +89,7 @@ def test_float32_products_are_given_up_when_coarser_than_the_ridge() -> None:
 def test_near_duplicates_in_float32_keep_their_digits(how: str, spread: float) -> None:
     near = make_features(1, seed=3) + spread * make_features(40, seed=8)
     near = (near / near.norm(dim=1, keepdim=True)).float()
-    covariance = RowCovariance(DIM, ridge=1.0 if how == "ridge" else 1e-6)
+    covariance = DualCovariance(DIM, ridge=1.0 if how == "ridge" else 1e-6)
     if how == "one by one":
         for row in near:
             covariance.update(row)
@@ -103,13 +103,13 @@ def test_near_duplicates_in_float32_keep_their_digits(how: str, spread: float) -
 
 def test_the_budget_counts_the_type_rows_are_stored_in() -> None:
     budget = 50 * 5000 * 8 + 8 * 50 * 51
-    covariance = HandoverCovariance(5000, budget_bytes=budget)
+    covariance = BudgetedCovariance(5000, budget_bytes=budget)
     covariance.update(make_features(1, 5000))
     for seed in range(60):
         covariance.update(make_features(1, 5000, seed=seed).float())
-        if isinstance(covariance.current, RowCovariance):
+        if isinstance(covariance.current, DualCovariance):
             assert covariance.memory_bytes <= budget
-    assert not isinstance(covariance.current, RowCovariance)
+    assert not isinstance(covariance.current, DualCovariance)
 
 
 def test_a_factor_can_be_grown_row_by_row_or_by_chunks() -> None:
@@ -132,7 +132,7 @@ def test_small_dimensions_hand_over_to_the_dense_form_exactly(
 ) -> None:
     phi, queries = make_features(700, dim=64), make_features(5, dim=64, seed=1)
     covariance = make_covariance("exact", 64)
-    assert isinstance(covariance, HandoverCovariance)
+    assert isinstance(covariance, BudgetedCovariance)
     with caplog.at_level(logging.INFO):
         for start in range(0, 700, 50):
             covariance.update(phi[start : start + 50])

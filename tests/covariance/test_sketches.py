@@ -9,9 +9,9 @@ from torch import Tensor
 
 from vitucb.config import CovarianceConfig
 from vitucb.covariance import make_covariance
-from vitucb.covariance.budgeted import HandoverCovariance, row_capacity
+from vitucb.covariance.budgeted import BudgetedCovariance, row_capacity
 from vitucb.covariance.countsketch import CountSketch
-from vitucb.covariance.dual import RowCovariance
+from vitucb.covariance.dual import DualCovariance
 from vitucb.covariance.factory import configured_covariance
 from vitucb.covariance.frequent_directions import FrequentDirections
 from vitucb.covariance.grouped import GroupedCovariance
@@ -29,7 +29,7 @@ def make_features(rows: int, dim: int, seed: int = 0, decay: float = 1.0) -> Ten
 
 
 def exact_squares(phi: Tensor, queries: Tensor, ridge: float) -> Tensor:
-    exact = RowCovariance(phi.shape[1], ridge=ridge)
+    exact = DualCovariance(phi.shape[1], ridge=ridge)
     exact.update(phi)
     return exact.quad_form(queries)
 
@@ -180,7 +180,7 @@ def test_the_ridge_correction_takes_the_bias_out(seed: int) -> None:
     sketch = make_covariance("countsketch", 4000, rank=600, seed=seed)
     sketch.update(phi)
     ratio = float((sketch.quad_form(queries) / exact).median())
-    plain = RowCovariance(600)
+    plain = DualCovariance(600)
     assert isinstance(sketch, ProjectedCovariance)
     plain.update(sketch.projection(phi))
     plain_ratio = float((plain.quad_form(sketch.projection(queries)) / exact).median())
@@ -273,7 +273,7 @@ def test_sketches_discount_and_resume() -> None:
 
 def test_the_configured_budget_is_in_mib_and_of_exact_alone() -> None:
     made = configured_covariance(CovarianceConfig(budget_mib=2), 5000, ridge=2.0, seed=1)
-    assert isinstance(made, HandoverCovariance)
+    assert isinstance(made, BudgetedCovariance)
     assert (made.budget_bytes, made.ridge) == (2 * 2**20, 2.0)
     made.update(make_features(row_capacity(5000, 4, 2 * 2**20), 5000).float())
     assert made.is_exact
@@ -321,7 +321,7 @@ def test_groups_are_told_what_one_covariance_is_told() -> None:
     def sketch() -> FrequentDirections:
         return FrequentDirections(300, rank=20, max_rank=20)
 
-    alone, grouped = sketch(), GroupedCovariance({"lora": sketch(), "head": RowCovariance(3)})
+    alone, grouped = sketch(), GroupedCovariance({"lora": sketch(), "head": DualCovariance(3)})
     for one, other in zip(make_features(90, 300), make_features(90, 300, seed=1), strict=True):
         pair = torch.stack([one, other])
         alone.quad_form(pair)
@@ -335,7 +335,7 @@ def test_groups_are_told_what_one_covariance_is_told() -> None:
 
 def test_groups_take_a_row_as_a_whole_or_not_at_all_and_report_what_members_know() -> None:
     grouped = GroupedCovariance(
-        {"lora": low_rank(2000, sketch_dim=128, rank=32), "head": RowCovariance(3)}
+        {"lora": low_rank(2000, sketch_dim=128, rank=32), "head": DualCovariance(3)}
     )
     phi = make_features(9, 2003)
     grouped.update(phi)
@@ -352,10 +352,10 @@ def test_groups_take_a_row_as_a_whole_or_not_at_all_and_report_what_members_know
 
 def test_groups_add_up() -> None:
     phi, queries = make_features(30, 50), make_features(4, 50, seed=1)
-    grouped = GroupedCovariance({"lora": RowCovariance(44), "head": make_covariance("dense", 6)})
+    grouped = GroupedCovariance({"lora": DualCovariance(44), "head": make_covariance("dense", 6)})
     for row in phi:
         grouped.update(row)
-    a, b = RowCovariance(44), RowCovariance(6)
+    a, b = DualCovariance(44), DualCovariance(6)
     a.update(phi[:, :44])
     b.update(phi[:, 44:])
     expected = a.quad_form(queries[:, :44]) + b.quad_form(queries[:, 44:])
@@ -373,7 +373,7 @@ def test_groups_add_up() -> None:
     b.discount(0.9)
     expected = a.quad_form(queries[:, :44]) + b.quad_form(queries[:, 44:])
     torch.testing.assert_close(grouped.quad_form(queries), expected)
-    again = GroupedCovariance({"lora": RowCovariance(44), "head": make_covariance("dense", 6)})
+    again = GroupedCovariance({"lora": DualCovariance(44), "head": make_covariance("dense", 6)})
     again.load_state_dict(grouped.state_dict())
     assert torch.equal(again.quad_form(queries), grouped.quad_form(queries))
     assert again.count == 31

@@ -13,8 +13,8 @@ from tests.soak.conftest import Trials
 from vitucb.agents.factory import make_agent
 from vitucb.agents.vit_ucb import ViTUCB
 from vitucb.config import LoRAConfig, RunConfig, override
-from vitucb.covariance.budgeted import HandoverCovariance
-from vitucb.covariance.dual import RowCovariance
+from vitucb.covariance.budgeted import BudgetedCovariance
+from vitucb.covariance.dual import DualCovariance
 from vitucb.covariance.grouped import GroupedCovariance
 from vitucb.covariance.table import COVARIANCES
 from vitucb.experiment.environments import make_env
@@ -142,6 +142,6 @@ def test_random_settings_hand_over(seed: int, tmp_path: Path, trials: Trials) ->
     first = built.covariance
     if isinstance(first, GroupedCovariance):
         first = first.groups["adapters"]
-    assert isinstance(first, HandoverCovariance)
+    assert isinstance(first, BudgetedCovariance)
     has_forgotten = config.agent.training.discount < 1 or config.agent.training.reset_on_drift
-    trials.check(has_forgotten or not isinstance(first.current, RowCovariance), "no handover")
+    trials.check(has_forgotten or not isinstance(first.current, DualCovariance), "no handover")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vitucb.covariance.base import FeatureCovariance, State
 from vitucb.covariance.dense import DenseCovariance
-from vitucb.covariance.dual import RowCovariance
+from vitucb.covariance.dual import DualCovariance
 from vitucb.covariance.scored import Scored
 
 _logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ def row_capacity(dim: int, itemsize: int, budget_bytes: int) -> int:
     return int(math.sqrt(linear * linear + budget_bytes / 8) - linear)
 
 
-class HandoverCovariance(FeatureCovariance):
+class BudgetedCovariance(FeatureCovariance):
     """Rows in the dual form until they cost more than they should, then a successor.
 
     Up to p = 4,096 the successor is the dense form, once n reaches p: exact as before, and
@@ -76,14 +76,14 @@ class HandoverCovariance(FeatureCovariance):
             )
         self.budget_bytes = budget_bytes
         self._successor_options = (overflow, rank, seed)
-        self.current: FeatureCovariance = RowCovariance(dim, ridge=ridge)
+        self.current: FeatureCovariance = DualCovariance(dim, ridge=ridge)
         if dim > DENSE_DIM:
             self._successor()  # What it refuses is refused now, and not in the middle of a run.
 
     @property
     def is_exact(self) -> bool:
         """Whether the quadratic forms are those of the exact A."""
-        return isinstance(self.current, (RowCovariance, DenseCovariance))
+        return isinstance(self.current, (DualCovariance, DenseCovariance))
 
     @property
     def memory_bytes(self) -> int:
@@ -118,14 +118,14 @@ class HandoverCovariance(FeatureCovariance):
         self.current.count += len(weights)
 
     def _must_hand_over(self, scored: Scored) -> bool:
-        if not isinstance(self.current, RowCovariance):
+        if not isinstance(self.current, DualCovariance):
             return False
         capacity = self._capacity(self.current.stored_type(scored.phi).itemsize)
         return self.current.size + len(scored.phi) > capacity
 
     def _hand_over(self) -> None:
         rows = self.current
-        assert isinstance(rows, RowCovariance)
+        assert isinstance(rows, DualCovariance)
         self.current = self._successor()
         for phi, weights in rows.row_chunks():
             self.current.update(phi, weights)
@@ -146,7 +146,7 @@ class HandoverCovariance(FeatureCovariance):
         return make_covariance(name, self.dim, ridge=self.ridge, rank=rank, seed=seed)
 
     def _reset(self) -> None:
-        self.current = RowCovariance(self.dim, ridge=self.ridge)
+        self.current = DualCovariance(self.dim, ridge=self.ridge)
 
     def interval(self, phi: Tensor) -> tuple[Tensor, Tensor]:
         """Lower and upper value between which the true phi' A^-1 phi lies."""
@@ -162,14 +162,14 @@ class HandoverCovariance(FeatureCovariance):
 
     def set_ridge(self, ridge: float) -> None:
         """Change the ridge of A while it is exact; the observations stay."""
-        assert isinstance(self.current, (RowCovariance, DenseCovariance))
+        assert isinstance(self.current, (DualCovariance, DenseCovariance))
         self.ridge = ridge
         self._scored = None
         self.current.set_ridge(ridge)
 
     def spectrum(self) -> Tensor:
         """Eigenvalues of the weighted Phi' Phi, some of them 0, while it is exact, float64."""
-        assert isinstance(self.current, (RowCovariance, DenseCovariance))
+        assert isinstance(self.current, (DualCovariance, DenseCovariance))
         return self.current.spectrum()
 
     def discount(self, gamma: float) -> None:
@@ -180,13 +180,13 @@ class HandoverCovariance(FeatureCovariance):
     def state_dict(self) -> State:
         """Which covariance is in charge, and its state."""
         inner = {f"current.{key}": value for key, value in self.current.state_dict().items()}
-        return {"has_rows": isinstance(self.current, RowCovariance), **inner, **self._counters()}
+        return {"has_rows": isinstance(self.current, DualCovariance), **inner, **self._counters()}
 
     def load_state_dict(self, state: State) -> None:
         """Restore what `state_dict` returned."""
         self._load_counters(state)
         self.current = (
-            RowCovariance(self.dim, ridge=self.ridge) if state["has_rows"] else self._successor()
+            DualCovariance(self.dim, ridge=self.ridge) if state["has_rows"] else self._successor()
         )
         prefix = "current."
         inner = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}

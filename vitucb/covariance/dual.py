@@ -33,7 +33,7 @@ _CANCELLED = {torch.float32: 1e-3, torch.float64: 1e-5}
 _FLOAT32_LIMIT = 1e4
 
 
-class RowCovariance(FeatureCovariance):
+class DualCovariance(FeatureCovariance):
     """Exact A in the dual form; memory n p for the rows and 8 n^2 bytes for the small algebra."""
 
     def __init__(

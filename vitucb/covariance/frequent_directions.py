@@ -1,6 +1,6 @@
 """Frequent directions: a covariance sketch of fixed size with a deterministic, two-sided error.
 
-The sketch is a RowCovariance of at most 2 m rows B. When it is full, with B B' = U diag(s) U',
+The sketch is a DualCovariance of at most 2 m rows B. When it is full, with B B' = U diag(s) U',
 the (m+1)-st eigenvalue delta is taken off all: B <- diag(sqrt((s_i - delta)+ / s_i)) U' B keeps m
 rows, and Delta, the sum of all deltas, bounds what was lost:
 
@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from vitucb.covariance.base import FeatureCovariance, State, information_gain
-from vitucb.covariance.dual import RowCovariance
+from vitucb.covariance.dual import DualCovariance
 from vitucb.covariance.guards import check_gamma
 from vitucb.covariance.ridge_correction import calibrated_ridge
 from vitucb.covariance.scored import Scored
@@ -91,7 +91,7 @@ class FrequentDirections(FeatureCovariance):
         self.max_rank = 2 * rank if max_rank is None else max_rank
         self.max_delta = max_delta
         self._first_rank = rank
-        self._rows = RowCovariance(dim, ridge=ridge)
+        self._rows = DualCovariance(dim, ridge=ridge)
         self._start()
 
     def _start(self) -> None:

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from vitucb.covariance.base import FeatureCovariance, State, information_gain
-from vitucb.covariance.budgeted import DENSE_DIM, HandoverCovariance
+from vitucb.covariance.budgeted import DENSE_DIM, BudgetedCovariance
 from vitucb.covariance.countsketch import CountSketch
-from vitucb.covariance.dual import RowCovariance
+from vitucb.covariance.dual import DualCovariance
 from vitucb.covariance.frequent_directions import FrequentDirections
 from vitucb.covariance.ridge_correction import _LEAST_SHARE, debiased_ridge, effective_dimension
 from vitucb.covariance.scored import Scored
@@ -49,7 +49,7 @@ class ProjectedCovariance(FeatureCovariance):
     def __init__(
         self,
         dim: int,
-        inner: FrequentDirections | HandoverCovariance,
+        inner: FrequentDirections | BudgetedCovariance,
         *,
         ridge: float = 1.0,
         seed: int = 0,
@@ -177,9 +177,9 @@ class ProjectedCovariance(FeatureCovariance):
             window: A few raw features (n, p) that are all A holds, so that both can be computed.
             rows: Raw features (b, p) to ask for.
         """
-        raw = RowCovariance(self.dim, ridge=self.ridge)
+        raw = DualCovariance(self.dim, ridge=self.ridge)
         raw.update(window)
-        projected = RowCovariance(self.sketch_dim, ridge=self.ridge)
+        projected = DualCovariance(self.sketch_dim, ridge=self.ridge)
         projected.update(self.projection(window))
         exact = raw.quad_form(rows)
         good = exact > 0
@@ -285,7 +285,7 @@ def countsketch(
         raise ValueError(
             f"countsketch rank {rank} must be at most {DENSE_DIM}; low-rank takes wider sketches"
         )
-    inner = HandoverCovariance(2048 if rank is None else rank, ridge=ridge)
+    inner = BudgetedCovariance(2048 if rank is None else rank, ridge=ridge)
     return ProjectedCovariance(dim, inner, ridge=ridge, seed=seed)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 COVARIANCES = {
-    "exact": "vitucb.covariance.budgeted:HandoverCovariance",
+    "exact": "vitucb.covariance.budgeted:BudgetedCovariance",
     "dense": "vitucb.covariance.dense:DenseCovariance",
     "low-rank": "vitucb.covariance.projected:low_rank",
     "frequent-directions": "vitucb.covariance.frequent_directions:FrequentDirections",

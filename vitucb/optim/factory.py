@@ -11,9 +11,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from vitucb.models.lora import LoRAPair, lora_pairs
-from vitucb.optim.chains.chain import Chain
 from vitucb.optim.chains.merging import check_mergeable
-from vitucb.optim.lora_pro import LoRAPro
 from vitucb.optim.options import check_options
 from vitucb.optim.plain import PlainOptimizer
 from vitucb.optim.table import OPTIMIZERS
@@ -64,7 +62,7 @@ def create_optimizer(
     check_options(
         name, optimizer_class, options, extra=() if takes_pairs else ("other_lr", "max_step")
     )
-    if isinstance(model_or_pairs, nn.Module) and _merges(optimizer_class):
+    if isinstance(model_or_pairs, nn.Module) and _changes_base(optimizer_class, options):
         check_mergeable(model_or_pairs)
     if takes_pairs:
         built: Optimizer = optimizer_class(pairs, lr=lr, other_params=others, **options)
@@ -82,13 +80,13 @@ def changes_base(name: str, options: Mapping[str, Any]) -> bool:
     Raises:
         ValueError: If the name is unknown.
     """
-    optimizer_class = lookup("optimizer", name, OPTIMIZERS)
-    decays = isinstance(optimizer_class, type) and issubclass(optimizer_class, LoRAPro)
-    return _merges(optimizer_class) or (decays and options.get("decay") == "full")
+    return _changes_base(lookup("optimizer", name, OPTIMIZERS), options)
 
 
-def _merges(optimizer_class: Any) -> bool:
-    return isinstance(optimizer_class, type) and issubclass(optimizer_class, Chain)
+def _changes_base(optimizer_class: Any, options: Mapping[str, Any]) -> bool:
+    """What the class says of itself; one that says nothing leaves the base alone."""
+    asked = getattr(optimizer_class, "changes_base", None)
+    return asked is not None and bool(asked(options))
 
 
 def _takes_pairs(optimizer_class: Any) -> bool:

@@ -16,7 +16,7 @@ other factor or truncated, so that B = 0 and rank-deficient B are safe.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -107,6 +107,11 @@ class LoRAPro(LoRAOptimizer):
     size of the factors. `moments="full"` is the paper's AdamW: moments of the m x n equivalent
     gradient, whose Adam direction is adjusted again.
     """
+
+    @staticmethod
+    def changes_base(options: Mapping[str, Any]) -> bool:
+        """Whether the decay is that of the whole weight."""
+        return options.get("decay") == "full"
 
     def __init__(
         self,

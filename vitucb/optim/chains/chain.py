@@ -21,6 +21,7 @@ from vitucb.optim.batched.lora_optimizer import LoRAOptimizer
 from vitucb.optim.batched.trust_region import MAX_STEP
 from vitucb.optim.chains.draws import Draws, orthonormal_columns
 from vitucb.optim.chains.merging import BaseWeights
+from vitucb.optim.factory import changes_base, create_optimizer
 
 _MARK = "chain/"
 # After a restart their first steps are as long as Adam's very first, four times those of a settled
@@ -40,6 +41,11 @@ class Chain(Optimizer):
         frozen: Per pair the factor that the current block does not train, or None.
         merges: Number of merges so far.
     """
+
+    @staticmethod
+    def changes_base(options: Mapping[str, Any]) -> bool:
+        """Every chain merges into the base weights."""
+        return True
 
     def __init__(
         self,
@@ -69,9 +75,6 @@ class Chain(Optimizer):
             ValueError: If a base weight cannot be merged into, `inner_steps` is below 1, or the
                 inner optimizer changes base weights too.
         """
-        # Imported here: the factory's table leads back to this module.
-        from vitucb.optim.factory import changes_base, create_optimizer
-
         if inner_steps is not None and inner_steps < 1:
             raise ValueError(f"inner_steps {inner_steps} must be at least 1")
         options = dict(inner_options or {})
