@@ -59,6 +59,11 @@ def test_links_lead_to_the_top_level_folders(name: str) -> None:
     assert link.resolve() == ROOT / name
 
 
+def templates() -> set[str]:
+    """What the report's page is made of."""
+    return {f"vitucb/report/templates/{p.name}" for p in ROOT.glob("vitucb/report/templates/*")}
+
+
 @pytest.mark.parametrize("name", ["envs", "agents"])
 def test_bare_import_is_refused(name: str) -> None:
     done = subprocess.run(
@@ -76,6 +81,7 @@ def test_wheel_holds_only_vitucb_with_weights_and_remapped_packages(tmp_path: Pa
     assert "vitucb/envs/image_arms.py" in names
     assert "vitucb/agents/vit_ucb.py" in names
     assert "vitucb/py.typed" in names
+    assert {"vitucb/report/templates/style.css"} < templates() <= set(names)
     assert any(n.startswith("vitucb/assets/") and n.endswith(".safetensors") for n in names)
 
 
@@ -83,6 +89,7 @@ def test_sdist_holds_what_the_build_and_the_tests_need(tmp_path: Path) -> None:
     with tarfile.open(build("sdist", tmp_path)) as sdist:
         names = {"/".join(name.split("/")[1:]) for name in sdist.getnames()}
     assert {"pyproject.toml", "README.md", "LICENSE", "envs/__init__.py", "mkdocs.yml"} <= names
+    assert templates() <= names
     assert any(n.startswith("vitucb/assets/") and n.endswith(".safetensors") for n in names)
     parts = [path for part in ("tests", "scripts", "docs") for path in (ROOT / part).rglob("*")]
     files = {path.relative_to(ROOT).as_posix() for path in parts if path.is_file()}

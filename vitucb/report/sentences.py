@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from vitucb.report.analysis import AgentResult, Analysis, RivalComparison, compare
 from vitucb.report.formatting import before_number, estimate_text, fixed, number, p_text, percent
+from vitucb.report.groups import Group
 from vitucb.statistics import IntervalEstimate, PairedDifference
 
 _LEVEL = 0.05
@@ -34,6 +36,27 @@ def headline(analysis: Analysis) -> str:
     if math.isfinite(share) and main.family != "random":
         parts.append(f"{percent(share)} of random")
     return ", ".join(parts) + "."
+
+
+def section_title(analysis: Analysis) -> str:
+    """Experiment and environment, rounds and seeds."""
+    group = analysis.group
+    counts = [len(result.runs) for result in analysis.results]
+    few, most = min(counts), max(counts)
+    seeds = f"{few} seed{'s' if few > 1 else ''}" if few == most else f"{few} to {most} seeds"
+    parts = (group.title, group.settings, _rounds_text(group), f"{seeds} per agent")
+    return " · ".join(part for part in parts if part)
+
+
+def section_links(analyses: Sequence[Analysis]) -> list[str]:
+    """The names of sections: experiment and environment, with the rounds where they differ."""
+    groups = [analysis.group for analysis in analyses]
+    differ = len({group.num_rounds for group in groups}) > 1
+    notes = [[group.settings, _rounds_text(group) if differ else ""] for group in groups]
+    texts = [", ".join(filter(None, each)) for each in notes]
+    return [
+        f"{g.title} ({text})" if text else g.title for g, text in zip(groups, texts, strict=True)
+    ]
 
 
 def rivals_line(analysis: Analysis) -> str:
@@ -185,6 +208,11 @@ def caveats(analysis: Analysis) -> list[str]:
 # Share of normal samples of this size whose 95 % percentile interval holds the mean, in percent;
 # simulated in tests/statistics/test_statistics.py.
 _COVERED = {2: 50, 3: 74, 4: 80, 5: 83, 6: 86, 7: 87, 8: 89, 9: 89}
+
+
+def _rounds_text(group: Group) -> str:
+    of_all = f" of {group.num_rounds:,}" if group.num_rounds > group.horizon else ""
+    return f"{group.horizon:,}{of_all} round{'s' if group.num_rounds > 1 else ''}"
 
 
 def _behind(result: AgentResult, reference: AgentResult, why: str) -> list[str]:

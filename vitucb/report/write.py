@@ -8,14 +8,13 @@ import re
 import shlex
 import warnings
 from collections.abc import Iterator, Sequence
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitucb.report.analysis import AgentResult, Analysis, analyse
 from vitucb.report.figures.theme import RC, inline_svg, line_styles, to_svg
 from vitucb.report.groups import group_runs
-from vitucb.report.page import about, contents, page, section
+from vitucb.report.page import Section, page
 from vitucb.report.runs import Gallery, load_gallery, load_runs
 from vitucb.report.sentences import headline
 from vitucb.report.tables import write_tables
@@ -68,10 +67,10 @@ def write_report(
     _drop_earlier(folder)
     with _missing_glyphs_named_once():
         sections = _sections(analyses, folder)
-    footer = about(runs, _command(runs_folder, out, main, include_unfinished))
+    command = _command(runs_folder, out, main, include_unfinished)
     title = f"Regret report: {Path(runs_folder).resolve().name}"
     target = folder / "index.html"
-    target.write_text(page(title, sections, footer, contents(analyses)), encoding="utf-8")
+    target.write_text(page(title, sections, runs, command), encoding="utf-8")
     return target
 
 
@@ -82,7 +81,7 @@ def _drop_earlier(folder: Path) -> None:
             path.unlink()
 
 
-def _sections(analyses: Sequence[Analysis], folder: Path) -> list[str]:
+def _sections(analyses: Sequence[Analysis], folder: Path) -> list[Section]:
     """Write figures and tables of every group; returns their sections of the page."""
     sections = []
     for index, analysis in enumerate(analyses):
@@ -96,7 +95,7 @@ def _sections(analyses: Sequence[Analysis], folder: Path) -> list[str]:
             (title, _save(figure, folder / "figures", f"{prefix}gallery-{i}", title))
             for i, (title, figure) in enumerate(_galleries(analysis))
         ]
-        sections.append(section(analysis, figures, galleries, f"group-{index}"))
+        sections.append(Section(analysis, figures, galleries))
     return sections
 
 
@@ -180,7 +179,7 @@ def _save(figure: Figure, folder: Path, name: str, description: str) -> str:
     document = to_svg(figure, name)
     (folder / f"{name}.svg").write_text(document, encoding="utf-8")
     figure.savefig(folder / f"{name}.png", dpi=_PNG_DPI, metadata={"Software": "vitucb"})
-    return inline_svg(document, name, escape(f"{name}: {description}"))
+    return inline_svg(document, name, f"{name}: {description}")
 
 
 def _command(

@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from vitucb.report.analysis import AgentResult
@@ -131,13 +132,13 @@ def inline_svg(document: str, name: str, description: str) -> str:
     Args:
         document: What `to_svg` returned.
         name: Prefix of the ids.
-        description: What the figure shows, for screen readers; already escaped.
+        description: What the figure shows, for screen readers.
     """
     svg = document[document.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     # In tags only: names written in the figure stay as they are.
     svg = re.sub(r"<[^>]+>", lambda match: _inline_tag(match.group(), name), svg)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{description}" ', 1)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(description)}" ', 1)
 
 
 def _inline_tag(tag: str, name: str) -> str:
