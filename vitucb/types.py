@@ -134,6 +134,15 @@ class Round:
 
 
 @runtime_checkable
+class TellsProbabilities(Protocol):
+    """What an agent may do beside: tell how it would choose."""
+
+    def probabilities(self, obs: Observation) -> NDArray[np.float64]:
+        """Probability of choosing each arm now, float64 (K,); changes nothing."""
+        ...
+
+
+@runtime_checkable
 class Agent(Protocol):
     """A bandit algorithm: chooses an arm, then learns from its reward."""
 

@@ -153,7 +153,7 @@ def digits_table(replications: int, rounds: int = 300) -> str:
     from vitucb.config import EnvConfig
     from vitucb.envs.logged import made_up_log
     from vitucb.evaluation.evaluate import evaluate
-    from vitucb.evaluation.target_policy import held_still
+    from vitucb.evaluation.target_policy import frozen_policy
     from vitucb.experiment.environments import make_env
 
     torch.set_num_threads(1)
@@ -161,7 +161,7 @@ def digits_table(replications: int, rounds: int = 300) -> str:
     agent = vitucb.make_agent("lin-ucb", env, seed=0)
     for _ in vitucb.run(env, agent, seed=0):
         pass
-    policy = held_still(agent)
+    policy = frozen_policy(agent)
     logs = [
         evaluate(made_up_log(rounds, seed=seed), policy, num_resamples=1_000, seed=seed)
         for seed in range(replications)

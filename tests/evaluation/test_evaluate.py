@@ -15,7 +15,7 @@ from vitucb.config import RunConfig, override
 from vitucb.envs.logged import LoggedEnv, made_up_log
 from vitucb.evaluation.estimators import ESTIMATORS
 from vitucb.evaluation.evaluate import Evaluation, evaluate, target_probabilities
-from vitucb.evaluation.target_policy import held_still, load_policy
+from vitucb.evaluation.target_policy import frozen_policy, load_policy
 from vitucb.experiment.playing import play
 from vitucb.types import Observation
 
@@ -132,13 +132,13 @@ def test_a_policy_may_give_a_list_but_no_arm_that_was_not_on_offer() -> None:
 
 
 @pytest.mark.parametrize("agent_name", ["ucb1", "random", "lin-ts", "vit-ucb"])
-def test_an_agent_held_still_answers_the_observation_and_nothing_else(agent_name: str) -> None:
+def test_an_agent_frozen_policy_answers_the_observation_and_nothing_else(agent_name: str) -> None:
     env = LoggedEnv(made_up_log(40))
     agent = vitucb.make_agent(agent_name, env, policy={"name": "epsilon-greedy", "epsilon": 0.2})
     for _ in vitucb.run(env, agent, num_rounds=8):
         pass
     log = made_up_log(4, seed=1)
-    policy = held_still(agent)
+    policy = frozen_policy(agent)
     forward = target_probabilities(log, policy)
     backward = np.stack([policy(log.observation(i)) for i in range(3, -1, -1)])[::-1]
     np.testing.assert_allclose(forward, backward, atol=1e-12)
@@ -165,7 +165,7 @@ def test_an_agent_that_does_not_tell_its_probabilities_is_refused() -> None:
             pass
 
     with pytest.raises(ValueError, match="does not tell the probability of every arm"):
-        held_still(Secretive())(env.reset(seed=0)[0])
+        frozen_policy(Secretive())(env.reset(seed=0)[0])
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:

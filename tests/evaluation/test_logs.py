@@ -14,7 +14,7 @@ from vitucb.agents.factory import make_agent
 from vitucb.config import ParallelConfig, RunConfig, load_config, override
 from vitucb.envs.data.logged_rounds import LoggedRounds
 from vitucb.envs.logged import made_up_log
-from vitucb.evaluation.logs import estimate_propensities, inspect_log, open_log, read_run
+from vitucb.evaluation.logs import estimate_propensities, inspect_log, open_log, read_run_log
 from vitucb.experiment.distributed.ranks import rank_seed
 from vitucb.experiment.environments import make_env
 from vitucb.experiment.episode import Episode
@@ -71,7 +71,7 @@ def test_runs_with_late_rewards_and_masked_arms_are_logs_too(tmp_path: Path) -> 
     env = {"num_arms": 4, "delay": {"law": "fixed", "rounds": 3}, "arm_subset": {"min_arms": 2}}
     settings = {"out": str(tmp_path), "agent": "random", "num_rounds": 20, "tensorboard": False}
     folder = play(override(RunConfig(), {**settings, "env": env})).folder
-    log = read_run(folder)
+    log = read_run_log(folder)
     assert log.propensities is not None
     np.testing.assert_allclose(log.propensities, 1 / log.mask.sum(axis=1))
     assert len(set(log.mask.sum(axis=1))) > 1
@@ -85,7 +85,7 @@ def test_a_run_that_does_not_repeat_is_refused(run_folder: Path, tmp_path: Path)
     lines[6] = ",".join(cells)
     (tmp_path / "rounds.csv").write_text("\n".join(lines))
     with pytest.raises(ValueError, match=r"round 5 pays .* when played again, but .* was recorded"):
-        read_run(tmp_path)
+        read_run_log(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -108,9 +108,9 @@ def test_damaged_runs_are_refused(
     (tmp_path / "config.yaml").write_text((run_folder / "config.yaml").read_text())
     (tmp_path / "rounds.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
-        read_run(tmp_path)
+        read_run_log(tmp_path)
     with pytest.raises(ValueError, match=r"config.yaml: No such file"):
-        read_run(tmp_path / "nowhere")
+        read_run_log(tmp_path / "nowhere")
 
 
 @given(st.text(alphabet=string.printable + "é\0", max_size=80), st.booleans())
@@ -123,7 +123,7 @@ def test_fuzzed_rounds_are_read_or_refused_by_name(tmp_path: Path, text: str, he
     (tmp_path / "rounds.csv").write_text(head + text, encoding="utf-8")
     message = ""
     try:
-        assert len(read_run(tmp_path)) > 0
+        assert len(read_run_log(tmp_path)) > 0
     except ValueError as error:
         message = str(error)
     assert not message or (str(tmp_path) in message and "\n" not in message)
@@ -133,7 +133,7 @@ def test_a_replay_of_a_log_is_no_log(run_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("env: {id: vitucb/Logged-v0}")
     (tmp_path / "rounds.csv").write_text((run_folder / "rounds.csv").read_text())
     with pytest.raises(ValueError, match=r"a replay of a log.*give the log 'digits' itself"):
-        read_run(tmp_path)
+        read_run_log(tmp_path)
 
 
 def test_a_sound_log_gives_no_warning() -> None:

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from vitucb.experiment.checkpoints import Snapshots
-from vitucb.storage.chunk_store import PIECE_BYTES, Pieces
+from vitucb.experiment.checkpoints import Checkpoints
+from vitucb.storage.chunk_store import CHUNK_BYTES, ChunkStore
 
 
-def pieces(folder: Path) -> set[str]:
+def chunks(folder: Path) -> set[str]:
     return {path.name for path in (folder / "pieces").iterdir()}
 
 
-def test_state_comes_back_exactly_in_and_out_of_pieces(tmp_path: Path) -> None:
+def test_state_comes_back_exactly_in_and_out_of_chunks(tmp_path: Path) -> None:
     state = {
         "large": torch.randn(300, 70, generator=torch.Generator().manual_seed(0)),
         "half": torch.ones(9000, dtype=torch.bfloat16),
@@ -24,7 +24,7 @@ def test_state_comes_back_exactly_in_and_out_of_pieces(tmp_path: Path) -> None:
         "transposed": torch.arange(6000.0).view(60, 100).T,
         "small": np.arange(3),
     }
-    snapshots = Snapshots(tmp_path)
+    snapshots = Checkpoints(tmp_path)
     snapshots.save(5, state)
     loaded = snapshots.load(5)
     assert loaded["rounds"] == 5
@@ -36,46 +36,46 @@ def test_state_comes_back_exactly_in_and_out_of_pieces(tmp_path: Path) -> None:
 
 
 def test_the_last_two_are_kept_and_share_what_did_not_change(tmp_path: Path) -> None:
-    snapshots = Snapshots(tmp_path)
+    snapshots = Checkpoints(tmp_path)
     images = {str(i): np.full((64, 64, 3), i, np.uint8) for i in range(4)}
     for rounds in (1, 2, 3):
         snapshots.save(rounds, {"images": images, "moving": np.full(5000, float(rounds))})
     assert snapshots.rounds == [2, 3]
-    assert len(pieces(tmp_path)) == len(images) + 2
+    assert len(chunks(tmp_path)) == len(images) + 2
 
 
-def test_rows_that_are_appended_leave_the_earlier_pieces(tmp_path: Path) -> None:
-    snapshots = Snapshots(tmp_path)
-    rows = np.random.default_rng(0).integers(0, 255, 2 * PIECE_BYTES + 100, np.uint8)
-    snapshots.save(1, {"rows": rows[: 2 * PIECE_BYTES]})
-    before = pieces(tmp_path)
+def test_rows_that_are_appended_leave_the_earlier_chunks(tmp_path: Path) -> None:
+    snapshots = Checkpoints(tmp_path)
+    rows = np.random.default_rng(0).integers(0, 255, 2 * CHUNK_BYTES + 100, np.uint8)
+    snapshots.save(1, {"rows": rows[: 2 * CHUNK_BYTES]})
+    before = chunks(tmp_path)
     snapshots.save(2, {"rows": rows})
-    assert before < pieces(tmp_path)
-    assert len(pieces(tmp_path)) == 3
+    assert before < chunks(tmp_path)
+    assert len(chunks(tmp_path)) == 3
 
 
-def test_damaged_piece_falls_back_to_the_state_before(
+def test_damaged_chunk_falls_back_to_the_state_before(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    snapshots = Snapshots(tmp_path)
+    snapshots = Checkpoints(tmp_path)
     for rounds in (1, 2):
         snapshots.save(rounds, {"array": np.full(5000, float(rounds))})
-    (newest,) = pieces(tmp_path) - {
+    (newest,) = chunks(tmp_path) - {
         name
-        for name in pieces(tmp_path)
+        for name in chunks(tmp_path)
         if np.frombuffer((tmp_path / "pieces" / name).read_bytes())[0] == 1.0
     }
     (tmp_path / "pieces" / newest).write_bytes(bytes(40_000))
     state = snapshots.load_newest(lambda _: None)
     assert state is not None
     assert state["rounds"] == 1
-    assert f"piece {newest} is damaged" in caplog.text
+    assert f"chunk {newest} is damaged" in caplog.text
     assert snapshots.rounds == [1]
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "state.json", "state.safetensors"])
 def test_missing_file_makes_the_checkpoint_unusable(tmp_path: Path, name: str) -> None:
-    snapshots = Snapshots(tmp_path)
+    snapshots = Checkpoints(tmp_path)
     snapshots.save(1, {"a": 1})
     (tmp_path / "round-000000001" / name).unlink()
     with pytest.raises(ValueError, match=name):
@@ -84,7 +84,7 @@ def test_missing_file_makes_the_checkpoint_unusable(tmp_path: Path, name: str) -
 
 
 def test_array_of_another_length_is_refused(tmp_path: Path) -> None:
-    store = Pieces(tmp_path)
+    store = ChunkStore(tmp_path)
     names = store.put(memoryview(bytes(10)))
     with pytest.raises(ValueError, match="longer than its array"):
         store.read_into(memoryview(bytearray(9)), names)

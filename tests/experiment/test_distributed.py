@@ -18,6 +18,7 @@ import torch
 
 from vitucb.config import ParallelConfig, RunConfig, load_config, override, save_config
 from vitucb.experiment.distributed.ranks import RankLostError, all_ranks, at_this_rank, rank_seed
+from vitucb.experiment.loop_hook import Wishes
 from vitucb.experiment.run_folder import is_finished, run_folder
 from vitucb.learning.split import WholeBatch
 
@@ -102,8 +103,8 @@ def write_histories(folder: Path) -> None:
             while not episode.is_over:
                 actions.append(episode.play_round().decision.action)
                 is_last = episode.is_over
-                metrics, *_ = agent.end_round_together(
-                    episode.index, is_last=is_last, save=False, stop=False
+                metrics, *_ = agent.sync_when_due(
+                    episode.index, Wishes(save=False, stop=False), is_last=is_last
                 )
                 losses.append(metrics.get("train/loss", 0.0))
                 if is_last or episode.index % settings.parallel.sync_every == 0:
@@ -153,7 +154,7 @@ def write_covariance(folder: Path, ranks: Any) -> None:
     phi = []
     while not episode.is_over:
         phi.append(episode.play_round().decision.phi)
-        together.end_round_together(episode.index, is_last=episode.is_over, save=False, stop=False)
+        together.sync_when_due(episode.index, Wishes(False, False), is_last=episode.is_over)
     arrays = {"phi": torch.stack(phi).double().numpy(), "log_det": inner.covariance.log_det}
     np.savez(folder / f"covariance{rank_of()}.npz", **arrays)
 

@@ -79,8 +79,9 @@ def test_lock_deleted_at_the_worst_moment_is_made_anew(
 
     def lock_and_delete(descriptor: int, operation: int) -> None:
         lock(descriptor, operation)
-        taken.append(descriptor)
-        if len(taken) == 1:
+        if operation & fcntl.LOCK_EX:
+            taken.append(descriptor)
+        if len(taken) == 1 and operation & fcntl.LOCK_EX:
             monkeypatch.setattr(Path, "exists", lambda path: True)  # deleted after this look
             (tmp_path / "run.lock").unlink()
 

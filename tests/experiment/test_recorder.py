@@ -20,7 +20,7 @@ from vitucb.experiment.episode import run
 from vitucb.experiment.playing import play
 from vitucb.experiment.recorder import Recorder
 from vitucb.experiment.rounds_file import COLUMNS
-from vitucb.experiment.run_folder import is_finished, run_folder
+from vitucb.experiment.run_folder import RunFolder, is_finished, run_folder
 
 
 def config(tmp_path: Path, **changes: Any) -> RunConfig:
@@ -102,7 +102,7 @@ def test_reward_that_is_not_finite_stops_the_run_and_keeps_the_rounds_before(
     agent = make_agent("ucb1", env)
 
     def record() -> None:
-        with Recorder(settings, {}) as recorder:
+        with Recorder(RunFolder.of(settings), {}) as recorder:
             for finished in run(env, agent):
                 recorder.write(finished)
 

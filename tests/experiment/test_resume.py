@@ -17,12 +17,12 @@ import pytest
 
 from vitucb.cli.main import main
 from vitucb.config import RunConfig, override
-from vitucb.experiment.checkpoints import Snapshots
+from vitucb.experiment.checkpoints import Checkpoints
 from vitucb.experiment.episode import Episode
 from vitucb.experiment.playing import play
 from vitucb.experiment.recorder import Recorder
 from vitucb.experiment.resume import StoppedError, Timetable, explain
-from vitucb.experiment.run_folder import is_finished, run_folder
+from vitucb.experiment.run_folder import RunFolder, is_finished, run_folder
 from vitucb.experiment.tensorboard import event_files
 from vitucb.types import Round
 
@@ -147,7 +147,7 @@ def test_checkpoint_torn_by_the_kill_is_never_seen(
         patch.setattr("vitucb.experiment.checkpoints.write_durably", _raise(Killed()))
         with pytest.raises(Killed):
             play(settings)
-    assert Snapshots(run_folder(settings) / "checkpoint").rounds == []
+    assert Checkpoints(run_folder(settings) / "checkpoint").rounds == []
     assert resumed(settings) == uninterrupted(settings, tmp_path)
 
 
@@ -158,7 +158,7 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(
     folder = killed_after(settings, 25)
     state = folder / "checkpoint" / "round-000000021" / "state.json"
     state.write_bytes(state.read_bytes()[:-40])
-    text = explain(settings)
+    text = explain(RunFolder.of(settings))
     assert "checkpoint after 14 rounds: whole" in text
     assert "checkpoint after 21 rounds: state.json is missing or damaged" in text
     assert text.endswith("goes on after 14 rounds")
@@ -181,15 +181,15 @@ def test_edited_rounds_are_not_built_upon(tmp_path: Path, caplog: pytest.LogCapt
 def test_environment_that_does_not_repeat_itself_is_refused(tmp_path: Path) -> None:
     from vitucb.agents.factory import make_agent
     from vitucb.experiment.environments import make_env
-    from vitucb.experiment.resume import recorded_rounds
 
     settings = config(tmp_path)
-    folder = killed_after(settings, 10)
+    killed_after(settings, 10)
     env = make_env(settings.env, 30)
     episode = Episode(env, make_agent("random", env), seed=1)
     with pytest.raises(ValueError, match="does not repeat round 0"):
         episode.resume(
-            {"index": 5, "cumulative_regret": 0.0, "pending": {}}, recorded_rounds(folder, 5)
+            {"index": 5, "cumulative_regret": 0.0, "pending": {}},
+            RunFolder.of(settings).recorded_rounds(5),
         )
 
 
@@ -222,7 +222,7 @@ def test_sigterm_ends_the_round_and_leaves_a_checkpoint(tmp_path: Path) -> None:
 
     with pytest.raises(StoppedError, match="stopped after 11 of 30 rounds, which are kept"):
         play(settings, terminate)
-    assert explain(settings).endswith("goes on after 11 rounds")
+    assert explain(RunFolder.of(settings)).endswith("goes on after 11 rounds")
     assert resumed(settings) == uninterrupted(settings, tmp_path)
 
 
@@ -290,7 +290,7 @@ def test_timetable_spends_a_twentieth_at_most(monkeypatch: pytest.MonkeyPatch) -
 def test_timing_counts_the_time_before_the_kill(tmp_path: Path) -> None:
     settings = config(tmp_path)
     folder = killed_after(settings, 15)
-    state = Snapshots(folder / "checkpoint").load(14)
+    state = Checkpoints(folder / "checkpoint").load(14)
     timing = json.loads((play(settings).folder / "timing.json").read_text())
     assert timing["wall_seconds"] > state["recorder"]["wall_seconds"] > 0
     assert np.isfinite(timing["seconds_per_round"])
@@ -309,7 +309,7 @@ def test_foreign_folder_among_the_checkpoints_is_left_alone(tmp_path: Path) -> N
     settings = config(tmp_path)
     folder = killed_after(settings, 10)
     (folder / "checkpoint" / "round-copy").mkdir()
-    assert explain(settings).endswith("goes on after 7 rounds")
+    assert explain(RunFolder.of(settings)).endswith("goes on after 7 rounds")
     assert resumed(settings) == uninterrupted(settings, tmp_path)
 
 

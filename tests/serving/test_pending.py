@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitucb.serving.pending import Unanswered, Waiting
+from vitucb.serving.pending import PendingDecision, PendingDecisions
 from vitucb.types import Decision, Observation
 
 
@@ -25,8 +25,8 @@ def observation() -> Observation:
     return {"images": images, "action_mask": np.ones(3, np.int8)}
 
 
-def waiting() -> Waiting:
-    return Waiting.of(observation(), decision(), whole=False, with_phi=False)
+def waiting() -> PendingDecision:
+    return PendingDecision.of(observation(), decision(), whole=False, with_phi=False)
 
 
 @given(
@@ -34,7 +34,7 @@ def waiting() -> Waiting:
     capacity=st.integers(1, 5),
 )
 def test_it_agrees_with_a_plain_model(steps: list[int | None], capacity: int) -> None:
-    table = Unanswered(capacity)
+    table = PendingDecisions(capacity)
     names: list[str] = []
     open_names: list[str] = []
     ends: list[tuple[str, str]] = []
@@ -58,22 +58,22 @@ def test_it_agrees_with_a_plain_model(steps: list[int | None], capacity: int) ->
 
 def test_only_the_chosen_image_is_kept_and_it_is_found_in_its_place() -> None:
     obs, choice = observation(), decision(action=2)
-    kept = Waiting.of(obs, choice, whole=False, with_phi=True)
+    kept = PendingDecision.of(obs, choice, whole=False, with_phi=True)
     original = obs["images"][2].copy()
     obs["images"][:] = 0  # the caller may use its memory again
     assert kept.images.nbytes == original.nbytes
     assert kept.observation["images"].shape == obs["images"].shape
     np.testing.assert_array_equal(kept.observation["images"][2], original)
     assert kept.decision.phi.untyped_storage().nbytes() == 4 * 4  # not the features of all arms
-    whole = Waiting.of(obs, choice, whole=True, with_phi=False)
+    whole = PendingDecision.of(obs, choice, whole=True, with_phi=False)
     np.testing.assert_array_equal(whole.observation["images"], obs["images"])
     assert whole.decision.phi is None
 
 
 def test_two_that_go_on_from_one_state_give_out_other_ids() -> None:
-    table = Unanswered(3)
+    table = PendingDecisions(3)
     first = table.add(waiting())
-    twins = [Unanswered(3), Unanswered(3)]
+    twins = [PendingDecisions(3), PendingDecisions(3)]
     for twin in twins:
         twin.load_state_dict(table.state_dict())
     new = [table.add(waiting()), *(twin.add(waiting()) for twin in twins)]
@@ -90,14 +90,16 @@ class Weighed(Decision):
 
 def test_decisions_of_an_agents_own_class_come_back_whole() -> None:
     values = {f.name: getattr(decision(), f.name) for f in dataclasses.fields(Decision)}
-    kept = Waiting.of(observation(), Weighed(**values, weight=0.5), whole=True, with_phi=False)
-    again = Waiting.from_state(kept.state_dict()).decision
+    kept = PendingDecision.of(
+        observation(), Weighed(**values, weight=0.5), whole=True, with_phi=False
+    )
+    again = PendingDecision.from_state(kept.state_dict()).decision
     assert isinstance(again, Weighed)
     assert again.weight == 0.5
 
 
 def test_smaller_table_forgets_the_oldest_of_a_saved_one() -> None:
-    table, smaller = Unanswered(3), Unanswered(1)
+    table, smaller = PendingDecisions(3), PendingDecisions(1)
     names = [table.add(waiting()) for _ in range(3)]
     smaller.load_state_dict(table.state_dict())
     assert smaller.find(names[2]) is not None
@@ -107,4 +109,4 @@ def test_smaller_table_forgets_the_oldest_of_a_saved_one() -> None:
 
 def test_table_without_room_is_refused() -> None:
     with pytest.raises(ValueError, match="max_unanswered 0 must be at least 1"):
-        Unanswered(0)
+        PendingDecisions(0)

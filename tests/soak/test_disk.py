@@ -26,7 +26,7 @@ from vitucb.cli.main import main
 from vitucb.config import RunConfig
 from vitucb.experiment.playing import play
 from vitucb.experiment.run_folder import is_finished, run_folder
-from vitucb.serving.run_agent import read_run
+from vitucb.serving.run_agent import read_run_agent
 from vitucb.types import Round
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -187,7 +187,7 @@ def test_read_only_folders(
         trials.check(code == 0 and "is finished" in said, f"done: {code}, {said}")
         code, said = attempt(f"report {out}/done --out {tmp_path}/report")
         trials.check(code == 0, f"report: {code}, {said}")
-        trials.check(read_run(done)[1]["agent"]["rounds"] == 60, "read_run")
+        trials.check(read_run_agent(done)[1]["agent"]["rounds"] == 60, "read_run_agent")
         after = sorted(path.stat().st_mtime_ns for path in out.rglob("*"))
         trials.check(before == after, "something was written")
 

@@ -23,7 +23,7 @@ from vitucb.config import RunConfig, override
 from vitucb.experiment.engines.job import play_job
 from vitucb.experiment.playing import play
 from vitucb.experiment.resume import explain
-from vitucb.experiment.run_folder import is_finished, run_folder
+from vitucb.experiment.run_folder import RunFolder, is_finished, run_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = 60
@@ -94,7 +94,7 @@ def test_sigterm_is_a_checkpoint_and_exit_code_zero(tmp_path: Path, trials: Tria
         os.kill(child, signal.SIGTERM)
         code, said = wait(child), (tmp_path / "stderr").read_text()
         done = table.read_bytes().count(b"\n") - 1
-        kept = explain(settings).endswith(f"goes on after {done} rounds")
+        kept = explain(RunFolder.of(settings)).endswith(f"goes on after {done} rounds")
         passed = code == 0 and f"stopped after {done} of 60 rounds" in said and kept
         play(settings)
         passed &= contents(run_folder(settings)) == wanted

@@ -9,15 +9,35 @@ import itertools
 import sys
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
-from typing import TypeVar
+from typing import TypeVar, get_origin
 
 import tyro
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+)
 
 from vitucb.cli.output import UsageError
 from vitucb.config import FREE_OPTIONS, RunConfig, load_config, override_key
-from vitucb.config.options import read_word
+from vitucb.config.options import Options, format_options, parse_option, parse_options
 
 ArgsT = TypeVar("ArgsT")
+_REGISTRY = ConstructorRegistry()
+
+
+@_REGISTRY.primitive_rule
+def _free_options(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Options] | None:
+    """Settings that are options free in name, the only mappings, take name and value in turn."""
+    if get_origin(info.type) is not dict:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[NAME VALUE ...]",
+        instance_from_str=parse_options,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=format_options,
+    )
 
 
 def parse(
@@ -27,7 +47,7 @@ def parse(
     boxed = io.StringIO()
     start = tyro.MISSING_NONPROP if default is None else default
     try:
-        with contextlib.redirect_stderr(boxed):
+        with contextlib.redirect_stderr(boxed), _REGISTRY:
             return tyro.cli(kind, args=list(words), prog=f"vitucb {command}", default=start)
     except SystemExit as stop:
         if not stop.code:
@@ -51,7 +71,7 @@ def parse_run(words: Sequence[str], command: str) -> RunConfig:
         for name, value in given.items():
             config = override_key(config, f"{section}.{name}", value)
     for key, word in dotted:
-        config = override_key(config, key, read_word(word))
+        config = override_key(config, key, parse_option(word))
     return config
 
 

@@ -19,24 +19,23 @@ def run(words: list[str]) -> None:
     config = parse_run(words, "run")
     from vitucb.cli.catalog import check_names
     from vitucb.experiment.distributed.ranks import all_ranks, at_this_rank
-    from vitucb.experiment.resume import check_same_config, explain
-    from vitucb.experiment.run_folder import is_finished, run_folder
+    from vitucb.experiment.resume import explain
+    from vitucb.experiment.run_folder import RunFolder
 
     check_names(config)
     config = at_this_rank(config)
-    folder = run_folder(config)
-    check_same_config(config)
+    folder = RunFolder.of(config)
+    folder.check_same_config()
     if explains:
-        print(explain(config), file=sys.stderr)
-    is_over = all(is_finished(run_folder(rank)) for rank in all_ranks(config))
-    if is_over and not config.overwrite:
-        print(f"{folder} is finished; --overwrite plays it again", file=sys.stderr)
-        print(folder)
+        print(explain(folder), file=sys.stderr)
+    if not any(RunFolder.of(rank).needs_playing for rank in all_ranks(config)):
+        print(f"{folder.path} is finished; --overwrite plays it again", file=sys.stderr)
+        print(folder.path)
         return
     if not config.parallel.rank:
         warn_of_ignored([config], "run")
     _play_with_progress(config)
-    print(folder)
+    print(folder.path)
 
 
 def _play_with_progress(config: RunConfig) -> None:

@@ -33,8 +33,7 @@ def sweep(words: list[str]) -> None:
         print("--list KEY=A,B ...  values of several settings that advance together\n")
         parse(SweepArgs, ["--help"], "sweep")
     from vitucb.cli.catalog import check_names
-    from vitucb.experiment.resume import check_same_config
-    from vitucb.experiment.run_folder import run_folder
+    from vitucb.experiment.run_folder import RunFolder
     from vitucb.experiment.sweep import expand, parse_all, run_jobs
 
     words, grid = pop_values(words, "--grid")
@@ -50,11 +49,12 @@ def sweep(words: list[str]) -> None:
     )
     for job in jobs:
         check_names(job)
-    for job in jobs:
-        check_same_config(job)
     warn_of_ignored(jobs, "sweep")
     if args.dry_run:
-        print("\n".join(str(run_folder(job)) for job in jobs))
+        folders = [RunFolder.of(job) for job in jobs]
+        for folder in folders:
+            folder.check_same_config()
+        print("\n".join(str(folder.path) for folder in folders))
         return
     _finish_sweep(base, run_jobs(jobs, workers=args.workers, engine=args.engine), len(jobs))
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vitucb.config.checks import FreeOptions, check_least, settle_options
+from vitucb.config.checks import check_least, normalise_options
+from vitucb.config.options import Options
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,12 @@ class OptimizerConfig:
     """Learning rate of the adapters."""
     head_lr: float = 1e-2
     """Learning rate of the reward head, where it is trained by gradient steps."""
-    options: FreeOptions = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
     """Further keyword arguments of the optimizer, e.g. ratio 16 betas 0.9,0.99."""
 
     def __post_init__(self) -> None:
         """Check the options, and read truth values in any case."""
-        settle_options(self, "agent.optimizer.")
+        normalise_options(self, "agent.optimizer.")
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class AgentConfig:
     """Whose LoRA gradient: of a fixed random readout (the head's prior), or of the live score."""
     link: Literal["gaussian", "bernoulli"] = "gaussian"
     """Law of the rewards given the score: squared loss, or logistic loss for rewards 0 and 1."""
-    options: FreeOptions = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
     """Settings of one agent alone, e.g. hidden 100 of neural-ucb; see the agent's module."""
     lora: LoRAConfig = LoRAConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -168,4 +169,4 @@ class AgentConfig:
 
     def __post_init__(self) -> None:
         """Check the options, and read truth values in any case."""
-        settle_options(self, "agent.")
+        normalise_options(self, "agent.")

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from vitucb.config.options import ON_COMMAND_LINE, Option, settled
-
-FreeOptions = Annotated[dict[str, Option], ON_COMMAND_LINE]
-
+from vitucb.config.options import normalised
 
 FREE_OPTIONS = ("env.options", "agent.options", "agent.optimizer.options")
 """The settings that are options free in name."""
 
 
-def settle_options(section: Any, prefix: str) -> None:
+def normalise_options(section: Any, prefix: str) -> None:
     """Check the options of a frozen `section` and read truth values in any case."""
-    object.__setattr__(section, "options", settled(section.options, f"{prefix}options"))
+    object.__setattr__(section, "options", normalised(section.options, f"{prefix}options"))
 
 
 def check_least(section: Any, prefix: str, least: dict[str, int]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vitucb.config.checks import FreeOptions, settle_options
+from vitucb.config.checks import normalise_options
+from vitucb.config.options import Options
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class EnvConfig:
     """bernoulli (by class), gaussian (by class mean) or score (per image)."""
     noise_std: float | None = None
     """Standard deviation of the reward noise, reward units (gaussian and score)."""
-    options: FreeOptions = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
     """Further keyword arguments of the environment."""
     data: DataConfig = DataConfig()
     delay: DelayConfig = DelayConfig()
@@ -86,4 +87,4 @@ class EnvConfig:
 
     def __post_init__(self) -> None:
         """Check the options, and read truth values in any case."""
-        settle_options(self, "env.")
+        normalise_options(self, "env.")

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import yaml
-from tyro.constructors import PrimitiveConstructorSpec
 
 from vitucb.config.override import checked
 
@@ -21,7 +20,7 @@ Options: TypeAlias = dict[str, Option]
 _TRUTH = {"true": True, "false": False}
 
 
-def settled(options: Mapping[str, Any], path: str) -> Options:
+def normalised(options: Mapping[str, Any], path: str) -> Options:
     """`options` of plain types; words true and false are truth values in any case.
 
     Raises:
@@ -42,7 +41,7 @@ def _truths(value: Any) -> Any:
     return value
 
 
-def read_words(words: Sequence[str]) -> Options:
+def parse_options(words: Sequence[str]) -> Options:
     """Options from the words `name value name value ...`.
 
     Raises:
@@ -51,10 +50,10 @@ def read_words(words: Sequence[str]) -> Options:
     if len(words) % 2:
         raise ValueError(f"{words[-1]!r} has no value; write name value name value ...")
     pairs = zip(words[::2], words[1::2], strict=True)
-    return settled({name: read_word(word) for name, word in pairs}, "options")
+    return normalised({name: parse_option(word) for name, word in pairs}, "options")
 
 
-def read_word(word: str) -> Any:
+def parse_option(word: str) -> Any:
     """What a word means: a number, numbers with commas between, a list, a mapping, or itself.
 
     Raises:
@@ -82,21 +81,12 @@ def _number(word: str) -> int | float | None:
     return None
 
 
-def write_words(options: Mapping[str, Any]) -> list[str]:
-    """The words that `read_words` reads as `options`."""
-    return [word for name, value in options.items() for word in (name, _written(value))]
+def format_options(options: Mapping[str, Any]) -> list[str]:
+    """The words that `parse_options` reads as `options`."""
+    return [word for name, value in options.items() for word in (name, _format_option(value))]
 
 
-def _written(value: Any) -> str:
+def _format_option(value: Any) -> str:
     if isinstance(value, list | dict):
         return yaml.safe_dump(value, default_flow_style=True, width=10_000).strip()
     return str(value)
-
-
-ON_COMMAND_LINE = PrimitiveConstructorSpec[Options](
-    nargs="*",
-    metavar="[NAME VALUE ...]",
-    instance_from_str=read_words,
-    is_instance=lambda value: isinstance(value, dict),
-    str_from_instance=write_words,
-)

@@ -31,7 +31,7 @@ __all__ = [
     "inspect_log",
     "open_log",
     "read_log",
-    "read_run",
+    "read_run_log",
 ]
 
 # A sum of n terms further from its mean than this many standard errors is no accident.
@@ -42,17 +42,17 @@ _REWARD_TOLERANCE = 1e-9
 def open_log(
     path: str | Path, *, image_size: int | None = None, skip_missing: bool = False
 ) -> LoggedRounds:
-    """A log file, see `read_log`, or a run folder, see `read_run`.
+    """A log file, see `read_log`, or a run folder, see `read_run_log`.
 
     Raises:
         ValueError: If it cannot be read.
     """
     if Path(path).is_dir():
-        return read_run(path)
+        return read_run_log(path)
     return read_log(path, image_size=image_size, skip_missing=skip_missing)
 
 
-def read_run(folder: str | Path) -> LoggedRounds:
+def read_run_log(folder: str | Path) -> LoggedRounds:
     """One of our own runs as a log: `config.yaml` and `rounds.csv` are all it takes.
 
     What was on offer is a function of environment, seed and actions, so the environment is played

@@ -1,4 +1,4 @@
-"""The policy of a saved agent, held still: a function from an observation to probabilities."""
+"""The policy of a saved agent, frozen: a function from an observation to probabilities."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vitucb.types import Agent, Observation
+from vitucb.types import Agent, Decision, Observation, TellsProbabilities
 
 Array: TypeAlias = NDArray[np.float64]
 PolicyFunction: TypeAlias = Callable[[Observation], Array]
@@ -50,7 +50,7 @@ class SavedPolicy:
 
 
 def load_policy(folder: str | Path, *, device: str = "cpu") -> SavedPolicy:
-    """The policy of a saved agent, or of a run as far as it went, held still.
+    """The policy of a saved agent, or of a run as far as it went, frozen.
 
     Args:
         folder: What was given to an agent's `save`; or a run folder, finished or not.
@@ -68,63 +68,38 @@ def load_policy(folder: str | Path, *, device: str = "cpu") -> SavedPolicy:
     deployed = load_agent(folder, device=device)
     return SavedPolicy(
         str(folder),
-        held_still(deployed.agent),
+        frozen_policy(deployed.agent),
         deployed.why_unfit,
         deployed.fixed_arms,
         deployed.blueprint.action_names,
     )
 
 
-def held_still(agent: Agent) -> PolicyFunction:
+def frozen_policy(agent: Agent) -> PolicyFunction:
     """The present policy of `agent` as a function of the observation alone.
 
-    An agent with a method `probabilities(obs)`, float64 (K,), is asked; it must change nothing. Any
-    other agent chooses, and gets its state back after every choice, which takes as long as its
-    state is large; the probabilities are those of its decision, or of its policy's choice.
+    An agent that is a `vitucb.types.TellsProbabilities` is asked. Any other agent chooses, and gets
+    its state back after every choice, which takes as long as its state is large; the probabilities
+    are those of its decision, or uniform over the largest mean + bonus.
 
     Raises:
         ValueError: On a call, if the agent does not tell the probabilities of its arms.
     """
-    ask: PolicyFunction | None = getattr(agent, "probabilities", None)
-    return ask if callable(ask) else _HeldStill(agent)
+    if isinstance(agent, TellsProbabilities):
+        return agent.probabilities
+    state = copy.deepcopy(agent.state_dict())
 
-
-class _HeldStill:
-    """Lets an agent choose, and undoes what choosing does to it."""
-
-    def __init__(self, agent: Any) -> None:
-        self._agent = agent
-        self._state = copy.deepcopy(agent.state_dict())
-        self._policy: _Watched | None = None
-        if callable(getattr(agent, "_policy", None)):
-            self._policy = _Watched(agent._policy)
-            agent._policy = self._policy
-
-    def __call__(self, obs: Observation) -> Array:
-        decision = self._agent.select_action(obs)
-        self._agent.load_state_dict(copy.deepcopy(self._state))
+    def ask(obs: Observation) -> Array:
+        decision = agent.select_action(obs)
+        agent.load_state_dict(copy.deepcopy(state))
         told = getattr(decision, "probabilities", None)
-        if told is None and self._policy is not None:
-            told = getattr(self._policy.choice, "probabilities", None)
-        if told is None:
-            told = _optimistic_probabilities(decision, obs)
+        told = _optimistic_probabilities(decision, obs) if told is None else told
         return np.asarray(told, np.float64)
 
-
-class _Watched:
-    """A policy that remembers its choice."""
-
-    def __init__(self, policy: Any) -> None:
-        self._policy = policy
-        self.choice: Any = None
-        self.wants_covariance = getattr(policy, "wants_covariance", False)
-
-    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        self.choice = self._policy(*arguments, **keywords)
-        return self.choice
+    return ask
 
 
-def _optimistic_probabilities(decision: Any, obs: Observation) -> Array:
+def _optimistic_probabilities(decision: Decision, obs: Observation) -> Array:
     """Uniform over the largest mean + bonus, if that is what the decision's propensity says."""
     allowed = np.asarray(obs["action_mask"]).astype(bool)
     score = np.where(allowed, decision.mean + decision.bonus, -np.inf)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vitucb.storage.atomic_files import replace_file, sync, write_durably
-from vitucb.storage.chunk_store import Pieces
+from vitucb.storage.chunk_store import ChunkStore
 from vitucb.storage.state_files import load_state, save_state
 from vitucb.types import State
 
@@ -24,13 +24,13 @@ _PREFIX = "round-"
 _KEPT = 2
 
 
-class Snapshots:
+class Checkpoints:
     """The checkpoints in one folder."""
 
     def __init__(self, folder: Path) -> None:
         """Open `folder`, made with the first checkpoint."""
         self.folder = folder
-        self._pieces_folder = folder / "pieces"
+        self._chunks_folder = folder / "pieces"
 
     @property
     def rounds(self) -> list[int]:
@@ -43,12 +43,12 @@ class Snapshots:
         final = self._path(rounds)
         temporary = final.with_name(f"{final.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        pieces = Pieces(self._pieces_folder)
-        save_state({"rounds": rounds, **state}, temporary, pieces)
-        pieces.sync()
+        chunks = ChunkStore(self._chunks_folder)
+        save_state({"rounds": rounds, **state}, temporary, chunks)
+        chunks.sync()
         manifest = {
             "files": {path.name: _sha256(path) for path in sorted(temporary.iterdir())},
-            "pieces": sorted(pieces.used),
+            "pieces": sorted(chunks.used),
         }
         write_durably(temporary / "manifest.json", json.dumps(manifest, indent=1))
         shutil.rmtree(final, ignore_errors=True)
@@ -86,13 +86,13 @@ class Snapshots:
         for name, digest in _manifest(folder)["files"].items():
             if not (folder / name).is_file() or _sha256(folder / name) != digest:
                 raise ValueError(f"{name} is missing or damaged: its SHA-256 sum differs")
-        return load_state(folder, Pieces(self._pieces_folder), keep_devices=True)
+        return load_state(folder, ChunkStore(self._chunks_folder), keep_devices=True)
 
     def clear(self) -> None:
         """Delete all checkpoints."""
         for path in self.folder.glob(f"{_PREFIX}*"):
             shutil.rmtree(path)
-        shutil.rmtree(self._pieces_folder, ignore_errors=True)
+        shutil.rmtree(self._chunks_folder, ignore_errors=True)
 
     def _drop_old(self) -> None:
         for path in self.folder.glob(f"{_PREFIX}*.tmp"):
@@ -105,8 +105,8 @@ class Snapshots:
             try:
                 used.update(_manifest(self._path(rounds))["pieces"])
             except ValueError:
-                return  # damaged: which pieces it needs is not known
-        Pieces(self._pieces_folder).keep_only(used)
+                return  # damaged: which chunks it needs is not known
+        ChunkStore(self._chunks_folder).keep_only(used)
 
     def _path(self, rounds: int) -> Path:
         return self.folder / f"{_PREFIX}{rounds:09d}"
@@ -121,5 +121,5 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _sha256(path: Path) -> str:
-    # Large arrays are in pieces, so the file is small.
+    # Large arrays are in chunks, so the file is small.
     return hashlib.sha256(path.read_bytes()).hexdigest()

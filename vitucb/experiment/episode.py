@@ -70,6 +70,7 @@ class Episode:
     name in `lost` the rounds whose reward will never come. Every decision waits for its reward.
 
     Attributes:
+        agent: The one that plays.
         index: Rounds played so far.
         is_over: Whether the environment has ended the episode.
         cumulative_regret: Sum of the regrets so far.
@@ -77,7 +78,7 @@ class Episode:
 
     def __init__(self, env: gym.Env[Any, Any], agent: Agent, *, seed: int = 0) -> None:
         """Reset `env`; the agent is expected to be fresh, or restored before `resume`."""
-        self._env, self._agent = env, agent
+        self._env, self.agent = env, agent
         self._obs: Observation = env.reset(seed=stream_seed(seed, "env"))[0]
         self.index, self.is_over, self.cumulative_regret = 0, False, 0.0
         self._pending: dict[int, tuple[Observation, Decision]] = {}
@@ -95,7 +96,7 @@ class Episode:
         expected = getattr(self._env.unwrapped, "expected_rewards", None)
         expected = None if expected is None else np.array(expected, np.float64)
         started = time.perf_counter()
-        decision = self._agent.select_action(obs)
+        decision = self.agent.select_action(obs)
         seconds = time.perf_counter() - started
         self._pending[index] = (obs, decision)
         reward, info, arrivals = self._step(decision.action)
@@ -148,7 +149,7 @@ class Episode:
                     "rewarded before or never played; check the environment's arrivals"
                 )
             _check_reward(self.index - 1, f"of round {index} arrived reward", reward)
-            reports.append(self._agent.update(*self._pending.pop(index), reward))
+            reports.append(self.agent.update(*self._pending.pop(index), reward))
         return merged_metrics(reports)
 
     def state_dict(self) -> State:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-_NAME = "run.lock"
+from filelock import FileLock, Timeout
+
+# Long enough to try again where the last holder deleted the file that was just opened.
+_TIMEOUT_S = 0.2
 
 
 @contextlib.contextmanager
@@ -24,70 +26,41 @@ def locked(folder: Path) -> Iterator[None]:
         ValueError: If another process holds it, or the file system knows no locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if os.name == "nt":  # no fcntl there: two processes are not told apart
-        yield
-        return
-    path = folder / _NAME
-    descriptor = _acquire(path)
+    path, us = folder / "run.lock", {"pid": os.getpid(), "host": socket.gethostname()}
+    if _owner(path).get("host") not in (None, us["host"]):
+        raise _taken(path)
+    # A lock that is a file and no more would stay when its holder is killed.
+    lock = FileLock(path, timeout=_TIMEOUT_S, fallback_to_soft=False, preserve_lock_file=True)
     try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(_this_process()).encode(), 0)
+        lock.acquire()
+    except Timeout:
+        raise _taken(path) from None
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be locked ({error.strerror}): nobody holds it, but its file system "
+            "gives no locks; keep the runs on one that does"
+        ) from error
+    try:
+        with contextlib.suppress(PermissionError):  # Windows keeps even its holder from the file
+            path.write_text(json.dumps(us), encoding="utf-8")
         yield
     finally:
         # Deleted while held: who waits for it finds another file and tries again.
-        try:
+        with contextlib.suppress(PermissionError):
             path.unlink(missing_ok=True)
-        finally:
-            os.close(descriptor)
+        lock.release()
 
 
-def _acquire(path: Path) -> int:
-    import fcntl
-
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            owner = _owner(descriptor)
-            os.close(descriptor)
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                raise _taken(path, owner) from None
-            raise ValueError(
-                f"{path} cannot be locked ({error.strerror}): nobody holds it, but its file system "
-                "gives no locks; keep the runs on one that does"
-            ) from error
-        if not _is_named(path, descriptor):
-            os.close(descriptor)  # its last holder deleted it meanwhile
-            continue
-        owner = _owner(descriptor)
-        if owner.get("host") not in (None, socket.gethostname()):
-            os.close(descriptor)
-            raise _taken(path, owner)
-        return descriptor
-
-
-def _is_named(path: Path, descriptor: int) -> bool:
-    """Whether `path` is still the name of the open file; it may be deleted at any time."""
+def _owner(path: Path) -> dict[str, object]:
     try:
-        return os.fstat(descriptor).st_ino == path.stat().st_ino
-    except FileNotFoundError:
-        return False
-
-
-def _owner(descriptor: int) -> dict[str, object]:
-    try:
-        content = json.loads(os.pread(descriptor, 4096, 0) or b"{}")
-    except ValueError:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
-def _this_process() -> dict[str, object]:
-    return {"pid": os.getpid(), "host": socket.gethostname()}
-
-
-def _taken(path: Path, owner: dict[str, object]) -> ValueError:
+def _taken(path: Path) -> ValueError:
+    owner = _owner(path)
     who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
     return ValueError(
         f"{path.parent} is being played by {who}; wait for it, or if it is gone delete {path}"

@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 
 from vitucb.agents.factory import make_agent
 from vitucb.agents.saving import Blueprint
-from vitucb.config import RunConfig
+from vitucb.config import ParallelConfig, RunConfig
 from vitucb.experiment.distributed.ranks import at_this_rank, rank_seed
 from vitucb.experiment.environments import make_env
 from vitucb.experiment.episode import Episode
 from vitucb.experiment.lock import locked
+from vitucb.experiment.loop_hook import LoopHook, Wishes
 from vitucb.experiment.recorder import Recorder
 from vitucb.experiment.resume import (
     StoppedError,
     Timetable,
     earlier_state,
-    open_snapshots,
-    recorded_rounds,
     stop_flag,
 )
-from vitucb.experiment.run_folder import run_folder
+from vitucb.experiment.run_folder import RunFolder
 from vitucb.types import Agent, Round
-
-if TYPE_CHECKING:
-    from vitucb.experiment.distributed.process_group import Ranks
 
 
 def play(config: RunConfig, on_round: Callable[[Round], None] | None = None) -> Recorder:
@@ -55,100 +51,85 @@ def play(config: RunConfig, on_round: Callable[[Round], None] | None = None) -> 
     """
     started = time.perf_counter()
     config = at_this_rank(config)
+    folder = RunFolder.of(config)
     with contextlib.ExitStack() as stack:
         # From the start: while the model is built, too, SIGTERM means leave in good order.
         stop = stack.enter_context(stop_flag())
         _set_torch(config)
-        ranks = None
-        if config.parallel.ranks > 1:
-            from vitucb.experiment.distributed.process_group import joined
-
-            ranks = stack.enter_context(joined(config.parallel))
-        return _play(config, on_round, stop, started, ranks)
-
-
-def _play(
-    config: RunConfig,
-    on_round: Callable[[Round], None] | None,
-    stop: threading.Event,
-    started: float,
-    ranks: Ranks | None,
-) -> Recorder:
-    env = make_env(config.env, config.num_rounds)
-    agent = make_agent(
-        config.agent.name, env, seed=config.seed, device=config.device, config=config.agent
-    )
-    with locked(run_folder(config)):
-        if ranks is not None:
-            from vitucb.experiment.distributed.data_parallel import (
-                DataParallelAgent,
-                keep_common_checkpoints,
-            )
-
-            agent = DataParallelAgent(agent, ranks, config)
-            keep_common_checkpoints(config, ranks)
-        episode, recorder = _begin(config, env, agent)
+        hook = stack.enter_context(_loop_hook(config.parallel))
+        env = make_env(config.env, config.num_rounds)
+        agent = make_agent(
+            config.agent.name, env, seed=config.seed, device=config.device, config=config.agent
+        )
+        stack.enter_context(locked(folder.path))
+        folder.check_same_config()
+        agent = hook.begin_run(agent, folder)
+        episode, recorder = _begin(folder, env, agent, started)
         with recorder:
-            _play_on(config, episode, recorder, agent, on_round, stop, started)
-            _save_checkpoint(agent, recorder.folder / "checkpoint")
-            recorder.finish(time.perf_counter() - started)
-        if ranks is not None:
-            ranks.wait()  # As long as one rank has not finished, all can go on from checkpoints.
-        open_snapshots(recorder.folder).clear()
+            _play_on(episode, recorder, hook, stop, on_round)
+            _save_checkpoint(agent, folder.path / "checkpoint")
+            recorder.finish()
+        hook.end_run()
+        folder.checkpoints.clear()
     return recorder
 
 
-def _begin(config: RunConfig, env: gym.Env[Any, Any], agent: Agent) -> tuple[Episode, Recorder]:
+def _loop_hook(config: ParallelConfig) -> AbstractContextManager[LoopHook]:
+    if config.ranks == 1:
+        return contextlib.nullcontext(LoopHook())
+    from vitucb.experiment.distributed.loop_hook import joined_hook
+
+    return joined_hook(config)
+
+
+def _begin(
+    folder: RunFolder, env: gym.Env[Any, Any], agent: Agent, started: float
+) -> tuple[Episode, Recorder]:
     """A new episode, or the one that was left, and the recorder of its rounds."""
-    state = earlier_state(config)
+    config, state = folder.config, earlier_state(folder)
     episode = Episode(env, agent, seed=rank_seed(config.seed, config.parallel))
-    parameters = getattr(agent, "parameters", {})
-    names = Blueprint.of(config.agent, env, config.seed).action_names
-    if state is None:
-        return episode, Recorder(config, parameters, action_names=names)
-    agent.load_state_dict(state["agent"])
-    episode.resume(state["episode"], recorded_rounds(run_folder(config), state["rounds"]))
-    return episode, Recorder(config, parameters, state["recorder"], action_names=names)
+    if state is not None:
+        agent.load_state_dict(state["agent"])
+        episode.resume(state["episode"], folder.recorded_rounds(state["rounds"]))
+    recorder = Recorder(
+        folder,
+        getattr(agent, "parameters", {}),
+        None if state is None else state["recorder"],
+        action_names=Blueprint.of(config.agent, env, config.seed).action_names,
+        started=started,
+    )
+    return episode, recorder
 
 
 def _play_on(
-    config: RunConfig,
     episode: Episode,
     recorder: Recorder,
-    agent: Agent,
-    on_round: Callable[[Round], None] | None,
+    hook: LoopHook,
     stop: threading.Event,
-    started: float,
+    on_round: Callable[[Round], None] | None,
 ) -> None:
     """Play to the end of the episode, with checkpoints on the way."""
-    snapshots, timetable = open_snapshots(recorder.folder), Timetable(config.checkpoint_every)
+    config, checkpoints = recorder.run.config, recorder.run.checkpoints
+    timetable = Timetable(config.checkpoint_every)
 
     def save() -> None:
         state = {
-            "agent": agent.state_dict(),
+            "agent": episode.agent.state_dict(),
             "episode": episode.state_dict(),
-            "recorder": recorder.state_dict(time.perf_counter() - started),
+            "recorder": recorder.state_dict(),
         }
-        snapshots.save(episode.index, state)
+        checkpoints.save(episode.index, state)
 
-    end_round = getattr(agent, "end_round_together", None)
+    def wishes() -> Wishes:
+        return Wishes(timetable.is_due(episode.index), stop.is_set())
+
     while not episode.is_over:
         round = episode.play_round()
-        agreed = None
-        if end_round is not None:
-            is_due, begun = timetable.is_due(episode.index), time.perf_counter()
-            metrics, *agreed = end_round(
-                episode.index, is_last=episode.is_over, save=is_due, stop=stop.is_set()
-            )
-            round = dataclasses.replace(
-                round,
-                metrics={**round.metrics, **metrics},
-                seconds=round.seconds + time.perf_counter() - begun,
-            )
+        round = hook.end_round(round, wishes, is_last=episode.is_over)
         recorder.write(round)
         if on_round is not None:
             on_round(round)
-        saves, stops = agreed or (timetable.is_due(episode.index), stop.is_set())
+        saves, stops = hook.agreed(wishes)
         if saves or stops:
             timetable.run(save)
         if stops:

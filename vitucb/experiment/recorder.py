@@ -11,6 +11,7 @@ import contextlib
 import csv
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -19,10 +20,10 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from vitucb.config import RunConfig, flatten, save_config, to_dict
+from vitucb.config import flatten, save_config, to_dict
 from vitucb.experiment.provenance import describe_environment, peak_memory_mib
 from vitucb.experiment.rounds_file import COLUMNS
-from vitucb.experiment.run_folder import _sha256_of_start, run_folder
+from vitucb.experiment.run_folder import RunFolder, sha256_of_start
 from vitucb.experiment.tensorboard import EventLog, event_files
 from vitucb.storage.atomic_files import sync, write_durably
 from vitucb.types import Round, State
@@ -32,27 +33,36 @@ _GALLERY_FRACTIONS = (0.0, 0.02, 0.1, 0.3, 1.0)
 
 
 class Recorder:
-    """Writes one run folder; use as a context manager and call `write` for every round."""
+    """Writes one run folder; use as a context manager and call `write` for every round.
+
+    Attributes:
+        run: The folder and the settings of the run.
+        folder: Its path.
+        parameters: Counts to report in the summary.
+    """
 
     def __init__(
         self,
-        config: RunConfig,
+        run: RunFolder,
         parameters: Mapping[str, int],
         state: State | None = None,
         *,
         action_names: Sequence[str] = (),
+        started: float | None = None,
     ) -> None:
-        """Open the run folder of `config`.
+        """Open a run folder.
 
         Args:
-            config: The fully resolved config of the run.
+            run: It, and the fully resolved config of the run.
             parameters: Counts to report in the summary, e.g. `adapted_tensors`.
             state: What `state_dict` returned: the files are cut back to where they were then.
                 Without it, what an unfinished run left is dropped.
             action_names: Names of the actions, where they have any.
+            started: When this process began with the run, by `time.perf_counter`; now if None.
         """
-        self.folder = run_folder(config)
-        self._config = config
+        self.run, self.folder = run, run.path
+        self._config = config = run.config
+        self._started = time.perf_counter() if started is None else started
         self.parameters = dict(parameters)
         self._gallery_rounds = {round(f * (config.num_rounds - 1)) for f in _GALLERY_FRACTIONS}
         self._images_every = config.images_every or max(1, config.num_rounds // 10)
@@ -165,12 +175,8 @@ class Recorder:
             "time/rounds_per_second": (round.index + 1) / max(self._seconds, 1e-9),
         }
 
-    def state_dict(self, wall_seconds: float) -> State:
-        """Where the files stand, and what the summary needs of the rounds so far.
-
-        Args:
-            wall_seconds: Since this process began to play.
-        """
+    def state_dict(self) -> State:
+        """Where the files stand, and what the summary needs of the rounds so far."""
         for file in (self._file, self._metrics_file):
             file.flush()
             os.fsync(file.fileno())
@@ -178,15 +184,18 @@ class Recorder:
         sizes = {path.name: path.stat().st_size for path in tables}
         return {
             "sizes": sizes | ({} if self._events is None else self._events.sizes()),
-            "sha256": {path.name: _sha256_of_start(path, sizes[path.name]) for path in tables},
+            "sha256": {path.name: sha256_of_start(path, sizes[path.name]) for path in tables},
             "gallery": self._gallery,
             "rewards": self._rewards,
             "seconds": self._seconds,
-            "wall_seconds": self._earlier_seconds + wall_seconds,
+            "wall_seconds": self._wall_seconds(),
             "rounds": self._rounds,
             "regret": self._regret,
             "metrics": {name: list(pair) for name, pair in self._metrics.items()},
         }
+
+    def _wall_seconds(self) -> float:
+        return self._earlier_seconds + time.perf_counter() - self._started
 
     def _restore(self, state: State) -> None:
         self._gallery = list(state["gallery"])
@@ -196,11 +205,8 @@ class Recorder:
         pairs = state["metrics"].items()
         self._metrics = {name: (int(index), float(value)) for name, (index, value) in pairs}
 
-    def finish(self, wall_seconds: float) -> None:
+    def finish(self) -> None:
         """Write gallery, times and, last, the summary that marks the run as finished.
-
-        Args:
-            wall_seconds: Since this process began to play.
 
         Raises:
             ValueError: If no round was recorded.
@@ -211,7 +217,7 @@ class Recorder:
         self._write_metrics(self._rounds - 1, {})
         timing = {
             "seconds_per_round": self._seconds / self._rounds,
-            "wall_seconds": self._earlier_seconds + wall_seconds,
+            "wall_seconds": self._wall_seconds(),
             "peak_memory_mib": peak_memory_mib(),
         }
         _write_json(self.folder / "timing.json", timing)

@@ -10,17 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from vitucb.config import RunConfig, differences, load_config
-from vitucb.experiment.episode import Recorded
 from vitucb.experiment.provenance import describe_environment
-from vitucb.experiment.rounds_file import read_rounds
-from vitucb.experiment.run_folder import is_finished, run_folder, why_unusable
+from vitucb.experiment.run_folder import RunFolder
 from vitucb.types import State
-
-if TYPE_CHECKING:
-    from vitucb.experiment.checkpoints import Snapshots
 
 _logger = logging.getLogger(__name__)
 # Without checkpoint_every: never sooner than this, and never above a twentieth of the time.
@@ -32,77 +26,34 @@ class StoppedError(Exception):
     """The run was asked to stop, wrote a checkpoint and can be taken up again."""
 
 
-def open_snapshots(folder: Path) -> Snapshots:
-    """The checkpoints of a run folder."""
-    from vitucb.experiment.checkpoints import Snapshots
-
-    return Snapshots(folder / "checkpoint")
-
-
-def check_same_config(config: RunConfig) -> None:
-    """Refuse to go on with, or to pass off as done, a run that had other settings.
-
-    Raises:
-        ValueError: If the run folder of `config` holds a run with other settings.
-    """
-    path = run_folder(config) / "config.yaml"
-    if config.overwrite or not path.is_file():
-        return
-    try:
-        changed = differences(load_config(path), config)
-    except ValueError as error:
-        raise ValueError(f"{error}; --overwrite starts anew") from error
-    if changed:
-        text = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items())
-        raise ValueError(
-            f"{path.parent} holds a run with other settings ({text}); give another --experiment "
-            "or --agent.label, or --overwrite to start anew"
-        )
-
-
-def earlier_state(config: RunConfig) -> State | None:
-    """The state that an unfinished run left in the run folder; None where there is none.
+def earlier_state(folder: RunFolder) -> State | None:
+    """The state that an unfinished run left in its folder; None where there is none.
 
     What cannot be used is dropped, with a warning that says why.
-
-    Raises:
-        ValueError: If the run there has other settings.
     """
-    folder = run_folder(config)
-    snapshots = open_snapshots(folder)
-    if config.overwrite or is_finished(folder):
-        snapshots.clear()
-        return None
-    check_same_config(config)
-    state = snapshots.load_newest(lambda s: why_unusable(folder, s["recorder"]))
+    begins_anew = folder.config.overwrite or folder.is_finished
+    state = None if begins_anew else folder.checkpoints.load_newest(folder.why_unusable)
     if state is None:
-        snapshots.clear()
+        folder.checkpoints.clear()
         return None
-    _warn_of_versions(folder)
-    _logger.info("%s: going on after round %d", folder, state["rounds"])
+    _warn_of_versions(folder.path)
+    _logger.info("%s: going on after round %d", folder.path, state["rounds"])
     return state
 
 
-def recorded_rounds(folder: Path, count: int) -> list[Recorded]:
-    """The first `count` rounds in `rounds.csv`."""
-    columns = read_rounds(folder / "rounds.csv", ("action", "reward", "regret"), most=count)
-    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    return [Recorded(int(action), reward, regret) for action, reward, regret in rows]
-
-
-def explain(config: RunConfig) -> str:
-    """What the run folder of `config` holds and what playing will do, one fact a line."""
-    folder = run_folder(config)
-    if not (folder / "config.yaml").is_file():
-        return f"{folder}: nothing there to resume; starts with the first round"
-    if is_finished(folder):
-        return f"{folder}: finished"
-    lines = [f"{folder}: unfinished, {_count_rounds(folder):,} of {config.num_rounds:,} rounds"]
-    snapshots = open_snapshots(folder)
+def explain(folder: RunFolder) -> str:
+    """What a run folder holds and what playing will do, one fact a line."""
+    path, checkpoints = folder.path, folder.checkpoints
+    if not (path / "config.yaml").is_file():
+        return f"{path}: nothing there to resume; starts with the first round"
+    if folder.is_finished:
+        return f"{path}: finished"
+    played, horizon = _count_rounds(path / "rounds.csv"), folder.config.num_rounds
+    lines = [f"{path}: unfinished, {played:,} of {horizon:,} rounds"]
     usable = 0
-    for rounds in snapshots.rounds:
+    for rounds in checkpoints.rounds:
         try:
-            reason = why_unusable(folder, snapshots.load(rounds)["recorder"])
+            reason = folder.why_unusable(checkpoints.load(rounds))
         except ValueError as error:
             reason = str(error)
         usable = rounds if reason is None else usable
@@ -111,8 +62,7 @@ def explain(config: RunConfig) -> str:
     return "\n".join([*lines, start])
 
 
-def _count_rounds(folder: Path) -> int:
-    path = folder / "rounds.csv"
+def _count_rounds(path: Path) -> int:
     return max(0, path.read_bytes().count(b"\n") - 1) if path.is_file() else 0
 
 

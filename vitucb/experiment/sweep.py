@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
 from tqdm import tqdm
 
 from vitucb.config import RunConfig, override, override_key
-from vitucb.experiment.engines import ENGINES, Engine, unfinished
-from vitucb.experiment.resume import check_same_config
-from vitucb.experiment.run_folder import run_folder
+from vitucb.experiment.engines import ENGINES, Engine
+from vitucb.experiment.run_folder import RunFolder, run_folder
 from vitucb.registry import lookup
 
 
@@ -125,13 +124,9 @@ def _named(setting: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _check_folders(jobs: Sequence[RunConfig]) -> None:
-    seen: dict[Path, RunConfig] = {}
-    for job in jobs:
-        if run_folder(job) in seen:
-            raise ValueError(
-                f"two runs of the sweep would share {run_folder(job)}; tell them apart"
-            )
-        seen[run_folder(job)] = job
+    for path, count in Counter(map(run_folder, jobs)).items():
+        if count > 1:
+            raise ValueError(f"two runs of the sweep would share {path}; tell them apart")
 
 
 def run_jobs(
@@ -152,12 +147,13 @@ def run_jobs(
     Raises:
         ValueError: If a run folder holds a run with other settings, finished or not.
     """
-    for config in configs:
-        check_same_config(config)
+    folders = [RunFolder.of(config) for config in configs]
+    for folder in folders:
+        folder.check_same_config()
     play_jobs: Engine = lookup(
         "engine", engine, {name: path for name, (path, _) in ENGINES.items()}
     )
-    jobs = unfinished(configs)
+    jobs = [folder.config for folder in folders if folder.needs_playing]
     errors: dict[str, str] = {}
     if not jobs:
         return errors

@@ -20,7 +20,7 @@ from typing import Any
 from vitucb.agents.settings import ignored
 from vitucb.config import RunConfig, flatten, override, override_key, save_config, to_dict
 from vitucb.config.override import types_of
-from vitucb.experiment.run_folder import is_finished, run_folder
+from vitucb.experiment.run_folder import RunFolder
 from vitucb.experiment.sweep import parse_values, run_jobs
 from vitucb.registry import import_extra
 
@@ -207,10 +207,10 @@ def _regret(
     jobs = [dataclasses.replace(config, seed=TUNING_SEED + i) for i in range(seeds)]
     for folder, error in run_jobs(jobs, workers=workers, engine=engine).items():
         _logger.warning("%s: %s", folder, error)
-    folders = [run_folder(job) for job in jobs]
-    if not all(map(is_finished, folders)):
+    folders = [RunFolder.of(job) for job in jobs]
+    if not all(folder.is_finished for folder in folders):
         return math.nan
-    texts = [(folder / "summary.json").read_text(encoding="utf-8") for folder in folders]
+    texts = [(folder.path / "summary.json").read_text(encoding="utf-8") for folder in folders]
     return sum(float(json.loads(text)["cumulative_regret"]) for text in texts) / seeds
 
 

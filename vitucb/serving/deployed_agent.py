@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vitucb.agents import AGENTS
 from vitucb.agents.saving import Blueprint, save_agent
-from vitucb.serving.pending import Unanswered, Waiting
+from vitucb.serving.pending import PendingDecision, PendingDecisions
 from vitucb.types import LARGEST_REWARD, Agent, Decision, Observation, State, shares_image
 
 _logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ MAX_UNANSWERED = 1_000
 """Decisions that may wait for their reward; agents remember no more in their covariance either."""
 
 
-Outcome = Literal["learnt", "answered", "forgotten", "unknown", "refused"]
+ReceiptOutcome = Literal["learnt", "answered", "forgotten", "unknown", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Receipt:
     """
 
     decision_id: str
-    outcome: Outcome
+    outcome: ReceiptOutcome
     reason: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -108,7 +108,7 @@ class DeployedAgent:
             ValueError: If `max_unanswered` is less than 1.
         """
         self.agent, self.blueprint = agent, blueprint
-        self._table = Unanswered(max_unanswered)
+        self._table = PendingDecisions(max_unanswered)
         self._learnt = self._not_learnt = 0
         self._lock = threading.Lock()
         name = blueprint.config.name
@@ -225,7 +225,9 @@ class DeployedAgent:
             self._learnt, self._not_learnt = int(state["learnt"]), int(state["not_learnt"])
 
     def _keep(self, obs: Observation, decision: Decision) -> NumberedDecision:
-        waiting = Waiting.of(obs, decision, whole=self._keeps_whole, with_phi=self._keeps_phi)
+        waiting = PendingDecision.of(
+            obs, decision, whole=self._keeps_whole, with_phi=self._keeps_phi
+        )
         forgotten = self._table.forgotten
         name = self._table.add(waiting)
         if self._table.forgotten > forgotten == 0:
@@ -258,7 +260,7 @@ class DeployedAgent:
         self._table.answer(name)
         return Receipt(name, "learnt", metrics=metrics)
 
-    def _why_closed(self, name: str) -> tuple[Outcome, str]:
+    def _why_closed(self, name: str) -> tuple[ReceiptOutcome, str]:
         end = self._table.end_of(name)
         if end == "answered":
             return end, f"decision {name} was answered before; each reward counts once"

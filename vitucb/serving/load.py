@@ -10,7 +10,7 @@ from vitucb.agents.saving import MANIFEST, Blueprint, read_agent
 from vitucb.agents.settings import warn_of_ignored
 from vitucb.config import AgentConfig, override
 from vitucb.serving.deployed_agent import MAX_UNANSWERED, DeployedAgent
-from vitucb.serving.run_agent import read_run
+from vitucb.serving.run_agent import read_run_agent
 
 
 def load_agent(
@@ -35,7 +35,7 @@ def load_agent(
     if (folder / MANIFEST).is_file():
         blueprint, state = read_agent(folder)
     elif (folder / "config.yaml").is_file() and (folder / "checkpoint").is_dir():
-        blueprint, state = read_run(folder)
+        blueprint, state = read_run_agent(folder)
     else:
         raise ValueError(
             f"{folder} holds neither a saved agent ({MANIFEST}) nor a run (config.yaml and "

@@ -20,7 +20,7 @@ Closed = Literal["answered", "forgotten"]
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class PendingDecision:
     """A decision, and what a reward of it will need.
 
     Attributes:
@@ -37,7 +37,9 @@ class Waiting:
     decision: Decision
 
     @classmethod
-    def of(cls, obs: Observation, decision: Decision, *, whole: bool, with_phi: bool) -> Waiting:
+    def of(
+        cls, obs: Observation, decision: Decision, *, whole: bool, with_phi: bool
+    ) -> PendingDecision:
         """Keep a copy of the observation, `whole` or the chosen image of it, and the decision."""
         images, phi = obs["images"], decision.phi
         keep_all = whole or len(images) == 1
@@ -67,7 +69,7 @@ class Waiting:
         }
 
     @classmethod
-    def from_state(cls, state: State) -> Waiting:
+    def from_state(cls, state: State) -> PendingDecision:
         """What `state_dict` described."""
         return cls(
             np.asarray(state["images"], np.uint8),
@@ -78,7 +80,7 @@ class Waiting:
 
 
 @dataclass(slots=True)
-class Unanswered:
+class PendingDecisions:
     """The decisions that wait, oldest first, and how the latest others ended.
 
     Attributes:
@@ -90,7 +92,7 @@ class Unanswered:
     capacity: int
     decided: int = 0
     forgotten: int = 0
-    _waiting: dict[str, Waiting] = field(default_factory=dict)
+    _waiting: dict[str, PendingDecision] = field(default_factory=dict)
     _closed: dict[str, Closed] = field(default_factory=dict)
     # Two processes that go on from one saved agent must not give out the same ids.
     _prefix: str = field(default_factory=lambda: secrets.token_hex(4))
@@ -107,7 +109,7 @@ class Unanswered:
         """Everything held: decisions that wait and ids that are remembered."""
         return len(self._waiting) + len(self._closed)
 
-    def add(self, waiting: Waiting) -> str:
+    def add(self, waiting: PendingDecision) -> str:
         """Keep a decision; its id."""
         name = f"{self._prefix}-{self.decided}"
         self.decided += 1
@@ -115,7 +117,7 @@ class Unanswered:
         self._drop_oldest()
         return name
 
-    def find(self, name: str) -> Waiting | None:
+    def find(self, name: str) -> PendingDecision | None:
         """The decision of this id, if it waits."""
         return self._waiting.get(name)
 
@@ -154,6 +156,6 @@ class Unanswered:
         """Restore what `state_dict` returned, save the capacity; new ids get another prefix."""
         self.decided, self.forgotten = int(state["decided"]), int(state["forgotten"])
         waiting: dict[str, Any] = state["waiting"]
-        self._waiting = {name: Waiting.from_state(s) for name, s in waiting.items()}
+        self._waiting = {name: PendingDecision.from_state(s) for name, s in waiting.items()}
         self._closed = dict(list(state["closed"].items())[-self.capacity :])
         self._drop_oldest()

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitucb.agents.saving import Blueprint
-from vitucb.config import RunConfig, load_config
+from vitucb.config import RunConfig
 from vitucb.experiment.environments import make_env
-from vitucb.experiment.resume import open_snapshots
+from vitucb.experiment.run_folder import RunFolder
 from vitucb.types import State, shares_image
 
 
-def read_run(folder: Path) -> tuple[Blueprint, State]:
+def read_run_agent(folder: Path) -> tuple[Blueprint, State]:
     """Blueprint and state of the agent of a run, at its end or at its newest whole checkpoint.
 
     Deletes nothing. The environment is made only where no pictures tell the number of arms.
@@ -26,20 +26,20 @@ def read_run(folder: Path) -> tuple[Blueprint, State]:
     """
     from vitucb.storage.state_files import load_state
 
-    config, names = load_config(folder / "config.yaml"), _action_names(folder)
+    run, names = RunFolder.open(folder), _action_names(folder)
     if (folder / "checkpoint" / "state.json").is_file():
         agent = load_state(folder / "checkpoint")
-        return _blueprint(config, _gallery(folder), names), {"agent": agent}
-    snapshots, reason = open_snapshots(folder), "there is none"
-    for rounds in reversed(snapshots.rounds):
+        return _blueprint(run.config, _gallery(folder), names), {"agent": agent}
+    reason = "there is none"
+    for rounds in reversed(run.checkpoints.rounds):
         try:
-            state = snapshots.load(rounds)
+            state = run.checkpoints.load(rounds)
         except ValueError as error:
             reason = str(error)
             continue
         pictures = state["recorder"]["gallery"]
         shown = (pictures[0]["images"], len(pictures[0]["mean"])) if pictures else None
-        return _blueprint(config, shown, names), {"agent": state["agent"]}
+        return _blueprint(run.config, shown, names), {"agent": state["agent"]}
     raise ValueError(f"run {folder} has no whole checkpoint: {reason}; let it finish")
 
 

@@ -1,7 +1,7 @@
 """State dicts on disk: tensors in safetensors, everything else in JSON, nothing that executes.
 
 `state.json` mirrors the nested dict; where a tensor or an array stood it holds a reference into
-`state.safetensors`, or the names of its pieces in a `Pieces` store. Each file replaces its
+`state.safetensors`, or the names of its chunks in a `ChunkStore`. Each file replaces its
 predecessor in one step.
 """
 
@@ -18,22 +18,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from vitucb.storage.atomic_files import replace_file, write_durably
-from vitucb.storage.chunk_store import Pieces
+from vitucb.storage.chunk_store import ChunkStore
 from vitucb.types import State
 
-_TENSOR, _ARRAY, _ITEMS, _PIECES = "__tensor__", "__array__", "__items__", "__pieces__"
+_TENSOR, _ARRAY, _ITEMS, _CHUNKS = "__tensor__", "__array__", "__items__", "__pieces__"
 _DEVICE = "device"
 # Smaller arrays share one file: a file each would cost more than writing them again.
-_MIN_PIECES_BYTES = 8 * 1024
+_MIN_CHUNKED_BYTES = 8 * 1024
 
 
-def save_state(state: State, folder: Path, pieces: Pieces | None = None) -> None:
+def save_state(state: State, folder: Path, chunks: ChunkStore | None = None) -> None:
     """Write a state dict to `folder`.
 
     Args:
         state: Nested dicts, lists and tuples of tensors, numpy arrays, numbers, strings, None.
         folder: Made if missing.
-        pieces: Where arrays above 8 KiB go, so that states saved one after the other share what
+        chunks: Where arrays above 8 KiB go, so that states saved one after the other share what
             did not change; None keeps everything in `folder`.
 
     Raises:
@@ -41,7 +41,7 @@ def save_state(state: State, folder: Path, pieces: Pieces | None = None) -> None
         OSError: If a file cannot be written.
     """
     tensors: dict[str, torch.Tensor] = {}
-    tree = _strip(state, tensors, pieces)
+    tree = _strip(state, tensors, chunks)
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / "state.safetensors.tmp"
     try:
@@ -52,12 +52,14 @@ def save_state(state: State, folder: Path, pieces: Pieces | None = None) -> None
     write_durably(folder / "state.json", json.dumps(tree))
 
 
-def load_state(folder: Path, pieces: Pieces | None = None, *, keep_devices: bool = False) -> State:
+def load_state(
+    folder: Path, chunks: ChunkStore | None = None, *, keep_devices: bool = False
+) -> State:
     """Read what `save_state` wrote; lists come back as lists, tuples too.
 
     Args:
         folder: Where the state is.
-        pieces: The store that was given to `save_state`.
+        chunks: The store that was given to `save_state`.
         keep_devices: Put tensors back on the devices they were on; on the CPU otherwise.
 
     Raises:
@@ -66,7 +68,7 @@ def load_state(folder: Path, pieces: Pieces | None = None, *, keep_devices: bool
     try:
         tree = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         tensors = load_file(folder / "state.safetensors")
-        state: State = _fill(tree, tensors, pieces, keep_devices)
+        state: State = _fill(tree, tensors, chunks, keep_devices)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(f"checkpoint {folder} cannot be read: {error}") from error
     except Exception as error:  # safetensors raises its own type for a damaged header
@@ -74,24 +76,24 @@ def load_state(folder: Path, pieces: Pieces | None = None, *, keep_devices: bool
     return state
 
 
-def _strip(value: Any, tensors: dict[str, torch.Tensor], pieces: Pieces | None) -> Any:
-    """`value` with its tensors moved into `tensors` or `pieces`, references in their place."""
+def _strip(value: Any, tensors: dict[str, torch.Tensor], chunks: ChunkStore | None) -> Any:
+    """`value` with its tensors moved into `tensors` or `chunks`, references in their place."""
     if isinstance(value, torch.Tensor | np.ndarray):
         tensor = torch.as_tensor(value).detach()
         kind = _ARRAY if isinstance(value, np.ndarray) else _TENSOR
         device = {} if tensor.device.type == "cpu" else {_DEVICE: str(tensor.device)}
         tensor = tensor.cpu()
-        if pieces is not None and tensor.nbytes >= _MIN_PIECES_BYTES:
-            return {_PIECES: _cut(tensor, pieces) | {"kind": kind}, **device}
+        if chunks is not None and tensor.nbytes >= _MIN_CHUNKED_BYTES:
+            return {_CHUNKS: _cut(tensor, chunks) | {"kind": kind}, **device}
         name = str(len(tensors))
         # A copy: safetensors refuses tensors that share memory.
         tensors[name] = tensor.clone().contiguous()
         return {kind: name, **device}
     if isinstance(value, dict):
         # As pairs, because JSON would turn the integer keys of optimizers into strings.
-        return {_ITEMS: [[key, _strip(item, tensors, pieces)] for key, item in value.items()]}
+        return {_ITEMS: [[key, _strip(item, tensors, chunks)] for key, item in value.items()]}
     if isinstance(value, list | tuple):
-        return [_strip(item, tensors, pieces) for item in value]
+        return [_strip(item, tensors, chunks) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.generic):
@@ -100,18 +102,18 @@ def _strip(value: Any, tensors: dict[str, torch.Tensor], pieces: Pieces | None) 
 
 
 def _fill(
-    tree: Any, tensors: dict[str, torch.Tensor], pieces: Pieces | None, keep_devices: bool
+    tree: Any, tensors: dict[str, torch.Tensor], chunks: ChunkStore | None, keep_devices: bool
 ) -> Any:
     """Undo `_strip`."""
     if isinstance(tree, list):
-        return [_fill(item, tensors, pieces, keep_devices) for item in tree]
+        return [_fill(item, tensors, chunks, keep_devices) for item in tree]
     if not isinstance(tree, dict):
         return tree
     if _ITEMS in tree:
         pairs = tree[_ITEMS]
-        return {key: _fill(item, tensors, pieces, keep_devices) for key, item in pairs}
-    if _PIECES in tree:
-        tensor, kind = _join(tree[_PIECES], pieces), tree[_PIECES]["kind"]
+        return {key: _fill(item, tensors, chunks, keep_devices) for key, item in pairs}
+    if _CHUNKS in tree:
+        tensor, kind = _join(tree[_CHUNKS], chunks), tree[_CHUNKS]["kind"]
     else:
         kind = _TENSOR if _TENSOR in tree else _ARRAY
         tensor = tensors[tree[kind]]
@@ -120,19 +122,19 @@ def _fill(
     return tensor.to(tree.get(_DEVICE, "cpu")) if keep_devices else tensor
 
 
-def _cut(tensor: torch.Tensor, pieces: Pieces) -> dict[str, Any]:
-    """Type, shape and the names of the stored pieces of `tensor`."""
-    names = pieces.put(_bytes_of(tensor.contiguous()))
+def _cut(tensor: torch.Tensor, chunks: ChunkStore) -> dict[str, Any]:
+    """Type, shape and the names of the stored chunks of `tensor`."""
+    names = chunks.put(_bytes_of(tensor.contiguous()))
     dtype = str(tensor.dtype).removeprefix("torch.")
     return {"names": names, "dtype": dtype, "shape": list(tensor.shape)}
 
 
-def _join(reference: dict[str, Any], pieces: Pieces | None) -> torch.Tensor:
+def _join(reference: dict[str, Any], chunks: ChunkStore | None) -> torch.Tensor:
     """Undo `_cut`."""
-    if pieces is None:
-        raise ValueError("it was saved in pieces; give their folder")
+    if chunks is None:
+        raise ValueError("it was saved in chunks; give their folder")
     tensor = torch.empty(reference["shape"], dtype=getattr(torch, reference["dtype"]))
-    pieces.read_into(_bytes_of(tensor), reference["names"])
+    chunks.read_into(_bytes_of(tensor), reference["names"])
     return tensor
 
 

@@ -28,7 +28,6 @@ they have parted. Tensors travel as safetensors over gloo, on the CPU.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Sequence
@@ -45,38 +44,10 @@ from vitucb.agents.vit_ucb import ViTUCB
 from vitucb.config import RunConfig
 from vitucb.experiment.distributed.process_group import Package, Ranks
 from vitucb.experiment.distributed.ranks import rank_seed
-from vitucb.experiment.resume import check_same_config, open_snapshots
-from vitucb.experiment.run_folder import run_folder, why_unusable
+from vitucb.experiment.loop_hook import Wishes
 from vitucb.learning.feature_history import Chosen
 from vitucb.seeding import numpy_generator
 from vitucb.types import Agent, Decision, Observation, State
-
-
-def keep_common_checkpoints(config: RunConfig, ranks: Ranks) -> None:
-    """Drop the checkpoints of this rank's run folder that are newer than any that all ranks have.
-
-    A rank that had finished while another had not is unfinished again.
-
-    Raises:
-        ValueError: If the run folder holds a run with other settings.
-    """
-    if config.overwrite:
-        return
-    check_same_config(config)
-    folder = run_folder(config)
-    snapshots = open_snapshots(folder)
-    usable = []
-    for rounds in snapshots.rounds:
-        with contextlib.suppress(ValueError):
-            if why_unusable(folder, snapshots.load(rounds)["recorder"]) is None:
-                usable.append(rounds)
-    packages = ranks.exchange({"rounds": torch.tensor(usable, dtype=torch.int64)})
-    common = set.intersection(*(set(package["rounds"].tolist()) for package in packages))
-    last = max(common, default=0)
-    snapshots.load_newest(
-        lambda state: None if state["rounds"] == last else "another rank has none that goes with it"
-    )
-    (folder / "summary.json").unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,38 +130,37 @@ class DataParallelAgent:
         )
         return {}
 
-    def end_round_together(
-        self, played: int, *, is_last: bool, save: bool, stop: bool
-    ) -> tuple[dict[str, float], bool, bool]:
+    def sync_when_due(
+        self, played: int, wishes: Wishes, *, is_last: bool
+    ) -> tuple[dict[str, float], Wishes]:
         """Sync when due.
 
         Args:
             played: Rounds played so far.
+            wishes: Whether this rank would write a checkpoint, which is remembered until the next
+                sync, and whether it was asked to stop.
             is_last: Whether the episode is over.
-            save: Whether this rank would write a checkpoint; remembered until the next sync.
-            stop: Whether this rank was asked to stop.
 
         Returns:
-            Metrics, whether to write a checkpoint now, and whether to stop now: what any rank
-            wants, all do, and only after a sync.
+            Metrics, and what to do now: what any rank wants, all do, and only after a sync.
 
         Raises:
             ValueError: If the ranks have not played equally many rounds.
             RuntimeError: If the ranks have parted.
             RankLostError: If another rank does not answer.
         """
-        self._wants_save |= save
+        self._wants_save |= wishes.save
         if played % self._every and not is_last:
-            return {}, False, False
-        packages = self._ranks.exchange(self._package(stop))
+            return {}, Wishes(save=False, stop=False)
+        packages = self._ranks.exchange(self._package(wishes.stop))
         _check_equal(packages)
-        wishes = torch.stack([package["wishes"] for package in packages]).any(dim=0)
+        of_any = torch.stack([package["wishes"] for package in packages]).any(dim=0)
         metrics = self._learn(packages)
         self._choices.clear()
         self._rewards.clear()
         self._wants_save = False
         self._begin_window()
-        return metrics, bool(wishes[0]), bool(wishes[1])
+        return metrics, Wishes(*of_any.tolist())
 
     def _begin_window(self) -> None:
         self._agent.history.mark()

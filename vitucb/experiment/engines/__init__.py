@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
 from vitucb.config import RunConfig
 
-Outcome: TypeAlias = tuple[RunConfig, str | None]
+JobEnd: TypeAlias = tuple[RunConfig, str | None]
 """A job that ended, and what went wrong in one line, or None."""
 
-Engine: TypeAlias = Callable[..., Iterator[Outcome]]
+Engine: TypeAlias = Callable[..., Iterator[JobEnd]]
 """Called with the jobs, and the keywords `workers` (None: what fits) and `on_rounds`."""
 
 OnRounds: TypeAlias = Callable[[int], None]
@@ -28,10 +28,3 @@ ENGINES: Mapping[str, tuple[str, str]] = {
     ),
 }
 """Name -> (import path, one line)."""
-
-
-def unfinished(jobs: Sequence[RunConfig]) -> list[RunConfig]:
-    """The jobs that still have rounds to play."""
-    from vitucb.experiment.run_folder import is_finished, run_folder
-
-    return [job for job in jobs if job.overwrite or not is_finished(run_folder(job))]

@@ -19,7 +19,6 @@ def play_job(job: RunConfig, on_rounds: Callable[[int], None] | None = None) -> 
         on_rounds: Told how many rounds were played since it was last called.
     """
     from vitucb.experiment.playing import play
-    from vitucb.experiment.resume import check_same_config
 
     last = 0
 
@@ -30,7 +29,6 @@ def play_job(job: RunConfig, on_rounds: Callable[[int], None] | None = None) -> 
         last = round.index + 1
 
     try:
-        check_same_config(job)
         play(job, count)
     except Exception as error:  # whatever it is, the other jobs go on and the user is told
         return one_line(error)

@@ -13,7 +13,7 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 from vitucb.config import RunConfig
-from vitucb.experiment.engines import OnRounds, Outcome
+from vitucb.experiment.engines import JobEnd, OnRounds
 from vitucb.experiment.engines.job import play_job
 from vitucb.experiment.resume import stop_flag
 from vitucb.experiment.run_folder import run_folder
@@ -27,7 +27,7 @@ _NOT_BEGUN = "stopped before it began"
 
 def play_jobs(
     jobs: Sequence[RunConfig], *, workers: int | None = None, on_rounds: OnRounds | None = None
-) -> Iterator[Outcome]:
+) -> Iterator[JobEnd]:
     """Play `jobs` and yield each as it ends.
 
     A worker that dies (out of memory, say) costs its job one more try, which resumes it. SIGTERM
@@ -104,7 +104,7 @@ class _Crew:
                 self._workers.append(idle[-1])
             idle.pop().give(self._queue.popleft())
 
-    def ended(self) -> Iterator[Outcome]:
+    def ended(self) -> Iterator[JobEnd]:
         """Wait a little, and yield the jobs that ended."""
         ready = wait([worker.pipe for worker in self._workers], timeout=_POLL_SECONDS)
         for worker in [w for w in self._workers if w.pipe in ready]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vitucb.config import RunConfig
-from vitucb.experiment.engines import OnRounds, Outcome
+from vitucb.experiment.engines import JobEnd, OnRounds
 from vitucb.experiment.engines.job import one_line, play_job
 from vitucb.experiment.engines.processes import workers_that_fit
 from vitucb.registry import import_extra
@@ -20,7 +20,7 @@ _GPU_SHARE = 0.25
 
 def play_jobs(
     jobs: Sequence[RunConfig], *, workers: int | None = None, on_rounds: OnRounds | None = None
-) -> Iterator[Outcome]:
+) -> Iterator[JobEnd]:
     """Play `jobs` and yield each as it ends; a job on a GPU takes a quarter of one.
 
     Args:

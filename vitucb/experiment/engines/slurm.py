@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vitucb.config import RunConfig
-from vitucb.experiment.engines import OnRounds, Outcome
+from vitucb.experiment.engines import JobEnd, OnRounds
 from vitucb.experiment.engines.job import one_line, play_job
 from vitucb.registry import import_extra
 
@@ -37,7 +37,7 @@ def play_jobs(
     workers: int | None = None,
     on_rounds: OnRounds | None = None,
     cluster: str | None = None,
-) -> Iterator[Outcome]:
+) -> Iterator[JobEnd]:
     """Play `jobs` and yield each as it ends.
 
     Args:
