@@ -29,6 +29,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     def finished(agent: str, rounds: int) -> Path:
         settings = {
             "out": str(out),
+            "experiment": f"{rounds}-rounds",
             "agent": agent,
             "num_rounds": rounds,
             "tensorboard": False,

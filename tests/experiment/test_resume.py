@@ -258,6 +258,14 @@ def test_events_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     assert steps == list(range(0, 30, 2))
 
 
+def test_finished_run_is_not_played_over_with_other_settings(tmp_path: Path) -> None:
+    settings = config(tmp_path, num_rounds=3)
+    before = contents(play(settings).folder)
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(num_rounds 3 -> 4\)"):
+        play(dataclasses.replace(settings, num_rounds=4))
+    assert contents(run_folder(settings)) == before
+
+
 def test_finished_folder_holds_no_checkpoint_of_the_way(tmp_path: Path) -> None:
     folder = play(config(tmp_path)).folder
     assert {p.name for p in (folder / "checkpoint").iterdir()} == {
