@@ -40,11 +40,20 @@ def source_packages() -> set[str]:
     return found
 
 
-def build(kind: str, out: Path) -> Path:
-    command = [sys.executable, "-m", "build", "--no-isolation", f"--{kind}", "--outdir", str(out)]
-    done = subprocess.run([*command, str(ROOT)], capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the source distribution and with the wheel that is built from it."""
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    return next(out.glob("*.whl" if kind == "wheel" else "*.tar.gz"))
+    return out
+
+
+def files_below(*folders: str) -> set[str]:
+    """Every file in the folders, links not followed; what Python compiled is none of them."""
+    found = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
+    return {path.relative_to(ROOT).as_posix() for path in found if path.suffix != ".pyc"}
 
 
 def test_package_list_names_every_package() -> None:
@@ -59,11 +68,6 @@ def test_links_lead_to_the_top_level_folders(name: str) -> None:
     assert link.resolve() == ROOT / name
 
 
-def templates() -> set[str]:
-    """What the report's page is made of."""
-    return {f"vitucb/report/templates/{p.name}" for p in ROOT.glob("vitucb/report/templates/*")}
-
-
 @pytest.mark.parametrize("name", ["envs", "agents"])
 def test_bare_import_is_refused(name: str) -> None:
     done = subprocess.run(
@@ -73,27 +77,18 @@ def test_bare_import_is_refused(name: str) -> None:
     assert f"vitucb.{name}" in done.stderr
 
 
-def test_wheel_holds_only_vitucb_with_weights_and_remapped_packages(tmp_path: Path) -> None:
-    with zipfile.ZipFile(build("wheel", tmp_path)) as wheel:
-        names = wheel.namelist()
-    tops = {name.split("/")[0] for name in names}
-    assert {t for t in tops if not t.endswith(".dist-info")} == {"vitucb"}
-    assert "vitucb/envs/image_arms.py" in names
-    assert "vitucb/agents/vit_ucb.py" in names
-    assert "vitucb/py.typed" in names
-    assert {"vitucb/report/templates/style.css"} < templates() <= set(names)
-    assert any(n.startswith("vitucb/assets/") and n.endswith(".safetensors") for n in names)
+def test_wheel_holds_all_of_vitucb_and_nothing_else(built: Path) -> None:
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
+        installed = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    remapped = {f"vitucb/{file}" for file in files_below("envs", "agents")}
+    assert installed == remapped | files_below("vitucb")
 
 
-def test_sdist_holds_what_the_build_and_the_tests_need(tmp_path: Path) -> None:
-    with tarfile.open(build("sdist", tmp_path)) as sdist:
+def test_sdist_holds_what_the_build_and_the_tests_need(built: Path) -> None:
+    with tarfile.open(next(built.glob("*.tar.gz"))) as sdist:
         names = {"/".join(name.split("/")[1:]) for name in sdist.getnames()}
-    assert {"pyproject.toml", "README.md", "LICENSE", "envs/__init__.py", "mkdocs.yml"} <= names
-    assert templates() <= names
-    assert any(n.startswith("vitucb/assets/") and n.endswith(".safetensors") for n in names)
-    parts = [path for part in ("tests", "scripts", "docs") for path in (ROOT / part).rglob("*")]
-    files = {path.relative_to(ROOT).as_posix() for path in parts if path.is_file()}
-    assert {file for file in files if not file.endswith(".pyc")} <= names
+    assert {"pyproject.toml", "README.md", "LICENSE", "mkdocs.yml", ".ci/run"} <= names
+    assert files_below("vitucb", "envs", "agents", "tests", "scripts", "docs") <= names
 
 
 def test_citation_names_this_version() -> None:
