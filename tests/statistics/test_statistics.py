@@ -72,7 +72,7 @@ def test_bootstrap_is_the_same_by_blocks_and_at_once() -> None:
 def test_bootstrap_is_deterministic_and_takes_a_generator() -> None:
     values = rng().normal(size=7)
     assert bootstrap_ci(values) == bootstrap_ci(values)
-    assert bootstrap_ci(values, seed=3) == bootstrap_ci(values, rng=rng(3))
+    assert bootstrap_ci(values, seed=3) == bootstrap_ci(values, seed=rng(3))
     assert bootstrap_ci(values, seed=3) != bootstrap_ci(values, seed=4)
 
 

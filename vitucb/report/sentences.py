@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from vitucb.agents.table import Family
 from vitucb.report.analysis import AgentResult, Analysis, RivalComparison, compare
 from vitucb.report.formatting import before_number, estimate_text, fixed, number, p_text, percent
 from vitucb.report.groups import Group
 from vitucb.statistics import IntervalEstimate, PairedDifference
 
 _LEVEL = 0.05
+_SHOWN_RIVALS: Mapping[Family, int] = {"contextual": 2, "context-free": 2, "random": 1}
 
 Verdict: TypeAlias = Literal["better", "worse", "open"]
 
@@ -61,28 +63,19 @@ def section_links(analyses: Sequence[Analysis]) -> list[str]:
 
 def rivals_line(analysis: Analysis) -> str:
     """The two best contextual and context-free rivals and random play, with their regrets."""
-    # Results are sorted by regret within each family.
-    shown = [
-        result
-        for part, most in (("contextual", 2), ("context-free", 2), ("random", 1))
-        for result in [r for r in analysis.results if r.family == part and r is not analysis.main][
-            :most
-        ]
-    ]
-    texts = [f"{described(r)} {estimate_text(r.summary.final_regret)}" for r in shown]
+    texts: list[str] = []
+    for family, most in _SHOWN_RIVALS.items():
+        rivals = [r for r in analysis.of_family(family) if r is not analysis.main]  # best first
+        texts += [f"{described(r)} {estimate_text(r.summary.final_regret)}" for r in rivals[:most]]
     return "; ".join(texts) + "." if texts else ""
 
 
 def described(result: AgentResult) -> str:
     """The label, with what it stands for where that is known."""
-    extra = {
-        "lin-ucb": "on frozen features",
-        "greedy": "on frozen features",
-        "ucb1": "without context",
-        "gaussian-ts": "without context",
-    }
-    note = extra.get(result.name)
-    return f"{before_number(result.label)} {note}" if note else before_number(result.label)
+    label = before_number(result.label)
+    if result.family == "context-free":
+        return f"{label} without context"
+    return f"{label} on frozen features" if result.name in ("lin-ucb", "greedy") else label
 
 
 def comparison_sentence(comparison: RivalComparison) -> Sentence:

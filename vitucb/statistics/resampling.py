@@ -45,8 +45,7 @@ def bootstrap_ci(
     confidence: float = 0.95,
     num_resamples: int = 10_000,
     statistic: Statistic = np.mean,
-    seed: int = 0,
-    rng: np.random.Generator | None = None,
+    seed: int | np.random.Generator = 0,
 ) -> Interval:
     """Percentile bootstrap interval of a statistic over seeds (Efron 1979).
 
@@ -58,8 +57,7 @@ def bootstrap_ci(
         confidence: Nominal coverage, in (0, 1).
         num_resamples: Number of resamples B.
         statistic: Reduces the seed axis, called with `axis=`.
-        seed: Makes the resamples, unless `rng` is given: same input, same interval.
-        rng: Generator to draw the resamples from.
+        seed: Makes the resamples, or the generator to draw them from: same input, same interval.
 
     Returns:
         Bounds of shape `values.shape[1:]`; NaN for one seed, which carries no interval.
@@ -71,7 +69,7 @@ def bootstrap_ci(
     if len(rows) == 1:
         nothing = np.full(rows.shape[1:], np.nan)
         return Interval(nothing, nothing.copy())
-    draws = draw_resamples(len(rows), num_resamples, rng or np.random.default_rng(seed))
+    draws = draw_resamples(len(rows), num_resamples, np.random.default_rng(seed))
     if statistic is np.mean:
         return _mean_percentiles(rows, resample_weights(draws), confidence)
     return percentiles(resampled(rows, draws, statistic), confidence)
@@ -82,8 +80,7 @@ def bootstrap_band(
     *,
     confidence: float = 0.95,
     num_resamples: int = 10_000,
-    seed: int = 0,
-    rng: np.random.Generator | None = None,
+    seed: int | np.random.Generator = 0,
 ) -> Band:
     """Mean curve over seeds and its pointwise percentile bootstrap band.
 
@@ -91,16 +88,13 @@ def bootstrap_band(
         curves: Shape (S, T), one row per seed.
         confidence: Nominal pointwise coverage, in (0, 1).
         num_resamples: Number of resamples B.
-        seed: Makes the resamples, unless `rng` is given.
-        rng: Generator to draw the resamples from.
+        seed: Makes the resamples, or the generator to draw them from.
 
     Raises:
         ValueError: If `curves` is not a non-empty (S, T), or as `bootstrap_ci`.
     """
     rows = as_matrix(curves, "curves")
-    low, high = bootstrap_ci(
-        rows, confidence=confidence, num_resamples=num_resamples, seed=seed, rng=rng
-    )
+    low, high = bootstrap_ci(rows, confidence=confidence, num_resamples=num_resamples, seed=seed)
     return Band(rows.mean(axis=0), low, high)
 
 

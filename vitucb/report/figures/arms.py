@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitucb.report.analysis import AgentResult, Analysis, plotted_rounds
-from vitucb.report.figures.labels import LineEnd, label_line_ends
-from vitucb.report.figures.panels import draw_line, finish_axes, make_panels
+from vitucb.report.figures.panels import draw_curves, finish_axes, label_curves, make_panels
 from vitucb.report.figures.theme import LineStyle, colour
 from vitucb.report.series import has_bonus, smoothing_window, trailing_mean
 from vitucb.statistics import FloatArray
@@ -34,21 +33,18 @@ def arms_figure(analysis: Analysis) -> Figure | None:
     panels = [("Share of the pulls so far, by arm", _shares(actions, arms))]
     if has_bonus(main):
         panels.append(("Bonus of the arm when pulled", _bonuses(main, actions, arms)))
-    texts = [[f"arm {arm}" for arm in arms]] * len(panels)
-    figure, all_axes = make_panels(texts, [1.0] * len(panels), height=3.5)
+    names = [f"arm {arm}" for arm in arms]
+    styles = {name: _style(index) for index, name in enumerate(names)}
+    figure, all_axes = make_panels([names] * len(panels), [1.0] * len(panels), height=3.5)
     rounds = plotted_rounds(analysis.group.horizon)
     for axes, (title, curves) in zip(all_axes, panels, strict=True):
-        ends = []
-        for index, (arm, curve) in enumerate(zip(arms.tolist(), curves, strict=True)):
-            style = _style(index)
-            draw_line(axes, rounds, curve[rounds - 1], style)
-            if np.isfinite(curve[-1]):
-                ends.append(LineEnd(float(curve[-1]), f"arm {arm}", style))
+        lines = {name: curve[rounds - 1] for name, curve in zip(names, curves, strict=True)}
+        draw_curves(axes, rounds, lines, styles)
         axes.set_ylim(bottom=0)
         if title.startswith("Share"):
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
         finish_axes(axes, title, rounds)
-        label_line_ends(axes, ends)
+        label_curves(axes, lines, styles, {name: name for name in names})
     return figure
 
 

@@ -9,8 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitucb.report.analysis import AgentResult, Analysis, plotted_rounds
-from vitucb.report.figures.labels import LineEnd, label_line_ends
-from vitucb.report.figures.panels import draw_line, finish_axes, make_panels
+from vitucb.report.figures.panels import (
+    draw_curves,
+    draw_line,
+    finish_axes,
+    label_curves,
+    make_panels,
+)
 from vitucb.report.figures.theme import LineStyle, colour
 from vitucb.report.formatting import before_number, fixed, number
 from vitucb.report.series import covered, has_bonus, smoothing_window, trailing_mean
@@ -28,29 +33,26 @@ _MIN_GROWTH_ROUNDS = 20
 
 def regret_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figure:
     """Cumulative regret with 95 % bands; a second panel zooms in where random dwarfs the rest."""
-    rounds = plotted_rounds(analysis.group.horizon)
-    bands = {r.label: r.band for r in analysis.results}
-    ceiling = _zoom_ceiling(analysis, bands)
-    shown = [r for r in analysis.results if ceiling is not None]
-    outside = [r for r in analysis.results if ceiling and bands[r.label].mean[-1] > ceiling]
-    everything = {r.label: _value_label(r) for r in analysis.results}
-    if not shown:
-        figure, (axes,) = make_panels([everything.values()], [1], height=4.3)
-        axes.set_ylim(*_range(bands))
-        _draw_seeds(axes, rounds, analysis.results, styles)
-        _draw_bands(axes, rounds, analysis.results, bands, styles, everything)
+    results, rounds = analysis.results, plotted_rounds(analysis.group.horizon)
+    texts = {r.label: _value_label(r) for r in results}
+    ceiling = _zoom_ceiling(analysis)
+    if ceiling is None:
+        figure, (axes,) = make_panels([texts.values()], [1], height=4.3)
+        axes.set_ylim(*_range(results))
+        _draw_seeds(axes, rounds, results, styles)
+        _draw_bands(axes, rounds, results, styles, texts)
         finish_axes(axes, "Cumulative regret", rounds)
         return figure
-    close = {r.label: everything[r.label] for r in analysis.results if r not in outside}
-    far = {r.label: everything[r.label] for r in outside}
-    figure, (axes, zoomed) = make_panels([far.values(), close.values()], [0.8, 1], height=4.3)
-    axes.set_ylim(*_range(bands))
-    _draw_bands(axes, rounds, analysis.results, bands, styles, far)
+    far = {r.label: texts[r.label] for r in results if r.band.mean[-1] > ceiling}
+    near = {label: text for label, text in texts.items() if label not in far}
+    figure, (axes, zoomed) = make_panels([far.values(), near.values()], [0.8, 1], height=4.3)
+    axes.set_ylim(*_range(results))
+    _draw_bands(axes, rounds, results, styles, far)
     finish_axes(axes, "Cumulative regret", rounds)
-    _mark_zoom(axes, ceiling or 0.0)
+    _mark_zoom(axes, ceiling)
     zoomed.set_ylim(0, ceiling)
-    _draw_seeds(zoomed, rounds, [r for r in analysis.results if r not in outside], styles)
-    _draw_bands(zoomed, rounds, analysis.results, bands, styles, close)
+    _draw_seeds(zoomed, rounds, [r for r in results if r.label in near], styles)
+    _draw_bands(zoomed, rounds, results, styles, near)
     finish_axes(zoomed, "The same, zoomed in", rounds)
     return figure
 
@@ -80,13 +82,9 @@ def growth_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figure
     axes.set_yscale("log")
     curves = {label: np.where(means[label] > floor, means[label], np.nan) for label in texts}
     _draw_guides(axes, rounds, list(curves.values()))
-    ends = []
-    for label, text in reversed(texts.items()):
-        style, curve = styles[label], curves[label]
-        draw_line(axes, rounds, curve, style)
-        ends.append(LineEnd(float(curve[-1]), text, style))
+    draw_curves(axes, rounds, curves, styles)
     finish_axes(axes, "Growth of regret, log-log", rounds, zero_based=False)
-    label_line_ends(axes, ends)
+    label_curves(axes, curves, styles, texts)
     return figure
 
 
@@ -114,18 +112,18 @@ def _non_greedy(result: AgentResult) -> FloatArray:
     return np.where(np.isfinite(greedy), (action != greedy).astype(np.float64), np.nan)
 
 
-def _zoom_ceiling(analysis: Analysis, bands: Mapping[str, Band]) -> float | None:
+def _zoom_ceiling(analysis: Analysis) -> float | None:
     """Top of the zoomed panel, None where one panel shows all."""
-    context = [r.label for r in analysis.of_family("contextual")] or [analysis.main.label]
-    highest = max(float(_upper(bands[label]).max()) for label in context)
-    tallest = max(float(_upper(band).max()) for band in bands.values())
+    contextual = analysis.of_family("contextual") or [analysis.main]
+    highest = max(float(_upper(r.band).max()) for r in contextual)
+    tallest = max(float(_upper(r.band).max()) for r in analysis.results)
     return 1.12 * highest if 0 < highest * _DWARFING < tallest else None
 
 
-def _range(bands: Mapping[str, Band]) -> tuple[float, float]:
+def _range(results: Sequence[AgentResult]) -> tuple[float, float]:
     """Limits of the panel that shows all: from zero, or lower where regret is below it."""
-    top = 1.05 * max(0.0, *(float(_upper(band).max()) for band in bands.values()))
-    bottom = min(0.0, *(float(band.mean.min()) for band in bands.values()))
+    top = 1.05 * max(0.0, *(float(_upper(r.band).max()) for r in results))
+    bottom = min(0.0, *(float(r.band.mean.min()) for r in results))
     return bottom, top or (1.0 if bottom == 0 else 0.0)
 
 
@@ -156,25 +154,19 @@ def _trailing_figure(
         {r.label: trailing_mean(values(r), window)[:, rounds - 1].mean(axis=0) for r in results}
         for _, values in panels
     ]
-    labels = [[r.label for r in results]]
-    width = [*([[]] * (len(panels) - 1)), *labels] if len(panels) > 2 else labels * len(panels)
-    figure, all_axes = make_panels(width, [1.0] * len(panels), height=3.5)
-    for axes, (title, _), lines, texts in zip(all_axes, panels, curves, width, strict=True):
-        for label, curve in reversed(lines.items()):
-            draw_line(axes, rounds, curve, styles[label])
+    labels = [r.label for r in results]
+    # Of many panels only the last has room for names.
+    named = [labels if len(panels) < 3 or i == len(panels) - 1 else [] for i in range(len(panels))]
+    figure, all_axes = make_panels(named, [1.0] * len(panels), height=3.5)
+    for axes, (title, _), lines, texts in zip(all_axes, panels, curves, named, strict=True):
+        draw_curves(axes, rounds, lines, styles)
         axes.set_ylim(bottom=0)
         if title.startswith(("Share", "True")):
             axes.set_ylim(0, 1.02 if _peak(lines.values()) > 0.5 else None)
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
             axes.locator_params(axis="y", nbins=5)
         finish_axes(axes, title, rounds)
-        if texts:
-            ends = [
-                LineEnd(float(lines[r.label][-1]), r.label, styles[r.label])
-                for r in results
-                if np.isfinite(lines[r.label][-1])
-            ]
-            label_line_ends(axes, ends)
+        label_curves(axes, lines, styles, {label: label for label in texts})
     return figure
 
 
@@ -187,20 +179,18 @@ def _draw_bands(
     axes: Axes,
     rounds: NDArray[np.int64],
     results: Sequence[AgentResult],
-    bands: Mapping[str, Band],
     styles: Mapping[str, LineStyle],
-    labels: Mapping[str, str],
+    texts: Mapping[str, str],
 ) -> None:
+    """Every mean with its band, and `texts` by label at the ends."""
     # The main agent is drawn last, on top.
     for result in reversed(results):
-        band, style = bands[result.label], styles[result.label]
+        band, style = result.band, styles[result.label]
         axes.fill_between(rounds, band.low, band.high, color=style.colour, alpha=0.16, linewidth=0)
         draw_line(axes, rounds, band.mean, style)
-    ends = [
-        LineEnd(float(bands[label].mean[-1]), text, styles[label]) for label, text in labels.items()
-    ]
     axes.set_xlim(0, rounds[-1])
-    label_line_ends(axes, ends)
+    curves = {result.label: result.band.mean for result in results}
+    label_curves(axes, curves, styles, texts)
 
 
 def _draw_seeds(

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitucb.report.analysis import AgentResult, Analysis, plotted_rounds
-from vitucb.report.figures.labels import LineEnd, label_line_ends, label_width_inches
+from vitucb.report.figures.labels import label_width_inches
 from vitucb.report.figures.panels import (
     WIDTH_INCHES,
-    draw_line,
+    draw_curves,
     finish_axes,
+    label_curves,
     label_room_inches,
     make_panels,
 )
@@ -70,15 +71,10 @@ def _figure(
     labels = [[label for label, own in curves.items() if name in own] for name in names]
     figure, all_axes = make_panels(labels, [1.0] * len(names), height=3.3)
     for axes, name, shown in zip(all_axes, names, labels, strict=True):
-        ends = []
-        for label in reversed(shown):
-            curve = curves[label][name]
-            draw_line(axes, rounds, curve, styles[label])
-            known = curve[np.isfinite(curve)]
-            if len(known):
-                ends.append(LineEnd(float(known[-1]), label, styles[label]))
+        lines = {label: curves[label][name] for label in shown}
+        draw_curves(axes, rounds, lines, styles)
         finish_axes(axes, _MEANINGS.get(name, name), rounds)
-        label_line_ends(axes, ends)
+        label_curves(axes, lines, styles, {label: label for label in shown})
     return figure
 
 

@@ -166,14 +166,12 @@ def _legend(figure: Figure, height: float) -> None:
 
 def _resized(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Small images enlarged by whole pixels, large ones averaged, near 112 pixels wide."""
-    pixels = np.asarray(image)
-    if pixels.ndim == 3 and pixels.shape[-1] == 1:
-        pixels = np.repeat(pixels, 3, axis=-1)
-    size = max(pixels.shape[:2])
-    if size < _IMAGE_PIXELS:
-        factor = max(1, _IMAGE_PIXELS // size)
-        return np.asarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1))
-    factor = max(1, size // _IMAGE_PIXELS)
-    rows, columns = (extent // factor * factor for extent in pixels.shape[:2])
-    blocks = pixels[:rows, :columns].reshape(rows // factor, factor, columns // factor, factor, -1)
-    return np.asarray(blocks.mean(axis=(1, 3)).round().astype(np.uint8))
+    from PIL import Image
+
+    picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+    size = max(picture.size)
+    if size > _IMAGE_PIXELS:
+        return np.asarray(picture.reduce(size // _IMAGE_PIXELS))
+    factor = _IMAGE_PIXELS // size
+    enlarged = (picture.width * factor, picture.height * factor)
+    return np.asarray(picture.resize(enlarged, Image.Resampling.NEAREST))

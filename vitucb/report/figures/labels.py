@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -74,7 +74,7 @@ def text_points(text: str) -> float:
     return sum(map(_character_points, text))
 
 
-def label_width_inches(texts: Sequence[str]) -> float:
+def label_width_inches(texts: Iterable[str]) -> float:
     """Room that the widest of `texts` needs right of the axes."""
     widest = max((text_points(shorten(text)) for text in texts), default=0.0)
     return (_LEADER_POINTS + _MARGIN_POINTS + widest) / 72

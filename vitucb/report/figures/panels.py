@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vitucb.report.figures.labels import TICKS_INCHES, label_width_inches
+from vitucb.report.figures.labels import TICKS_INCHES, LineEnd, label_line_ends, label_width_inches
 from vitucb.report.figures.theme import LineStyle
 from vitucb.statistics import FloatArray
 
@@ -17,16 +17,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.ticker import Locator
 
-
 WIDTH_INCHES = 10.4
 """Width of a figure as wide as the page."""
-
 
 _MIN_PANEL_INCHES = 1.2
 
 
 def make_panels(
-    labels: Sequence[Sequence[str] | object],
+    labels: Sequence[Collection[str]],
     ratios: Sequence[float],
     *,
     height: float,
@@ -42,7 +40,7 @@ def make_panels(
     figure = Figure(figsize=(total, height))
     named = sum(bool(texts) for texts in labels)
     most = label_room_inches(total, len(ratios)) / max(1, named)
-    rooms = [min(most, label_width_inches(list(texts))) if texts else 0.1 for texts in labels]  # type: ignore[call-overload]
+    rooms = [min(most, label_width_inches(texts)) if texts else 0.1 for texts in labels]
     free = total - sum(rooms) - TICKS_INCHES * len(ratios)
     all_axes, left = [], TICKS_INCHES
     for room, ratio in zip(rooms, ratios, strict=True):
@@ -63,6 +61,31 @@ def draw_line(axes: Axes, rounds: NDArray[np.int64], curve: FloatArray, style: L
     order = 2 if style.is_reference else 3
     axes.plot(
         rounds, curve, color=style.colour, linestyle=style.dash, linewidth=style.width, zorder=order
+    )
+
+
+def draw_curves(
+    axes: Axes,
+    rounds: NDArray[np.int64],
+    curves: Mapping[str, FloatArray],
+    styles: Mapping[str, LineStyle],
+) -> None:
+    """Curves by label, the first of them on top."""
+    for label in reversed(list(curves)):
+        draw_line(axes, rounds, curves[label], styles[label])
+
+
+def label_curves(
+    axes: Axes,
+    curves: Mapping[str, FloatArray],
+    styles: Mapping[str, LineStyle],
+    texts: Mapping[str, str],
+) -> None:
+    """`texts` by label at the ends of those curves that reach the last round, the first on top."""
+    ends = {label: float(curves[label][-1]) for label in reversed(list(texts))}
+    label_line_ends(
+        axes,
+        [LineEnd(y, texts[label], styles[label]) for label, y in ends.items() if np.isfinite(y)],
     )
 
 
