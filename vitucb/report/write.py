@@ -7,11 +7,11 @@ import logging
 import re
 import shlex
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitucb.report.analysis import AgentResult, Analysis, analyse
+from vitucb.report.analysis import Analysis, analyse
 from vitucb.report.figures.theme import RC, inline_svg, line_styles, to_svg
 from vitucb.report.groups import group_runs
 from vitucb.report.page import Section, page
@@ -66,7 +66,10 @@ def write_report(
     folder = Path(out)
     _drop_earlier(folder)
     with _missing_glyphs_named_once():
-        sections = _sections(analyses, folder)
+        sections = [
+            _section(analysis, folder, "" if len(analyses) == 1 else f"{index}-")
+            for index, analysis in enumerate(analyses)
+        ]
     command = _command(runs_folder, out, main, include_unfinished)
     title = f"Regret report: {Path(runs_folder).resolve().name}"
     target = folder / "index.html"
@@ -81,22 +84,24 @@ def _drop_earlier(folder: Path) -> None:
             path.unlink()
 
 
-def _sections(analyses: Sequence[Analysis], folder: Path) -> list[Section]:
-    """Write figures and tables of every group; returns their sections of the page."""
-    sections = []
-    for index, analysis in enumerate(analyses):
-        prefix = "" if len(analyses) == 1 else f"{index}-"
-        write_tables(analysis, folder / "tables", prefix)
-        figures = {
-            name: _save(figure, folder / "figures", f"{prefix}{name}", headline(analysis))
-            for name, figure in _figures(analysis)
-        }
-        galleries = [
-            (title, _save(figure, folder / "figures", f"{prefix}gallery-{i}", title))
-            for i, (title, figure) in enumerate(_galleries(analysis))
-        ]
-        sections.append(Section(analysis, figures, galleries))
-    return sections
+def _section(analysis: Analysis, folder: Path, prefix: str) -> Section:
+    """Write figures and tables of one group, with `prefix` before their names."""
+    # Imported here so that `vitucb report --help` does not wait for matplotlib.
+    import matplotlib
+
+    from vitucb.report.figures.gallery import gallery_figure
+
+    write_tables(analysis, folder / "tables", prefix)
+    target = folder / "figures"
+    figures, galleries = {}, []
+    with matplotlib.rc_context(dict(RC)):
+        for name, figure in _figures(analysis).items():
+            if figure is not None:
+                figures[name] = _save(figure, target, f"{prefix}{name}", headline(analysis))
+        for index, (title, gallery) in enumerate(_galleries(analysis)):
+            name = f"{prefix}gallery-{index}"
+            galleries.append((title, _save(gallery_figure(gallery), target, name, title)))
+    return Section(analysis, figures, galleries)
 
 
 @contextlib.contextmanager
@@ -121,54 +126,31 @@ def _missing_glyphs_named_once() -> Iterator[None]:
         )
 
 
-def _figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
-    # Imported here so that `vitucb report --help` does not wait for matplotlib.
-    import matplotlib
-
+def _figures(analysis: Analysis) -> dict[str, Figure | None]:
+    """Figures by name, None where there is too little to show."""
     from vitucb.report.figures import arms, curves, diagnostics, forest
 
     styles = line_styles(analysis.results, analysis.main)
-    with matplotlib.rc_context(dict(RC)):
-        yield "regret", curves.regret_figure(analysis, styles)
-        differences = forest.difference_figure(analysis)
-        if differences is not None:
-            yield "differences", differences
-        yield "learning", curves.learning_figure(analysis, styles)
-        for name, draw in (
-            ("growth", curves.growth_figure),
-            ("calibration", curves.calibration_figure),
-        ):
-            figure = draw(analysis, styles)
-            if figure is not None:
-                yield name, figure
-        pulls = arms.arms_figure(analysis)
-        if pulls is not None:
-            yield "arms", pulls
-        yield from diagnostics.diagnostics_figures(analysis, styles)
+    return {
+        "regret": curves.regret_figure(analysis, styles),
+        "differences": forest.difference_figure(analysis),
+        "learning": curves.learning_figure(analysis, styles),
+        "growth": curves.growth_figure(analysis, styles),
+        "calibration": curves.calibration_figure(analysis, styles),
+        "arms": arms.arms_figure(analysis),
+        **dict(diagnostics.diagnostics_figures(analysis, styles)),
+    }
 
 
-def _galleries(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
-    import matplotlib
-
-    from vitucb.report.figures.gallery import gallery_figure
-
-    with matplotlib.rc_context(dict(RC)):
-        for title, gallery in _chosen_galleries(analysis):
-            yield title, gallery_figure(gallery)
-
-
-def _chosen_galleries(analysis: Analysis) -> list[tuple[str, Gallery]]:
+def _galleries(analysis: Analysis) -> list[tuple[str, Gallery]]:
     """The first recorded gallery of the main agent, then of other contextual agents."""
-    order: Sequence[AgentResult] = [
-        analysis.main,
-        *(r for r in analysis.of_family("contextual") if r is not analysis.main),
-    ]
+    others = [r for r in analysis.of_family("contextual") if r is not analysis.main]
     found = []
-    for result in order[:_MAX_GALLERIES]:
-        for run in result.runs:
-            gallery = load_gallery(run)
+    for result in [analysis.main, *others][:_MAX_GALLERIES]:
+        galleries = ((run.seed, load_gallery(run)) for run in result.runs)
+        for seed, gallery in galleries:
             if gallery is not None:
-                found.append((f"{result.label} (seed {run.seed})", gallery))
+                found.append((f"{result.label} (seed {seed})", gallery))
                 break
     return found
 

@@ -30,7 +30,7 @@ _MEANINGS: Mapping[str, str] = {
     "train/loss": "Training loss",
     "score/noise": "Estimated reward noise",
     "covariance/log_det": "Information gain, ln det(A / ridge)",
-    "covariance/stale_ratio": "Squared width, stale over fresh features",
+    "covariance/stale_ratio": "Squared width, stale / fresh",
     "covariance/certificate": "Certified error of a width",
     "covariance/drift": "Movement of features since a rebuild",
     "covariance/effective_dimension": "Effective dimension",
