@@ -156,6 +156,23 @@ def test_settings_of_every_agent_are_in_the_page(report: Path) -> None:
     assert "env.num_arms" in text
 
 
+def test_footer_says_what_was_run_and_on_what(report: Path) -> None:
+    text = words(report / "index.html")
+    assert "Runs 21 runs; seeds 0-2; 2.2 minutes of wall-clock time" in text
+    assert "greedy: trainable parameters 1,234; lin-ucb: trainable parameters 1,234" in text
+    assert "Versions Python 3.11.2, vitucb 0.1.0" in text
+    assert "Hardware 2 CPU cores" in text
+    assert "Settings that differ" not in text
+
+
+def test_settings_that_differ_are_named(tmp_path: Path, write_run: WriteRun) -> None:
+    for lr in (0.1, 0.2):
+        run = write_run(tmp_path / "exp", "vit-ucb", 0, rounds=25, settings={"lr": lr})
+        run.rename(run.with_name(f"run-{lr}"))
+    html = write_report(tmp_path / "exp", tmp_path / "out").read_text(encoding="utf-8")
+    assert "<code>agent.lr</code> 0.1, 0.2</dd>" in html
+
+
 def test_run_in_progress_makes_a_page(tmp_path: Path, write_run: WriteRun) -> None:
     write_run(tmp_path / "exp", "vit-ucb", 0, rounds=25, num_rounds=100, finished=False)
     text = words(write_report(tmp_path / "exp", tmp_path / "out"))

@@ -199,7 +199,7 @@ def caveats(analysis: Analysis) -> list[str]:
 
 
 # Share of normal samples of this size whose 95 % percentile interval holds the mean, in percent;
-# simulated in tests/statistics/test_statistics.py.
+# simulated in tests/statistics/test_resampling.py.
 _COVERED = {2: 50, 3: 74, 4: 80, 5: 83, 6: 86, 7: 87, 8: 89, 9: 89}
 
 

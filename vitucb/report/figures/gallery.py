@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from vitucb.report.figures.panels import WIDTH_INCHES
 from vitucb.report.figures.theme import colour
 from vitucb.report.formatting import number
 from vitucb.report.runs import Gallery
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 _MAX_ROWS = 5
 _MAX_ARMS = 16
 _IMAGE_PIXELS = 112
-_WIDTH_INCHES = 10.4
 _LEFT_INCHES = 1.35
 _BAR_INCHES = 0.8
 
@@ -29,10 +29,10 @@ def gallery_figure(gallery: Gallery) -> Figure:
 
     rows = _spaced(len(gallery.round), _MAX_ROWS)
     arms = min(gallery.expected_rewards.shape[1], _MAX_ARMS)
-    cell = min(1.0, (_WIDTH_INCHES - _LEFT_INCHES - 0.15) / arms)
+    cell = min(1.0, (WIDTH_INCHES - _LEFT_INCHES - 0.15) / arms)
     row_height = 0.9 * cell + _BAR_INCHES + 0.42
     height = row_height * len(rows) + 0.42
-    figure = Figure(figsize=(_WIDTH_INCHES, height))
+    figure = Figure(figsize=(WIDTH_INCHES, height))
     _legend(figure, height)
     for index, row in enumerate(rows):
         top = height - 0.36 - index * row_height
@@ -54,7 +54,7 @@ def _spaced(count: int, most: int) -> list[int]:
 def _axes(figure: Figure, box: tuple[float, float, float, float], height: float) -> Axes:
     left, bottom, width, tall = box
     return figure.add_axes(
-        (left / _WIDTH_INCHES, bottom / height, width / _WIDTH_INCHES, tall / height)
+        (left / WIDTH_INCHES, bottom / height, width / WIDTH_INCHES, tall / height)
     )
 
 
@@ -155,7 +155,7 @@ def _legend(figure: Figure, height: float) -> None:
         loc="upper left",
         ncols=len(handles),
         frameon=False,
-        bbox_to_anchor=((_LEFT_INCHES - 0.1) / _WIDTH_INCHES, 1.0),
+        bbox_to_anchor=((_LEFT_INCHES - 0.1) / WIDTH_INCHES, 1.0),
         borderaxespad=0,
         handlelength=1.4,
         columnspacing=1.6,
