@@ -15,17 +15,15 @@ the line and the field.
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import os
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from vitucb.envs.data.decoding import LazyImages, open_image
+from vitucb.envs.data.log_rows import LogRow, natural_order, row_error
 from vitucb.envs.data.logged_rounds import LoggedRounds
 from vitucb.envs.data.tables import Row, TableError, read_table
 
@@ -71,15 +69,11 @@ def read_log(
     if unknown:
         raise ValueError(f"columns: unknown field {unknown[0]!r}; known: {', '.join(FIELDS)}")
     rows = _rows(path, names.values())
-    parsed = [_Parsed.of(path, line, fields, names) for line, fields in rows]
+    parsed = [LogRow.of(path, line, fields, names) for line, fields in rows]
     if not parsed:
         raise ValueError(f"log {path}: no rounds in it; give one row per round")
     kept = _with_images(path, parsed, skip_missing)
     return _assemble(path, kept, image_size, len(parsed) - len(kept))
-
-
-def _error(path: Path, line: int, problem: str) -> ValueError:
-    return ValueError(f"{path}:{line}: {problem}")
 
 
 def _rows(path: Path, columns: Collection[str]) -> Iterator[Row]:
@@ -90,105 +84,10 @@ def _rows(path: Path, columns: Collection[str]) -> Iterator[Row]:
     except TableError as error:
         if error.line is None:
             raise ValueError(f"log {path}: {error.problem}") from error
-        raise _error(path, error.line, error.problem) from error
+        raise row_error(path, error.line, error.problem) from error
 
 
-@dataclass(frozen=True, slots=True)
-class _Parsed:
-    """One checked row."""
-
-    line: int
-    images: tuple[str, ...]
-    is_context: bool
-    action: str | int
-    reward: float
-    propensity: float | None
-
-    @classmethod
-    def of(
-        cls, path: Path, line: int, fields: Mapping[str, object], names: Mapping[str, str]
-    ) -> _Parsed:
-        """Check the fields of one row.
-
-        Raises:
-            ValueError: Names file, line and field.
-        """
-
-        def fail(field: str, problem: str) -> ValueError:
-            return _error(path, line, f"field {names[field]!r}: {problem}")
-
-        given = {field: fields[name] for field, name in names.items() if name in fields}
-        for field in ("action", "reward"):
-            if field not in given:
-                raise fail(field, "is missing; every row needs it")
-        if ("context_image" in given) == ("arm_images" in given):
-            raise fail(
-                "arm_images",
-                f"give either it or {names['context_image']!r}, the images of the round",
-            )
-        is_context = "context_image" in given
-        field = "context_image" if is_context else "arm_images"
-        images = _paths(given[field], is_context)
-        if not images:
-            raise fail(field, f"{given[field]!r} is no {'path' if is_context else 'list of paths'}")
-        reward = _number(given["reward"])
-        if reward is None:
-            raise fail("reward", f"{_short(given['reward'])} is no finite number")
-        propensity = None
-        if "propensity" in given:
-            propensity = _number(given["propensity"])
-            if propensity is None or not 0 < propensity <= 1:
-                raise fail("propensity", f"{_short(given['propensity'])} is not in (0, 1]")
-        action = _action(given["action"], None if is_context else len(images))
-        if action is None:
-            allowed = "a label" if is_context else f"a position 0 to {len(images) - 1}"
-            raise fail("action", f"{_short(given['action'])} is not {allowed}")
-        return cls(line, images, is_context, action, reward, propensity)
-
-
-def _short(value: object) -> str:
-    text = repr(value) if not isinstance(value, int) or abs(value) < 1e18 else "a huge integer"
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _paths(value: object, is_context: bool) -> tuple[str, ...]:
-    """The paths of an image field; empty if it holds none."""
-    if is_context:
-        return (value,) if isinstance(value, str) and value else ()
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return ()
-    if isinstance(value, str):
-        value = value.split("|")
-    if not isinstance(value, list) or not all(isinstance(p, str) and p for p in value):
-        return ()
-    return tuple(value)
-
-
-def _number(value: object) -> float | None:
-    if not isinstance(value, str | int | float):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _action(value: object, arms: int | None) -> str | int | None:
-    """A position below `arms`, or the label of an action where `arms` is None."""
-    if arms is None:
-        is_label = isinstance(value, str | int) and not isinstance(value, bool)
-        return str(value) if is_label and _short(value) != "a huge integer" else None
-    number = _number(value)
-    if isinstance(value, bool) or number is None or not number.is_integer():
-        return None
-    return int(number) if 0 <= number < arms else None
-
-
-def _with_images(path: Path, rows: list[_Parsed], skip_missing: bool) -> list[_Parsed]:
+def _with_images(path: Path, rows: list[LogRow], skip_missing: bool) -> list[LogRow]:
     """The rows whose images exist; one kind of log and propensities throughout.
 
     Raises:
@@ -196,9 +95,11 @@ def _with_images(path: Path, rows: list[_Parsed], skip_missing: bool) -> list[_P
     """
     for row in rows:
         if row.is_context != rows[0].is_context:
-            raise _error(path, row.line, "field 'arm_images': a log has it in all rows or in none")
+            raise row_error(
+                path, row.line, "field 'arm_images': a log has it in all rows or in none"
+            )
         if (row.propensity is None) != (rows[0].propensity is None):
-            raise _error(path, row.line, "field 'propensity': give it in all rows or in none")
+            raise row_error(path, row.line, "field 'propensity': give it in all rows or in none")
     exists = {p: os.path.isfile(path.parent / p) for p in {p for row in rows for p in row.images}}
     broken = [row for row in rows if not all(exists[p] for p in row.images)]
     if not broken:
@@ -207,14 +108,12 @@ def _with_images(path: Path, rows: list[_Parsed], skip_missing: bool) -> list[_P
     field = "context_image" if broken[0].is_context else "arm_images"
     problem = f"field {field!r}: no file {missing[0]!r} (missing images in {len(broken)} rows)"
     if not skip_missing or len(broken) == len(rows):
-        raise _error(path, broken[0].line, f"{problem}; mend the paths, or skip such rows")
+        raise row_error(path, broken[0].line, f"{problem}; mend the paths, or skip such rows")
     _logger.warning("%s:%d: %s; these rows are left out", path, broken[0].line, problem)
     return [row for row in rows if all(exists[p] for p in row.images)]
 
 
-def _assemble(
-    path: Path, rows: list[_Parsed], image_size: int | None, dropped: int
-) -> LoggedRounds:
+def _assemble(path: Path, rows: list[LogRow], image_size: int | None, dropped: int) -> LoggedRounds:
     is_context = rows[0].is_context
     files = sorted({p for row in rows for p in row.images})
     index = {p: i for i, p in enumerate(files)}
@@ -222,7 +121,9 @@ def _assemble(
     items = np.full((len(rows), width), -1, np.int64)
     for i, row in enumerate(rows):
         items[i, : len(row.images)] = [index[p] for p in row.images]
-    names = tuple(sorted({str(row.action) for row in rows}, key=_natural)) if is_context else ()
+    names = (
+        tuple(sorted({str(row.action) for row in rows}, key=natural_order)) if is_context else ()
+    )
     if max(len(names), width) < 2:
         raise ValueError(f"log {path}: one action throughout; there is nothing to choose")
     number = {name: i for i, name in enumerate(names)}
@@ -245,9 +146,3 @@ def _assemble(
         action_names=names,
         dropped=dropped,
     )
-
-
-def _natural(name: str) -> tuple[float, str]:
-    """Numbers first, by value; then labels."""
-    number = _number(name)
-    return (math.inf if number is None else number, name)

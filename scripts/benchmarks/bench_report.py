@@ -22,7 +22,7 @@ import numpy as np
 
 from vitucb.config import RunConfig, override, save_config
 from vitucb.experiment.recorder import METRIC_COLUMNS
-from vitucb.experiment.rounds_file import COLUMNS
+from vitucb.experiment.rounds_file import ROUND_COLUMNS
 from vitucb.experiment.run_folder import run_folder
 
 _NAMES = ("vit-ucb", "lin-ucb", "greedy", "ucb1", "gaussian-ts", "random", "oracle")
@@ -89,13 +89,13 @@ def synthetic_table(rounds: int, seed: list[int]) -> str:
     """A `rounds.csv` with falling regret and full-length floats."""
     rng = np.random.default_rng(seed)
     regret = rng.random(rounds) * (rng.random(rounds) < 1 / np.sqrt(1 + np.arange(rounds) / 50))
-    columns = {name: rng.random(rounds) for name in COLUMNS}
+    columns = {name: rng.random(rounds) for name in ROUND_COLUMNS}
     columns |= {"regret": regret, "cumulative_regret": regret.cumsum()}
     for name in ("action", "optimal_action", "greedy_action"):
         columns[name] = rng.integers(0, 10, rounds).astype(float)
     columns["round"] = np.arange(float(rounds))
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    return "\n".join([",".join(COLUMNS), *(",".join(map(str, row)) for row in rows)]) + "\n"
+    return "\n".join([",".join(ROUND_COLUMNS), *(",".join(map(str, row)) for row in rows)]) + "\n"
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def test_a_model_per_action_where_the_context_is_shared() -> None:
 
 
 def test_one_round_cannot_be_cross_fitted() -> None:
-    with pytest.raises(ValueError, match="1 rounds in 5 folds"):
+    with pytest.raises(ValueError, match="1 rounds; cross-fitting needs at least two"):
         cross_fitted_rewards(
             np.ones((1, 2, 1)), np.zeros(1, np.int64), np.ones(1), np.random.default_rng(0)
         )

@@ -19,7 +19,7 @@ from vitucb.experiment.environments import make_env
 from vitucb.experiment.episode import run
 from vitucb.experiment.playing import play
 from vitucb.experiment.recorder import Recorder
-from vitucb.experiment.rounds_file import COLUMNS
+from vitucb.experiment.rounds_file import ROUND_COLUMNS
 from vitucb.experiment.run_folder import RunFolder, is_finished, run_folder
 
 
@@ -46,7 +46,7 @@ def test_folder_holds_everything_of_a_run(tmp_path: Path) -> None:
 def test_rounds_add_up(tmp_path: Path) -> None:
     folder = play(config(tmp_path)).folder
     table = rows(folder)
-    assert tuple(table[0]) == COLUMNS
+    assert tuple(table[0]) == ROUND_COLUMNS
     assert [int(row["round"]) for row in table] == list(range(40))
     regrets = [float(row["regret"]) for row in table]
     assert float(table[-1]["cumulative_regret"]) == pytest.approx(sum(regrets))

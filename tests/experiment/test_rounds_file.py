@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vitucb.experiment.rounds_file import COLUMNS, read_rounds
+from vitucb.experiment.rounds_file import ROUND_COLUMNS, read_rounds
 
 
 def write(path: Path, text: str) -> Path:
@@ -14,10 +14,14 @@ def write(path: Path, text: str) -> Path:
 
 
 def test_numbers_are_read_to_the_last_bit(tmp_path: Path) -> None:
-    values = np.random.default_rng(0).normal(size=(50, len(COLUMNS))) * 10.0 ** np.arange(-6, 7)
+    values = np.random.default_rng(0).normal(size=(50, len(ROUND_COLUMNS))) * 10.0 ** np.arange(
+        -6, 7
+    )
     rows = [",".join(map(repr, row)) for row in values.tolist()]
-    columns = read_rounds(write(tmp_path / "rounds.csv", "\n".join([",".join(COLUMNS), *rows, ""])))
-    assert tuple(columns) == COLUMNS
+    columns = read_rounds(
+        write(tmp_path / "rounds.csv", "\n".join([",".join(ROUND_COLUMNS), *rows, ""]))
+    )
+    assert tuple(columns) == ROUND_COLUMNS
     np.testing.assert_array_equal(np.stack(list(columns.values()), axis=1), values)
 
 

@@ -12,7 +12,13 @@ import pytest
 from vitucb.cli.main import main
 from vitucb.config import RunConfig, load_config, override
 from vitucb.experiment.engines.job import play_job
-from vitucb.experiment.tune import TUNING_SEED, Dimension, parse_dimension, searched_in_vain, tune
+from vitucb.experiment.tune import (
+    TUNING_SEED,
+    Dimension,
+    parse_dimension,
+    search_settings,
+    searched_in_vain,
+)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +86,7 @@ def test_search_uses_other_seeds_and_images_and_resumes(
     )
     base = override(base, {"env": {"dataset": "digits"}})
     space = [Dimension("env.num_arms", (3, 10)), Dimension("agent.policy.alpha", (), 0.5, 2.0)]
-    best, trials = tune(base, space, trials=3, seeds=2)
+    best, trials = search_settings(base, space, trials=3, seeds=2)
     played = [load_config(path) for path in tmp_path.rglob("config.yaml")]
     assert {config.seed for config in played} == {TUNING_SEED, TUNING_SEED + 1}
     assert {config.env.data.split for config in played} == {"tune"}
@@ -88,7 +94,7 @@ def test_search_uses_other_seeds_and_images_and_resumes(
     with (best.parent / "trials.csv").open() as file:
         assert [row["trial"] for row in csv.DictReader(file)] == ["0", "1", "2"]
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("summary.json")}
-    again, repeated = tune(base, space, trials=3, seeds=2)
+    again, repeated = search_settings(base, space, trials=3, seeds=2)
     assert repeated == trials
     assert again == best
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("summary.json")}
@@ -114,15 +120,15 @@ def test_settings_searched_in_vain_are_told(
 
 def test_data_that_cannot_be_split_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"name env.dataset"):
-        tune(RunConfig(out=str(tmp_path)), [Dimension("num_rounds", (3,))])
+        search_settings(RunConfig(out=str(tmp_path)), [Dimension("num_rounds", (3,))])
 
 
 def test_setting_searched_twice_is_refused() -> None:
     space = [Dimension("num_rounds", (3,)), Dimension("num_rounds", (4,))]
     with pytest.raises(ValueError, match="--search names num_rounds twice"):
-        tune(RunConfig(), space)
+        search_settings(RunConfig(), space)
 
 
 def test_empty_space_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one --search"):
-        tune(RunConfig(), [])
+        search_settings(RunConfig(), [])

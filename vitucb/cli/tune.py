@@ -30,8 +30,7 @@ def tune(words: list[str]) -> None:
         parse(TuneArgs, ["--help"], "tune")
     from vitucb.agents.settings import describe_ignored
     from vitucb.cli.catalog import check_names
-    from vitucb.experiment.tune import parse_dimension, searched_in_vain
-    from vitucb.experiment.tune import tune as search
+    from vitucb.experiment.tune import parse_dimension, search_settings, searched_in_vain
 
     words, searched = pop_values(words, "--search")
     options, words = split_options(words, TuneArgs)
@@ -42,7 +41,7 @@ def tune(words: list[str]) -> None:
     warn_of_ignored([base], "tune")
     if keys := searched_in_vain(base, space):
         print(f"vitucb tune: {describe_ignored(base.agent.name, keys)}", file=sys.stderr)
-    best, trials = search(
+    best, trials = search_settings(
         base,
         space,
         trials=args.trials,

@@ -17,7 +17,7 @@ from vitucb.config.agent import (
 from vitucb.config.checks import FREE_OPTIONS
 from vitucb.config.env import ArmSubsetConfig, DataConfig, DelayConfig, DriftConfig, EnvConfig
 from vitucb.config.files import differences, load_config, save_config
-from vitucb.config.override import checked, flatten, override, override_key, to_dict
+from vitucb.config.override import checked, flatten, override, override_key, override_keys, to_dict
 from vitucb.config.run import ParallelConfig, RunConfig
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "load_config",
     "override",
     "override_key",
+    "override_keys",
     "save_config",
     "to_dict",
 ]

@@ -37,7 +37,7 @@ _RETIRED: dict[str, tuple[Any, str]] = {
 }
 
 
-def load_config(path: str | Path, base: RunConfig | None = None) -> RunConfig:
+def load_config(path: str | Path) -> RunConfig:
     """Read a YAML file as a partial override of the defaults.
 
     Raises:
@@ -53,7 +53,7 @@ def load_config(path: str | Path, base: RunConfig | None = None) -> RunConfig:
         raise ValueError(f"--config {path} is not valid YAML: {reason}") from error
     if not isinstance(values, dict | None):
         raise ValueError(f"--config {path}: expected key: value settings at the top level")
-    return override(base or RunConfig(), _without_retired(values or {}, path))
+    return override(RunConfig(), _without_retired(values or {}, path))
 
 
 def _without_retired(values: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -66,6 +66,13 @@ def override_key(config: ConfigT, key: str, value: Any) -> ConfigT:
     return override(config, _merged({}, parts, value))
 
 
+def override_keys(config: ConfigT, values: Mapping[str, Any]) -> ConfigT:
+    """`config` with every setting of `values` (dotted key -> value) replaced, in order."""
+    for key, value in values.items():
+        config = override_key(config, key, value)
+    return config
+
+
 def _merged(mapping: Mapping[str, Any], parts: Sequence[str], value: Any) -> Any:
     """`mapping` with the value at the path `parts` replaced, or `value` where there is no path."""
     if not parts:

@@ -9,13 +9,12 @@ conditional logit model of McFadden, "Conditional logit analysis of qualitative 
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import numpy as np
 from numpy.typing import NDArray
 
-Array: TypeAlias = NDArray[np.float64]
+from vitucb.policies.choice import Array
 
+_FOLDS = 5
 _NEWTON_STEPS = 50
 _NEWTON_TOLERANCE = 1e-10
 
@@ -47,7 +46,6 @@ def cross_fitted_rewards(
     rng: np.random.Generator,
     *,
     num_arms: int | None = None,
-    num_folds: int = 5,
     ridge: float = 1.0,
 ) -> Array:
     """Estimated mean reward of every arm in every round, from the other folds' rounds.
@@ -59,19 +57,18 @@ def cross_fitted_rewards(
         rewards: (n,).
         rng: Deals the rounds to folds.
         num_arms: K where `features` are (n, d); the largest logged action plus 1 if None.
-        num_folds: Number of folds, at most n.
         ridge: See `ridge_fit`.
 
     Returns:
         q, float64 (n, K).
 
     Raises:
-        ValueError: If there are fewer than two rounds or folds.
+        ValueError: If there are fewer than two rounds.
     """
     rounds = len(rewards)
-    folds = min(num_folds, rounds)
+    folds = min(_FOLDS, rounds)
     if folds < 2:
-        raise ValueError(f"{rounds} rounds in {num_folds} folds; cross-fitting needs two of each")
+        raise ValueError(f"{rounds} rounds; cross-fitting needs at least two")
     arms = features.shape[1] if features.ndim == 3 else num_arms or int(actions.max()) + 1
     fold = rng.permutation(rounds) % folds
     q = np.empty((rounds, arms))

@@ -28,14 +28,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vitucb.policies.choice import Array
 from vitucb.statistics.resampling import BLOCK, draw_resamples, percentiles, resample_weights
-
-Array: TypeAlias = NDArray[np.float64]
 
 # Probabilities are sums of float64 (or, from a file, of rounded decimals).
 _SUM_TOLERANCE = 1e-6

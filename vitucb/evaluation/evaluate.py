@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,9 +30,8 @@ from vitucb.evaluation.logs import (
     open_log,
 )
 from vitucb.evaluation.target_policy import PolicyFunction, load_policy
+from vitucb.policies.choice import Array
 from vitucb.seeding import numpy_generator
-
-Array: TypeAlias = NDArray[np.float64]
 
 _IMAGES_AT_ONCE = 64
 _SUSPICIOUS_Z = 4.0

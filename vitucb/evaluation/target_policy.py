@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from vitucb.policies.choice import Array
 from vitucb.types import Agent, Decision, Observation, TellsProbabilities
 
-Array: TypeAlias = NDArray[np.float64]
 PolicyFunction: TypeAlias = Callable[[Observation], Array]
 """Probability of every arm, float64 (K,), of an observation."""
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from vitucb.config import flatten, save_config, to_dict
 from vitucb.experiment.provenance import describe_environment, peak_memory_mib
-from vitucb.experiment.rounds_file import COLUMNS
+from vitucb.experiment.rounds_file import ROUND_COLUMNS
 from vitucb.experiment.run_folder import RunFolder, sha256_of_start
 from vitucb.experiment.tensorboard import EventLog, event_files
 from vitucb.storage.atomic_files import sync, write_durably
@@ -93,7 +93,7 @@ class Recorder:
 
     def _open_files(self, *, is_new: bool) -> None:
         with contextlib.ExitStack() as stack:  # All are closed, also where one cannot be written.
-            self._file, self._csv = self._open_table(stack, "rounds.csv", COLUMNS)
+            self._file, self._csv = self._open_table(stack, "rounds.csv", ROUND_COLUMNS)
             self._metrics_file, self._metrics_csv = self._open_table(
                 stack, "metrics.csv", METRIC_COLUMNS
             )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-COLUMNS = (
+ROUND_COLUMNS = (
     "round",
     "action",
     "reward",
@@ -26,7 +26,7 @@ COLUMNS = (
 
 
 def read_rounds(
-    path: Path, columns: Sequence[str] = COLUMNS, *, most: int | None = None
+    path: Path, columns: Sequence[str] = ROUND_COLUMNS, *, most: int | None = None
 ) -> dict[str, NDArray[np.float64]]:
     """Columns of a `rounds.csv` by name, float64 (rounds,) each.
 

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from vitucb.config import RunConfig, override, override_key
+from vitucb.config import RunConfig, override, override_keys
 from vitucb.experiment.engines import ENGINES, Engine
 from vitucb.experiment.run_folder import RunFolder, run_folder
 from vitucb.registry import lookup
@@ -102,9 +102,7 @@ def _rows(together: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 
 
 def _configured(base: RunConfig, setting: Mapping[str, Any], varied: set[str]) -> RunConfig:
-    config = base
-    for key, value in setting.items():
-        config = override_key(config, key, value)
+    config = override_keys(base, setting)
     ours = {k: v for k, v in setting.items() if k in varied}
     of_agent = {k: v for k, v in ours.items() if k.startswith("agent.")}
     if of_agent:

@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from vitucb.agents.settings import ignored
-from vitucb.config import RunConfig, flatten, override, override_key, save_config, to_dict
+from vitucb.config import (
+    RunConfig,
+    flatten,
+    override,
+    override_key,
+    override_keys,
+    save_config,
+    to_dict,
+)
 from vitucb.config.override import types_of
 from vitucb.experiment.run_folder import RunFolder
 from vitucb.experiment.sweep import parse_values, run_jobs
@@ -119,7 +127,7 @@ def searched_in_vain(base: RunConfig, space: Sequence[Dimension]) -> list[str]:
     return [d.key for d in space if not any(has_effect(d, setting) for setting in settings)]
 
 
-def tune(
+def search_settings(
     base: RunConfig,
     space: Sequence[Dimension],
     *,
@@ -201,7 +209,7 @@ def _regret(
     engine: str,
 ) -> float:
     """Mean final regret of one point, NaN if a run failed."""
-    config = _configured(base, values)
+    config = override_keys(base, values)
     config = override(config, {"env": {"data": {"split": "tune"}}})
     config = dataclasses.replace(config, experiment=f"{_folder_name(base)}/trial-{number:03d}")
     jobs = [dataclasses.replace(config, seed=TUNING_SEED + i) for i in range(seeds)]
@@ -212,13 +220,6 @@ def _regret(
         return math.nan
     texts = [(folder.path / "summary.json").read_text(encoding="utf-8") for folder in folders]
     return sum(float(json.loads(text)["cumulative_regret"]) for text in texts) / seeds
-
-
-def _configured(base: RunConfig, values: Mapping[str, Any]) -> RunConfig:
-    config = base
-    for key, value in values.items():
-        config = override_key(config, key, value)
-    return config
 
 
 def _folder_name(base: RunConfig) -> str:
@@ -236,7 +237,7 @@ def _write(base: RunConfig, trials: Sequence[Trial]) -> Path:
         writer.writerows([t.number, *t.values.values(), t.regret] for t in trials)
     if not known:
         raise ValueError(f"every trial failed; see the run folders in {folder}")
-    best = _configured(base, min(known, key=lambda trial: trial.regret).values)
+    best = override_keys(base, min(known, key=lambda trial: trial.regret).values)
     if best.env.data.split in ("all", "tune"):
         best = override(best, {"env": {"data": {"split": "eval"}}})
     save_config(best, folder / "best.yaml")

@@ -217,8 +217,8 @@ class DeployedAgent:
             }
             return save_agent(self.agent, self.blueprint, folder, more)
 
-    def _restore(self, state: State) -> None:
-        """Take up what was saved."""
+    def restore(self, state: State) -> None:
+        """Take up what `save` wrote, or the state of a run's agent."""
         self.agent.load_state_dict(state["agent"])
         if "table" in state:
             self._table.load_state_dict(state["table"])

@@ -45,7 +45,7 @@ def load_agent(
         max_unanswered = int(state["table"]["capacity"]) if "table" in state else MAX_UNANSWERED
     deployed = _build(blueprint, device, max_unanswered)
     try:
-        deployed._restore(state)
+        deployed.restore(state)
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{folder}: the state does not fit config.yaml: {error!r}") from error
     return deployed

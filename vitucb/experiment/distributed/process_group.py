@@ -39,11 +39,11 @@ class Ranks:
         payload = save({name: tensor.cpu().contiguous() for name, tensor in package.items()})
         content = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        self._guarded(lambda: dist.all_gather(sizes, torch.tensor([len(content)])))
+        self.guarded(lambda: dist.all_gather(sizes, torch.tensor([len(content)])))
         longest = max(int(size) for size in sizes)
         padded = torch.cat([content, content.new_zeros(longest - len(content))])
         received = [torch.empty_like(padded) for _ in range(self.size)]
-        self._guarded(lambda: dist.all_gather(received, padded))
+        self.guarded(lambda: dist.all_gather(received, padded))
         pairs = zip(received, sizes, strict=True)
         return [load(bytes(data[: int(size)].numpy().data)) for data, size in pairs]
 
@@ -60,7 +60,7 @@ class Ranks:
         """Replace every `.grad` by its sum over the ranks; one flat all-reduce, with the loss."""
         gradients = [p.grad for p in parameters if p.grad is not None]
         flat = torch.cat([*(g.flatten() for g in gradients), loss.detach().reshape(1)]).cpu()
-        self._guarded(lambda: dist.all_reduce(flat))
+        self.guarded(lambda: dist.all_reduce(flat))
         *parts, total = torch.split(flat, [*(g.numel() for g in gradients), 1])
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
@@ -69,14 +69,15 @@ class Ranks:
     def mean(self, phi: Tensor) -> Tensor:
         """Mean (1, p) of the features (n, p) of all ranks."""
         total = torch.cat([phi.double().sum(dim=0), phi.new_tensor([len(phi)]).double()]).cpu()
-        self._guarded(lambda: dist.all_reduce(total))
+        self.guarded(lambda: dist.all_reduce(total))
         return (total[:-1] / total[-1]).to(phi)[None]
 
     def wait(self) -> None:
         """Wait for all ranks."""
-        self._guarded(dist.barrier)
+        self.guarded(dist.barrier)
 
-    def _guarded(self, collective: Callable[[], ResultT]) -> ResultT:
+    def guarded(self, collective: Callable[[], ResultT]) -> ResultT:
+        """The result of `collective`, or a `RankLostError` that says what to do."""
         try:
             return collective()
         except RuntimeError as error:
@@ -97,7 +98,7 @@ def joined(config: ParallelConfig) -> Iterator[Ranks]:
     """
     ranks = Ranks(config)
     timeout = timedelta(seconds=config.timeout_s)
-    ranks._guarded(lambda: dist.init_process_group("gloo", timeout=timeout))
+    ranks.guarded(lambda: dist.init_process_group("gloo", timeout=timeout))
     try:
         yield ranks
     finally:

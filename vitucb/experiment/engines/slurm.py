@@ -32,11 +32,7 @@ class Task:
 
 
 def play_jobs(
-    jobs: Sequence[RunConfig],
-    *,
-    workers: int | None = None,
-    on_rounds: OnRounds | None = None,
-    cluster: str | None = None,
+    jobs: Sequence[RunConfig], *, workers: int | None = None, on_rounds: OnRounds | None = None
 ) -> Iterator[JobEnd]:
     """Play `jobs` and yield each as it ends.
 
@@ -44,7 +40,6 @@ def play_jobs(
         jobs: The runs; their logs go to `.submitit` beside the run folders.
         workers: Jobs of the array that run at a time; all if None.
         on_rounds: Told the rounds of the jobs that ended.
-        cluster: `slurm` or `local`; slurm where there is one if None.
 
     Raises:
         ValueError: If submitit is not installed.
@@ -52,7 +47,7 @@ def play_jobs(
     submitit = import_extra("submitit", "slurm", "--engine submitit")
     first = jobs[0]
     logs = Path(first.out) / first.experiment / ".submitit"
-    executor = submitit.AutoExecutor(folder=logs, cluster=cluster)
+    executor = submitit.AutoExecutor(folder=logs)
     executor.update_parameters(
         name=f"vitucb-{first.experiment}".replace("/", "-"),
         timeout_min=_TIMEOUT_MINUTES,

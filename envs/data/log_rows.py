@@ -1,0 +1,124 @@
+"""One row of a log, checked: which images, what was chosen, what came back."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def row_error(path: Path, line: int, problem: str) -> ValueError:
+    """The one-line error about a line of a log."""
+    return ValueError(f"{path}:{line}: {problem}")
+
+
+@dataclass(frozen=True, slots=True)
+class LogRow:
+    """One round of a log file.
+
+    Attributes:
+        line: Its 1-based line.
+        images: Paths of the images as they stand in the file.
+        is_context: Whether there is one image, which all actions share.
+        action: Position of the chosen image, or label of the action.
+        reward: A finite number.
+        propensity: In (0, 1]; None if it was not kept.
+    """
+
+    line: int
+    images: tuple[str, ...]
+    is_context: bool
+    action: str | int
+    reward: float
+    propensity: float | None
+
+    @classmethod
+    def of(
+        cls, path: Path, line: int, fields: Mapping[str, object], names: Mapping[str, str]
+    ) -> LogRow:
+        """Check the fields of one row.
+
+        Raises:
+            ValueError: Names file, line and field.
+        """
+
+        def fail(field: str, problem: str) -> ValueError:
+            return row_error(path, line, f"field {names[field]!r}: {problem}")
+
+        given = {field: fields[name] for field, name in names.items() if name in fields}
+        for field in ("action", "reward"):
+            if field not in given:
+                raise fail(field, "is missing; every row needs it")
+        if ("context_image" in given) == ("arm_images" in given):
+            raise fail(
+                "arm_images",
+                f"give either it or {names['context_image']!r}, the images of the round",
+            )
+        is_context = "context_image" in given
+        field = "context_image" if is_context else "arm_images"
+        images = _paths(given[field], is_context)
+        if not images:
+            raise fail(field, f"{given[field]!r} is no {'path' if is_context else 'list of paths'}")
+        reward = _number(given["reward"])
+        if reward is None:
+            raise fail("reward", f"{_short(given['reward'])} is no finite number")
+        propensity = None
+        if "propensity" in given:
+            propensity = _number(given["propensity"])
+            if propensity is None or not 0 < propensity <= 1:
+                raise fail("propensity", f"{_short(given['propensity'])} is not in (0, 1]")
+        action = _action(given["action"], None if is_context else len(images))
+        if action is None:
+            allowed = "a label" if is_context else f"a position 0 to {len(images) - 1}"
+            raise fail("action", f"{_short(given['action'])} is not {allowed}")
+        return cls(line, images, is_context, action, reward, propensity)
+
+
+def _short(value: object) -> str:
+    text = repr(value) if not isinstance(value, int) or abs(value) < 1e18 else "a huge integer"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _paths(value: object, is_context: bool) -> tuple[str, ...]:
+    """The paths of an image field; empty if it holds none."""
+    if is_context:
+        return (value,) if isinstance(value, str) and value else ()
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return ()
+    if isinstance(value, str):
+        value = value.split("|")
+    if not isinstance(value, list) or not all(isinstance(p, str) and p for p in value):
+        return ()
+    return tuple(value)
+
+
+def _number(value: object) -> float | None:
+    if not isinstance(value, str | int | float):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _action(value: object, arms: int | None) -> str | int | None:
+    """A position below `arms`, or the label of an action where `arms` is None."""
+    if arms is None:
+        is_label = isinstance(value, str | int) and not isinstance(value, bool)
+        return str(value) if is_label and _short(value) != "a huge integer" else None
+    number = _number(value)
+    if isinstance(value, bool) or number is None or not number.is_integer():
+        return None
+    return int(number) if 0 <= number < arms else None
+
+
+def natural_order(name: str) -> tuple[float, str]:
+    """Numbers first, by value; then labels."""
+    number = _number(name)
+    return (math.inf if number is None else number, name)
