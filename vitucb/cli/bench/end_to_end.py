@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import vitucb
 from vitucb.agents.baselines.frozen_features import FrozenFeatures
+from vitucb.agents.factory import make_agent
 from vitucb.agents.vit_ucb import ViTUCB
 from vitucb.cli.bench.scoring import (
     ARMS,
@@ -35,6 +35,7 @@ from vitucb.cli.bench.scoring import (
     one_thread,
 )
 from vitucb.envs.data.datasets import load_dataset
+from vitucb.experiment.episode import run
 from vitucb.types import Round
 
 MODELS: dict[str, tuple[str, int | None, int]] = {
@@ -154,7 +155,7 @@ class Contestant:
         self._env = gym.make(
             "vitucb/ImageArms-v0", dataset=dataset, num_arms=ARMS, max_episode_steps=10**6
         )
-        self.agent = vitucb.make_agent(name, self._env, seed=0, **backbone, **settings)
+        self.agent = make_agent(name, self._env, seed=0, **backbone, **settings)
         self.phases = Phases()
         images = [dataset.images[i] for i in range(len(dataset.images))]
         frozen = getattr(self.agent, "_frozen", None)
@@ -163,7 +164,7 @@ class Contestant:
         if isinstance(self.agent, ViTUCB):
             show_history(self.agent, images)
             watch_agent(self.phases, self.agent)
-        self._rounds: Iterator[Round] = vitucb.run(self._env, self.agent, seed=0)
+        self._rounds: Iterator[Round] = run(self._env, self.agent, seed=0)
         self.seconds: list[float] = []
         self.network = 0.0
 
