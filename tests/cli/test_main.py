@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from vitucb.cli.arguments import parse_run
-from vitucb.cli.main import main
+from vitucb.cli.main import COMMANDS, main
 from vitucb.config import load_config
+from vitucb.registry import import_path
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -24,6 +25,12 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     lines = captured.err.strip().splitlines()
     assert len(lines) == 1, captured.err
     return lines[0]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_overview_says_of_a_command_what_its_function_says(name: str) -> None:
+    path, summary = COMMANDS[name]
+    assert import_path(path).__doc__.splitlines()[0] == summary
 
 
 def test_run_prints_the_folder_and_reports_the_counts(

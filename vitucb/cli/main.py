@@ -4,17 +4,43 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from vitucb.cli.bench.command import bench
-from vitucb.cli.catalog import list_names
-from vitucb.cli.demo import demo
-from vitucb.cli.evaluate import evaluate
 from vitucb.cli.output import UsageError, fail
-from vitucb.cli.report import report
-from vitucb.cli.run import run
-from vitucb.cli.sweep import sweep
-from vitucb.cli.tune import tune
+from vitucb.registry import import_path, unknown_name
+
+# Name -> import path, loaded when it is called, and a line for `vitucb --help`.
+COMMANDS = {
+    "demo": (
+        "vitucb.cli.demo:demo",
+        "Play the main job: vit-ucb and every baseline on handwritten digits, then a report.",
+    ),
+    "run": ("vitucb.cli.run:run", "Play one agent in one environment and record it."),
+    "sweep": (
+        "vitucb.cli.sweep:sweep",
+        "Play a grid of settings times seeds, many runs at a time.",
+    ),
+    "tune": (
+        "vitucb.cli.tune:tune",
+        "Search settings by their regret, on seeds and images that evaluations never see.",
+    ),
+    "report": (
+        "vitucb.cli.report:report",
+        "Write the regret report of an experiment as one HTML file.",
+    ),
+    "evaluate": (
+        "vitucb.cli.evaluate:evaluate",
+        "Estimate from a log what a saved agent would have earned on it.",
+    ),
+    "list": (
+        "vitucb.cli.catalog:list_names",
+        "List envs, agents, optimizers, covariances, policies, backbones, datasets or engines.",
+    ),
+    "bench": (
+        "vitucb.cli.bench.command:bench",
+        "Measure scoring, covariance, optimizers and whole rounds side by side, on one thread.",
+    ),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -24,16 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     words = words or ["--help"]
-    command = COMMANDS.get(words[0])
     try:
         if words[0] in ("-h", "--help"):
             print(_overview(), flush=True)
             return
-        if command is None:
-            from vitucb.registry import unknown_name
-
-            raise unknown_name("command", words[0], list(COMMANDS))
-        command(words[1:])
+        if words[0] not in COMMANDS:
+            raise unknown_name("command", words[0], COMMANDS)
+        import_path(COMMANDS[words[0]][0])(words[1:])
     except (UsageError, ValueError, TypeError) as error:
         fail(f"vitucb {words[0]}: {error}")
     except BrokenPipeError:
@@ -54,7 +77,7 @@ def _file_problem(error: OSError) -> str:
 
 
 def _overview() -> str:
-    lines = [f"  {name:10s}{(f.__doc__ or '').splitlines()[0]}" for name, f in COMMANDS.items()]
+    lines = [f"  {name:10s}{summary}" for name, (_, summary) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: vitucb COMMAND [OPTIONS]",
@@ -66,15 +89,3 @@ def _overview() -> str:
             "vitucb COMMAND --help lists the options of a command.",
         ]
     )
-
-
-COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "demo": demo,
-    "run": run,
-    "sweep": sweep,
-    "tune": tune,
-    "report": report,
-    "evaluate": evaluate,
-    "list": list_names,
-    "bench": bench,
-}

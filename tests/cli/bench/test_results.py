@@ -82,7 +82,9 @@ def test_suites_are_named_one_by_one_in_a_list_or_all() -> None:
 
 @pytest.mark.parametrize("names", ["speed", "scoring,speed", "scoring,"])
 def test_an_unknown_suite_is_named_before_anything_is_measured(names: str) -> None:
-    with pytest.raises(ValueError, match=r"unknown suite '(speed)?';.* known: all, cov.*, scoring$"):
+    with pytest.raises(
+        ValueError, match=r"unknown suite '(speed)?';.* known: all, cov.*, scoring$"
+    ):
         suites(names)
 
 
