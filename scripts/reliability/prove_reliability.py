@@ -21,6 +21,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITE = ROOT / "tests" / "soak"
+# In this process: the tally sees what is collected, and trials do not share cores.
+OPTIONS = ("-m", "soak", "-n", "0")
 _BEGIN, _END = "<!-- table -->", "<!-- end of table -->"
 Row = dict[str, Any]
 
@@ -97,7 +99,7 @@ def main() -> None:
     if not files:
         parser.error(f"--only {arguments.only!r} is in the name of no file in tests/soak")
     tally, started = Tally(), time.monotonic()
-    code = pytest.main(["-m", "soak", "--rootdir", str(ROOT), *files], plugins=[tally])
+    code = pytest.main([*OPTIONS, "--rootdir", str(ROOT), *files], plugins=[tally])
     rows = tally.rows
     if arguments.results is not None:
         before = json.loads(arguments.results.read_text()) if arguments.results.is_file() else {}

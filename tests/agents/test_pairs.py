@@ -10,6 +10,7 @@ import pytest
 
 import vitucb
 from tests.agents.two_digits import two_digits
+from tests.covering import covering_pairs
 from vitucb.covariance.table import COVARIANCES
 from vitucb.policies import POLICIES
 from vitucb.storage.state_files import load_state, save_state
@@ -33,8 +34,7 @@ def build(name: str, policy: str, seed: int) -> Agent:
     return vitucb.make_agent(name, two_digits(6), seed=seed, policy=policy, **AGENTS[name])
 
 
-@pytest.mark.parametrize("policy", sorted(POLICIES))
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize(("name", "policy"), covering_pairs(AGENTS, sorted(POLICIES)))
 def test_resumes_bit_for_bit(name: str, policy: str, tmp_path: Path) -> None:
     agent = build(name, policy, 0)
     tail: list[Round] = []
@@ -62,8 +62,7 @@ FEATURES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("covariance", COVARIANCES)
-@pytest.mark.parametrize("features", FEATURES)
+@pytest.mark.parametrize(("features", "covariance"), covering_pairs(FEATURES, COVARIANCES))
 def test_features_go_with_covariance(features: str, covariance: str) -> None:
     env = two_digits(18)
     settings = SMALL_VIT | FEATURES[features] | {"covariance": covariance}

@@ -12,7 +12,8 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 def run(script: str, *arguments: str) -> None:
     """Run a script of `scripts/`."""
-    command = [sys.executable, str(SCRIPTS / script), *arguments]
+    (path,) = SCRIPTS.rglob(script)
+    command = [sys.executable, str(path), *arguments]
     subprocess.run(command, check=True, capture_output=True, timeout=900)
 
 

@@ -106,6 +106,7 @@ def test_regret_is_cumulative_and_compared_by_seed(peers: ModuleType) -> None:
     assert second[5:7] == ["-", "-"]
 
 
+@pytest.mark.slow
 def test_without_the_peer_ours_play_and_finished_seeds_stay(
     peers: ModuleType,
     tmp_path: Path,
@@ -129,6 +130,7 @@ def test_without_the_peer_ours_play_and_finished_seeds_stay(
     assert "pip install" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("calvera") is None, reason="calvera, an optional peer, is missing"
 )

@@ -50,6 +50,7 @@ def test_pretraining_writes_weights_that_the_backbone_loads(
     assert model(torch.zeros(1, 3, 32, 32)).isfinite().all()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one(
     script: ModuleType, data: Path, tmp_path: Path
 ) -> None:
@@ -59,6 +60,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["supcon", "simclr"])
 def test_the_two_view_methods_run(
     script: ModuleType, data: Path, tmp_path: Path, method: str
@@ -130,6 +132,7 @@ def test_the_learning_rate_warms_up_and_ends_at_zero(script: ModuleType) -> None
     assert rates[100] == pytest.approx(0)
 
 
+@pytest.mark.slow
 def test_evaluation_prints_and_writes_the_same_table(
     evaluate: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

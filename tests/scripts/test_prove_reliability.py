@@ -23,3 +23,21 @@ def test_an_unknown_part_is_refused_before_anything_runs(
     with pytest.raises(SystemExit):
         main()
     assert "--only 'nothing' is in the name of no file in tests/soak" in capsys.readouterr().err
+
+
+def test_its_tests_are_asked_for_and_stay_in_its_own_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Elsewhere the tally would not see them."""
+    given: list[str] = []
+
+    def run(words: list[str], plugins: list[object]) -> int:
+        given.extend(words)
+        return len(plugins) - 1
+
+    monkeypatch.setattr("sys.argv", ["prove_reliability.py", "--only", "disk"])
+    monkeypatch.setattr(pytest, "main", run)
+    with pytest.raises(SystemExit):
+        main()
+    assert given[:4] == ["-m", "soak", "-n", "0"]
+    assert given[-1] == str(SUITE / "test_disk.py")

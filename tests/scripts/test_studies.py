@@ -18,6 +18,7 @@ def test_invariance(tmp_path: Path) -> None:
     assert (tmp_path / "invariance.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_published_laws(tmp_path: Path) -> None:
     agents = ["--agents", "lin-ucb", "random", "--workers", "1"]
     run("study_bandits.py", "digits-shuffled", "--quick", *agents, *folders(tmp_path))
@@ -27,6 +28,7 @@ def test_published_laws(tmp_path: Path) -> None:
     assert (tmp_path / "digits-shuffled.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_thirds_by_rating_and_the_agents_of_earlier_calls(tmp_path: Path) -> None:
     ratings = np.random.default_rng(0).permutation(30).astype(np.float32)
     images = np.repeat(ratings.astype(np.uint8), 64).reshape(30, 8, 8)

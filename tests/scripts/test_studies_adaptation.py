@@ -37,6 +37,7 @@ def run(study: ModuleType, *arguments: str, to: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_exploration_tells_regret_and_calibration(exploration: ModuleType, tmp_path: Path) -> None:
     cells = ["last-layer/exact/auto-0.3", "last-layer/exact/oful"]
     narrow, wide = run(exploration, "cells", "--agents", *cells, to=tmp_path)
@@ -46,6 +47,7 @@ def test_exploration_tells_regret_and_calibration(exploration: ModuleType, tmp_p
     assert (tmp_path / "exploration.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_adaptation_compares_with_the_frozen_agent(adaptation: ModuleType, tmp_path: Path) -> None:
     chosen = ["--shifts", "pixels", "--agents", "frozen", "lin-ucb"]
     frozen, linear = run(adaptation, *chosen, to=tmp_path)

@@ -38,6 +38,7 @@ def run(monkeypatch: pytest.MonkeyPatch, study: ModuleType, tmp_path: Path) -> C
     return main
 
 
+@pytest.mark.slow
 def test_streams_are_played_once_and_end_in_tables_and_a_figure(
     run: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -53,6 +54,7 @@ def test_streams_are_played_once_and_end_in_tables_and_a_figure(
     assert table(tmp_path / "optimizers_by_set.csv")[1:] == rows
 
 
+@pytest.mark.slow
 def test_factor_norms(run: Callable[..., None], tmp_path: Path) -> None:
     run("study_factor_norms", "--only", "adamw", "lora-rite, free")
     _, *rows = table(tmp_path / "factor_norms.csv")

@@ -11,6 +11,7 @@ import pytest
 from tests.scripts.studies import SCRIPTS, folders, run, table
 
 
+@pytest.mark.slow
 def test_late_and_drifting_rewards(tmp_path: Path) -> None:
     agents = ["--agents", "lin-ucb", "ucb1", "--workers", "1"]
     run("study_feedback.py", "--quick", *agents, *folders(tmp_path))
@@ -23,6 +24,7 @@ def test_late_and_drifting_rewards(tmp_path: Path) -> None:
     assert (tmp_path / "feedback.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_chains(tmp_path: Path) -> None:
     run("study_chain_convergence.py", "--quick", "--out", str(tmp_path))
     _, *estimators = table(tmp_path / "chains-estimators.csv")
@@ -30,6 +32,7 @@ def test_chains(tmp_path: Path) -> None:
     assert (tmp_path / "chains.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_covariances(tmp_path: Path) -> None:
     run("study_covariance.py", "--quick", "--out", str(tmp_path))
     header, *rows = table(tmp_path / "covariance.csv")
@@ -41,6 +44,7 @@ def test_covariances(tmp_path: Path) -> None:
     assert (tmp_path / "covariance.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_regrets_of_covariances_go_on_and_name_their_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
