@@ -1,19 +1,80 @@
-"""Look a name up in a table in plain sight, or import it from `package.module:attribute`."""
+"""Look a name up in a table in plain sight, or import it from `package.module:attribute`.
+
+A person may name any module on the command line or in Python. What a file in a folder names may be
+somebody else's word: while `reading_folder` lasts, only modules that the caller trusts are
+imported, and no hub on the network is asked.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
+
+HUB = "hub"
+"""What to trust so that weights and images may come from a hub on the network."""
+
+# Of the folder that is being read: its path, and what the caller trusts. None: nobody's folder.
+_READING: ContextVar[tuple[str, frozenset[str]] | None] = ContextVar("reading", default=None)
+
+
+@contextlib.contextmanager
+def reading_folder(folder: str | Path, trust: Iterable[str] = ()) -> Iterator[None]:
+    """Names come from files of `folder` now: of modules, only those of `trust` are imported.
+
+    Args:
+        folder: Named in errors.
+        trust: Packages or modules that may be imported, with all their submodules; `hub` lets
+            weights and images come from the network.
+    """
+    token = _READING.set((str(folder), frozenset(trust)))
+    try:
+        yield
+    finally:
+        _READING.reset(token)
+
+
+def check_trusted(module: str, name: str) -> None:
+    """Refuse a module that a folder names and the caller does not trust.
+
+    Args:
+        module: Dotted name of the module, or `HUB`.
+        name: What the folder says, for the message.
+
+    Raises:
+        ValueError: If it is not trusted.
+    """
+    reading = _READING.get()
+    if reading is None:
+        return
+    folder, trust = reading
+    parts = module.split(".")
+    if any(".".join(parts[: i + 1]) in trust for i in range(len(parts))):
+        return
+    root = parts[0]
+    deed = "ask a hub on the network" if module == HUB else f"run code of the module {root!r}"
+    raise ValueError(
+        f"{folder} names {name!r}, which is in no table of vitucb: to load it would {deed}; if "
+        f"you trust it, give trust=[{root!r}] (on the command line --trust {root})"
+    )
 
 
 def import_path(path: str) -> Any:
     """Import `package.module:attribute`.
 
     Raises:
-        ValueError: If the module cannot be imported or has no such attribute.
+        ValueError: If the module cannot be imported or has no such attribute, or a folder names
+            it that is not trusted.
     """
+    check_trusted(path.partition(":")[0], path)
+    return _import(path)
+
+
+def _import(path: str) -> Any:
     module_name, _, attribute = path.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -53,7 +114,7 @@ def lookup(kind: str, name: str, table: Mapping[str, Any]) -> Any:
     """
     if name in table:
         entry = table[name]
-        return import_path(entry) if isinstance(entry, str) else entry
+        return _import(entry) if isinstance(entry, str) else entry
     if ":" in name:
         return import_path(name)
     raise unknown_name(kind, name, table, or_path=True)

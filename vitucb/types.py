@@ -6,8 +6,7 @@ Nothing here imports torch, so environments, the recorder, statistics and report
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import operator
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -75,26 +74,28 @@ def decision_state(decision: Decision) -> State:
     return state
 
 
-def decision_from_state(state: State) -> Decision:
+def decision_from_state(state: State, agent: object) -> Decision:
     """What `decision_state` described.
 
+    Args:
+        state: What `decision_state` returned.
+        agent: Who made it: a class of its own is looked up in the module of the agent's class,
+            never imported.
+
     Raises:
-        ValueError: If the class of the decision is not found where it was.
+        ValueError: If the class of the decision is not found there.
     """
     fields, path = dict(state), state.get(_CLASS)
     kind: Any = Decision
     if path is not None:
         del fields[_CLASS]
-        module, _, name = path.partition(":")
-        try:
-            kind = operator.attrgetter(name)(importlib.import_module(module))
-        except (ImportError, AttributeError) as error:
-            raise ValueError(
-                f"a decision that waits for its reward is a {path}, which cannot be imported: "
-                f"{error}; define the class at the top level of a module that is on the path"
-            ) from error
+        home = type(agent).__module__
+        kind = vars(sys.modules[home]).get(str(path).partition(":")[2])
         if not (isinstance(kind, type) and issubclass(kind, Decision)):
-            raise ValueError(f"a decision that waits for its reward is a {path}, no Decision")
+            raise ValueError(
+                f"a decision that waits for its reward is a {path}, and the agent's module {home} "
+                "has no Decision of that name; define or import it there, at the top level"
+            )
     made: Decision = kind(**fields)
     return made
 

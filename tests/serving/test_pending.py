@@ -75,7 +75,7 @@ def test_two_that_go_on_from_one_state_give_out_other_ids() -> None:
     first = table.add(waiting())
     twins = [PendingDecisions(3), PendingDecisions(3)]
     for twin in twins:
-        twin.load_state_dict(table.state_dict())
+        twin.load_state_dict(table.state_dict(), Maker())
     new = [table.add(waiting()), *(twin.add(waiting()) for twin in twins)]
     assert len({first, *new}) == 4
     assert all(twin.find(first) is not None for twin in twins)
@@ -88,12 +88,16 @@ class Weighed(Decision):
     weight: float
 
 
+class Maker:
+    """Stands for an agent of this module."""
+
+
 def test_decisions_of_an_agents_own_class_come_back_whole() -> None:
     values = {f.name: getattr(decision(), f.name) for f in dataclasses.fields(Decision)}
     kept = PendingDecision.of(
         observation(), Weighed(**values, weight=0.5), whole=True, with_phi=False
     )
-    again = PendingDecision.from_state(kept.state_dict()).decision
+    again = PendingDecision.from_state(kept.state_dict(), Maker()).decision
     assert isinstance(again, Weighed)
     assert again.weight == 0.5
 
@@ -101,7 +105,7 @@ def test_decisions_of_an_agents_own_class_come_back_whole() -> None:
 def test_smaller_table_forgets_the_oldest_of_a_saved_one() -> None:
     table, smaller = PendingDecisions(3), PendingDecisions(1)
     names = [table.add(waiting()) for _ in range(3)]
-    smaller.load_state_dict(table.state_dict())
+    smaller.load_state_dict(table.state_dict(), Maker())
     assert smaller.find(names[2]) is not None
     assert len(smaller) == 1
     assert smaller.forgotten == 2

@@ -30,6 +30,9 @@ class EvaluateArgs:
     """Limit of clipped-ips and switch-dr; sqrt(rounds) if not given."""
     max_rounds: int | None = None
     """Use the first so many rounds only."""
+    trust: tuple[str, ...] = ()
+    """Packages or modules that names in the folders may refer to, which runs their code; hub lets
+    weights and images come from the network."""
     seed: int = 0
     """Seed of folds and resamples."""
     threads: int = 1
@@ -51,6 +54,7 @@ def evaluate(words: list[str]) -> None:
         max_weight=args.max_weight,
         max_rounds=args.max_rounds,
         seed=args.seed,
+        trust=args.trust,
     )
     for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)

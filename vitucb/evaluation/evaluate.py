@@ -84,6 +84,7 @@ def evaluate(
     backbone: str = "vitucb-nano",
     seed: int = 0,
     device: str = "cpu",
+    trust: Sequence[str] = (),
 ) -> Evaluation:
     """Estimate the mean reward that a policy would have had on the contexts of a log.
 
@@ -100,13 +101,14 @@ def evaluate(
             model) are linear in.
         seed: Seed of the folds and resamples.
         device: Torch device of the agent and the backbone.
+        trust: Packages or modules that names in a folder may refer to; see `vitucb.load_agent`.
 
     Raises:
         ValueError: If the log or the policy cannot be used; says which and why.
     """
-    log = log if isinstance(log, LoggedRounds) else open_log(log)
+    log = log if isinstance(log, LoggedRounds) else open_log(log, trust=trust)
     log = log if max_rounds is None else log.first(max_rounds)
-    probabilities = policy if callable(policy) else load_policy(policy, device=device)
+    probabilities = policy if callable(policy) else load_policy(policy, device=device, trust=trust)
     log = match_actions(log, probabilities, actions)
     target = target_probabilities(log, probabilities)
     features = image_features(log, backbone, device)

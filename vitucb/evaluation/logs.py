@@ -7,7 +7,7 @@ evaluated policy does. `inspect_log` says, in plain sentences, where that is in 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from vitucb.envs.data.log_files import FIELDS, read_log
 from vitucb.envs.data.logged_rounds import LoggedRounds
 from vitucb.evaluation.cross_fitting import conditional_logit
 from vitucb.experiment.rounds_file import read_rounds
+from vitucb.registry import reading_folder
 from vitucb.types import action_names, shares_image
 
 __all__ = [
@@ -40,7 +41,11 @@ _REWARD_TOLERANCE = 1e-9
 
 
 def open_log(
-    path: str | Path, *, image_size: int | None = None, skip_missing: bool = False
+    path: str | Path,
+    *,
+    image_size: int | None = None,
+    skip_missing: bool = False,
+    trust: Sequence[str] = (),
 ) -> LoggedRounds:
     """A log file, see `read_log`, or a run folder, see `read_run_log`.
 
@@ -48,11 +53,11 @@ def open_log(
         ValueError: If it cannot be read.
     """
     if Path(path).is_dir():
-        return read_run_log(path)
+        return read_run_log(path, trust)
     return read_log(path, image_size=image_size, skip_missing=skip_missing)
 
 
-def read_run_log(folder: str | Path) -> LoggedRounds:
+def read_run_log(folder: str | Path, trust: Sequence[str] = ()) -> LoggedRounds:
     """One of our own runs as a log: `config.yaml` and `rounds.csv` are all it takes.
 
     What was on offer is a function of environment, seed and actions, so the environment is played
@@ -60,6 +65,7 @@ def read_run_log(folder: str | Path) -> LoggedRounds:
 
     Args:
         folder: A run folder, finished or not.
+        trust: Packages or modules that names in a folder may refer to; see `vitucb.load_agent`.
 
     Returns:
         The rounds, with the true mean rewards where the environment tells them.
@@ -68,6 +74,11 @@ def read_run_log(folder: str | Path) -> LoggedRounds:
         ValueError: If a file is missing or damaged, or the environment does not repeat the run.
     """
     folder = Path(folder)
+    with reading_folder(folder, trust):
+        return _read_run_log(folder)
+
+
+def _read_run_log(folder: Path) -> LoggedRounds:
     config = load_config(folder / "config.yaml")
     choices = _read_choices(folder / "rounds.csv")
     actions = choices["action"].astype(np.int64)

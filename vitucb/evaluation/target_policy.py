@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -48,12 +48,15 @@ class SavedPolicy:
         return self.ask(obs)
 
 
-def load_policy(folder: str | Path, *, device: str = "cpu") -> SavedPolicy:
+def load_policy(
+    folder: str | Path, *, device: str = "cpu", trust: Sequence[str] = ()
+) -> SavedPolicy:
     """The policy of a saved agent, or of a run as far as it went, frozen.
 
     Args:
         folder: What was given to an agent's `save`; or a run folder, finished or not.
         device: Torch device.
+        trust: Packages or modules that names in a folder may refer to; see `vitucb.load_agent`.
 
     Returns:
         A function from an observation to the probability of every arm.
@@ -64,7 +67,7 @@ def load_policy(folder: str | Path, *, device: str = "cpu") -> SavedPolicy:
     """
     from vitucb.serving.load import load_agent
 
-    deployed = load_agent(folder, device=device)
+    deployed = load_agent(folder, device=device, trust=trust)
     return SavedPolicy(
         str(folder),
         frozen_policy(deployed.agent),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 
@@ -14,10 +14,8 @@ from vitucb.envs import (
     RandomArmSubset,
     load_dataset,
 )
-from vitucb.registry import unknown_name
-
-if TYPE_CHECKING:
-    pass
+from vitucb.envs.data.sources import TIMM_PREFIXES
+from vitucb.registry import HUB, check_trusted, unknown_name
 
 
 def make_env(config: EnvConfig, num_rounds: int | None = None) -> gym.Env[Any, Any]:
@@ -26,6 +24,10 @@ def make_env(config: EnvConfig, num_rounds: int | None = None) -> gym.Env[Any, A
     Raises:
         ValueError: If the id is unknown or an argument is not usable.
     """
+    if ":" in config.id:
+        check_trusted(config.id.partition(":")[0], config.id)
+    if config.dataset is not None and config.dataset.partition("/")[0] in TIMM_PREFIXES:
+        check_trusted(HUB, config.dataset)
     named = {
         "dataset": _dataset(config),
         "num_arms": config.num_arms,

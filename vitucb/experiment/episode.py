@@ -170,7 +170,7 @@ class Episode:
         Raises:
             ValueError: If the environment does not give the recorded rewards again.
         """
-        waiting = {int(i): decision_from_state(d) for i, d in state["pending"].items()}
+        waiting = {int(i): decision_from_state(d, self.agent) for i, d in state["pending"].items()}
         for row in recorded[: int(state["index"])]:
             obs, index = self._obs, self.index
             reward, info, _ = self._step(row.action)

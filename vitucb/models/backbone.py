@@ -21,7 +21,7 @@ from vitucb.models import nano as nano  # registers the embedded model with timm
 from vitucb.models.onednn_linear import use_fast_linear
 from vitucb.models.preprocess import input_size
 from vitucb.models.vit_layers import call_every_layer, check_forward, find_layers
-from vitucb.registry import import_path
+from vitucb.registry import HUB, check_trusted, import_path
 
 _OFFLINE_REMEDY = (
     "pass --agent.weights FILE.safetensors, a 'local-dir:FOLDER' backbone, or the embedded "
@@ -64,6 +64,8 @@ def create_backbone(
     if ":" in name and name.partition(":")[0] not in _TIMM_SOURCES:
         import_path(name)  # which registers it
         name = name.partition(":")[2]
+    if name.partition(":")[0] in ("hf-hub", "hf_hub"):
+        check_trusted(HUB, name)  # which is asked for the architecture already
     _check_name(name)
     options: dict[str, Any] = {**timm_options, "num_classes": 0}
     if img_size is not None:
@@ -153,6 +155,9 @@ def _with_weights_file(name: str, path: Path, options: dict[str, Any]) -> nn.Mod
 
 
 def _with_own_weights(name: str, options: dict[str, Any]) -> nn.Module:
+    is_here = name.startswith("local-dir:") or name in dict(EMBEDDED_BACKBONES.values())
+    if not is_here:
+        check_trusted(HUB, name)
     try:
         return _build(name, pretrained=True, **options)
     except Exception as error:  # the hub client's errors share no base class

@@ -221,7 +221,7 @@ class DeployedAgent:
         """Take up what `save` wrote, or the state of a run's agent."""
         self.agent.load_state_dict(state["agent"])
         if "table" in state:
-            self._table.load_state_dict(state["table"])
+            self._table.load_state_dict(state["table"], self.agent)
             self._learnt, self._not_learnt = int(state["learnt"]), int(state["not_learnt"])
 
     def _keep(self, obs: Observation, decision: Decision) -> NumberedDecision:

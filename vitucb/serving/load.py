@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,29 +10,41 @@ from vitucb.agents.factory import make_agent
 from vitucb.agents.saving import MANIFEST, Blueprint, read_agent
 from vitucb.agents.settings import warn_of_ignored
 from vitucb.config import AgentConfig, override
+from vitucb.registry import reading_folder
 from vitucb.serving.deployed_agent import MAX_UNANSWERED, DeployedAgent
 from vitucb.serving.run_agent import read_run_agent
 
 
 def load_agent(
-    folder: str | Path, *, device: str = "cpu", max_unanswered: int | None = None
+    folder: str | Path,
+    *,
+    device: str = "cpu",
+    max_unanswered: int | None = None,
+    trust: Sequence[str] = (),
 ) -> DeployedAgent:
     """An agent that goes on exactly where it was saved.
 
     Bit for bit, with the versions, the number of torch threads and the device it was saved with.
-    Nothing in the folder is executed; but names in its `config.yaml` may be import paths of
-    installed modules, as on the command line.
+    Nothing that the folder names is imported or asked for on a network, save what is in vitucb's
+    own tables and what you trust.
 
     Args:
         folder: What was given to `save`; or a run folder, finished or not.
         device: Torch device.
         max_unanswered: Most decisions that wait for their reward; as before by default.
+        trust: Packages or modules that names in the folder may refer to, which runs their code;
+            `hub` lets a backbone's weights come from the network.
 
     Raises:
-        ValueError: If the folder is neither, was written in another format, or a file is missing
-            or damaged; says which.
+        ValueError: If the folder is neither, was written in another format, a file is missing
+            or damaged, or it names what is not trusted; says which.
     """
     folder = Path(folder).resolve()
+    with reading_folder(folder, trust):
+        return _load(folder, device, max_unanswered)
+
+
+def _load(folder: Path, device: str, max_unanswered: int | None) -> DeployedAgent:
     if (folder / MANIFEST).is_file():
         blueprint, state = read_agent(folder)
     elif (folder / "config.yaml").is_file() and (folder / "checkpoint").is_dir():

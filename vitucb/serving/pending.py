@@ -69,13 +69,13 @@ class PendingDecision:
         }
 
     @classmethod
-    def from_state(cls, state: State) -> PendingDecision:
-        """What `state_dict` described."""
+    def from_state(cls, state: State, agent: object) -> PendingDecision:
+        """What `state_dict` described of a decision of `agent`."""
         return cls(
             np.asarray(state["images"], np.uint8),
             int(state["num_images"]),
             np.asarray(state["action_mask"], np.int8),
-            decision_from_state(state["decision"]),
+            decision_from_state(state["decision"], agent),
         )
 
 
@@ -152,10 +152,13 @@ class PendingDecisions:
             "closed": dict(self._closed),
         }
 
-    def load_state_dict(self, state: State) -> None:
-        """Restore what `state_dict` returned, save the capacity; new ids get another prefix."""
+    def load_state_dict(self, state: State, agent: object) -> None:
+        """Restore what `state_dict` returned of decisions of `agent`, save the capacity.
+
+        New ids get another prefix.
+        """
         self.decided, self.forgotten = int(state["decided"]), int(state["forgotten"])
         waiting: dict[str, Any] = state["waiting"]
-        self._waiting = {name: PendingDecision.from_state(s) for name, s in waiting.items()}
+        self._waiting = {name: PendingDecision.from_state(s, agent) for name, s in waiting.items()}
         self._closed = dict(list(state["closed"].items())[-self.capacity :])
         self._drop_oldest()
