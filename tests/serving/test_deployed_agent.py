@@ -123,7 +123,7 @@ def test_every_answer_has_its_receipt() -> None:
     ):
         assert words in receipt.reason
     assert agent.observe(third, True) == Receipt(third, "learnt")
-    assert agent.counts == Counts(decided=3, learnt=2, waiting=0, forgotten=1, not_learnt=5)
+    assert agent.counts == Counts(3, learnt=2, waiting=0, forgotten=1, not_learnt=5, refused=2)
     fourth = agent.act(pictures(3)).id
     with pytest.raises(TypeError, match="reward '1' is no number"):
         agent.observe_batch([(fourth, 1.0), (fourth, "1")])  # type: ignore[list-item]  # on purpose

@@ -8,10 +8,12 @@ agent.observe(decision.id, reward)    # at any time, in any order, from any thre
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
+import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
@@ -79,6 +81,8 @@ class Counts:
         waiting: Decisions without a reward so far.
         forgotten: Decisions dropped because more than `max_unanswered` waited.
         not_learnt: Rewards that came twice, too late, for unknown ids, or were refused.
+        refused: Calls that brought what cannot be used: images or masks that do not fit, rewards
+            that are no number or out of range.
     """
 
     decided: int
@@ -86,31 +90,47 @@ class Counts:
     waiting: int
     forgotten: int
     not_learnt: int
+    refused: int = 0
 
 
 class DeployedAgent:
     """An agent that decides and learns on demand; every method may be called from any thread.
 
     One lock: calls take turns. Decisions wait for their reward in a bounded table; past its cap
-    the oldest is forgotten, counted, and its reward acknowledged as such.
+    the oldest is forgotten, counted, and its reward acknowledged as such. A process forked from
+    the one that made it is refused: two copies would draw the same numbers, give out the same ids
+    and part unnoticed; a server that forks loads its agent in every worker.
 
     Attributes:
         agent: The agent itself; not to be used beside the methods here.
         blueprint: What it was built from.
+        reward_range: Least and largest reward that is learnt.
     """
 
     def __init__(
-        self, agent: Agent, blueprint: Blueprint, *, max_unanswered: int = MAX_UNANSWERED
+        self,
+        agent: Agent,
+        blueprint: Blueprint,
+        *,
+        max_unanswered: int = MAX_UNANSWERED,
+        reward_range: tuple[float, float] | None = None,
     ) -> None:
         """Deploy `agent`, built from `blueprint`.
 
+        Args:
+            agent: The agent.
+            blueprint: What it was built from.
+            max_unanswered: Most decisions that wait for their reward.
+            reward_range: Least and largest reward that is learnt; any up to 1e30 in size if None.
+
         Raises:
-            ValueError: If `max_unanswered` is less than 1.
+            ValueError: If `max_unanswered` is less than 1, or the range is none.
         """
         self.agent, self.blueprint = agent, blueprint
         self._table = PendingDecisions(max_unanswered)
-        self._learnt = self._not_learnt = 0
-        self._lock = threading.Lock()
+        self.reward_range = _checked_range(reward_range)
+        self._learnt = self._not_learnt = self._refused = 0
+        self._lock, self._process = threading.Lock(), os.getpid()
         name = blueprint.config.name
         # Of agents that are not ours nobody knows what they look at when a reward comes.
         entry = AGENTS.get(name)
@@ -147,7 +167,7 @@ class DeployedAgent:
             ValueError: If a shape does not fit, or no arm may be chosen.
         """
         obs = self._observation(images, action_mask)
-        with self._lock:
+        with self._turn():
             return self._keep(obs, self.agent.select_action(obs))
 
     def act_batch(
@@ -160,7 +180,7 @@ class DeployedAgent:
         masks = [None] * len(images) if action_masks is None else action_masks
         contexts = [self._observation(i, m) for i, m in zip(images, masks, strict=True)]
         select = getattr(self.agent, "select_actions", None)
-        with self._lock:
+        with self._turn():
             if select is not None and contexts:
                 decisions = select(contexts)
             else:
@@ -181,8 +201,8 @@ class DeployedAgent:
         Raises:
             TypeError: If a reward is no number; nothing is learnt then.
         """
-        answers = [(name, _number(reward)) for name, reward in answers]
-        with self._lock:
+        answers = [(name, self._number(reward)) for name, reward in answers]
+        with self._turn():
             return [self._counted(self._learn(name, reward)) for name, reward in answers]
 
     @property
@@ -195,6 +215,7 @@ class DeployedAgent:
                 len(self._table),
                 self._table.forgotten,
                 self._not_learnt,
+                self._refused,
             )
 
     @property
@@ -209,11 +230,13 @@ class DeployedAgent:
         Raises:
             ValueError: If the folder holds anything but a saved agent.
         """
-        with self._lock:
+        with self._turn():
             more = {
                 "table": self._table.state_dict(),
                 "learnt": self._learnt,
                 "not_learnt": self._not_learnt,
+                "refused": self._refused,
+                "reward_range": list(self.reward_range),
             }
             return save_agent(self.agent, self.blueprint, folder, more)
 
@@ -223,6 +246,7 @@ class DeployedAgent:
         if "table" in state:
             self._table.load_state_dict(state["table"], self.agent)
             self._learnt, self._not_learnt = int(state["learnt"]), int(state["not_learnt"])
+            self._refused = int(state.get("refused", 0))  # older folders do not tell
 
     def _keep(self, obs: Observation, decision: Decision) -> NumberedDecision:
         waiting = PendingDecision.of(
@@ -250,12 +274,15 @@ class DeployedAgent:
         waiting = self._table.find(name)
         if waiting is None:
             return Receipt(name, *self._why_closed(name))
-        if not abs(reward) <= LARGEST_REWARD:
-            limit = f"above {LARGEST_REWARD:g} in size"
+        low, high = self.reward_range
+        if not low <= reward <= high:
+            self._refused += 1
+            limit = f"not in [{low:g}, {high:g}]"
             return Receipt(name, "refused", f"reward {reward} is not finite or {limit}; rescale it")
         try:
             metrics = self.agent.update(waiting.observation, waiting.decision, reward)
         except ValueError as error:  # agents check a reward before they learn from it
+            self._refused += 1
             return Receipt(name, "refused", str(error))
         self._table.answer(name)
         return Receipt(name, "learnt", metrics=metrics)
@@ -272,7 +299,34 @@ class DeployedAgent:
             f"{cap} decisions ago"
         )
 
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                f"this agent belongs to process {self._process}, from which {os.getpid()} was "
+                "forked; load it in every worker, after the fork"
+            )
+        with self._lock:
+            yield
+
+    def _number(self, reward: object) -> float:
+        with self._counting_refusals():
+            return _number(reward)
+
+    @contextlib.contextmanager
+    def _counting_refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except (TypeError, ValueError):
+            with self._lock:
+                self._refused += 1
+            raise
+
     def _observation(self, images: ArrayLike, action_mask: ArrayLike | None) -> Observation:
+        with self._counting_refusals():
+            return self._checked_observation(images, action_mask)
+
+    def _checked_observation(self, images: ArrayLike, action_mask: ArrayLike | None) -> Observation:
         pixels, shares = np.asarray(images), self.blueprint.shares_image
         if shares and pixels.ndim == 3:
             pixels = pixels[None]
@@ -287,6 +341,16 @@ class DeployedAgent:
                 "allow at least one"
             )
         return {"images": pixels, "action_mask": mask.astype(np.int8)}
+
+
+def _checked_range(given: tuple[float, float] | None) -> tuple[float, float]:
+    low, high = given or (-LARGEST_REWARD, LARGEST_REWARD)
+    if not -LARGEST_REWARD <= low < high <= LARGEST_REWARD:
+        raise ValueError(
+            f"reward_range {given} must be (low, high) with low < high, at most "
+            f"{LARGEST_REWARD:g} in size"
+        )
+    return float(low), float(high)
 
 
 def _check_images(pixels: NDArray[Any], shares_image: bool) -> None:

@@ -20,6 +20,7 @@ def load_agent(
     *,
     device: str = "cpu",
     max_unanswered: int | None = None,
+    reward_range: tuple[float, float] | None = None,
     trust: Sequence[str] = (),
 ) -> DeployedAgent:
     """An agent that goes on exactly where it was saved.
@@ -32,6 +33,7 @@ def load_agent(
         folder: What was given to `save`; or a run folder, finished or not.
         device: Torch device.
         max_unanswered: Most decisions that wait for their reward; as before by default.
+        reward_range: Least and largest reward that is learnt; as before by default.
         trust: Packages or modules that names in the folder may refer to, which runs their code;
             `hub` lets a backbone's weights come from the network.
 
@@ -41,10 +43,15 @@ def load_agent(
     """
     folder = Path(folder).resolve()
     with reading_folder(folder, trust):
-        return _load(folder, device, max_unanswered)
+        return _load(folder, device, max_unanswered, reward_range)
 
 
-def _load(folder: Path, device: str, max_unanswered: int | None) -> DeployedAgent:
+def _load(
+    folder: Path,
+    device: str,
+    max_unanswered: int | None,
+    reward_range: tuple[float, float] | None,
+) -> DeployedAgent:
     if (folder / MANIFEST).is_file():
         blueprint, state = read_agent(folder)
     elif (folder / "config.yaml").is_file() and (folder / "checkpoint").is_dir():
@@ -56,7 +63,10 @@ def _load(folder: Path, device: str, max_unanswered: int | None) -> DeployedAgen
         )
     if max_unanswered is None:
         max_unanswered = int(state["table"]["capacity"]) if "table" in state else MAX_UNANSWERED
-    deployed = _build(blueprint, device, max_unanswered)
+    if reward_range is None and "reward_range" in state:  # older folders do not tell
+        low, high = map(float, state["reward_range"])
+        reward_range = low, high
+    deployed = _build(blueprint, device, max_unanswered, reward_range)
     try:
         deployed.restore(state)
     except (KeyError, TypeError, RuntimeError) as error:
@@ -73,6 +83,7 @@ def deploy(
     seed: int = 0,
     device: str = "cpu",
     max_unanswered: int = MAX_UNANSWERED,
+    reward_range: tuple[float, float] | None = None,
     config: AgentConfig | None = None,
     **overrides: Any,
 ) -> DeployedAgent:
@@ -89,6 +100,8 @@ def deploy(
         seed: Seed of the adapters, the replay, the policy and so on.
         device: Torch device.
         max_unanswered: Most decisions that wait for their reward.
+        reward_range: Least and largest reward that is learnt, for a service whose rewards come
+            from outside: others are refused. Any up to 1e30 in size by default.
         config: Settings to start from; the defaults if None.
         **overrides: Fields of `AgentConfig`, as in `make_agent`.
 
@@ -99,12 +112,17 @@ def deploy(
     if overrides:
         warn_of_ignored(settings)
     blueprint = Blueprint(settings, seed, num_arms, shares_image, tuple(image_shape))
-    return _build(blueprint, device, max_unanswered)
+    return _build(blueprint, device, max_unanswered, reward_range)
 
 
-def _build(blueprint: Blueprint, device: str, max_unanswered: int) -> DeployedAgent:
+def _build(
+    blueprint: Blueprint,
+    device: str,
+    max_unanswered: int,
+    reward_range: tuple[float, float] | None,
+) -> DeployedAgent:
     config = blueprint.config
     agent = make_agent(
         config.name, blueprint.stand_in(), seed=blueprint.seed, device=device, config=config
     )
-    return DeployedAgent(agent, blueprint, max_unanswered=max_unanswered)
+    return DeployedAgent(agent, blueprint, max_unanswered=max_unanswered, reward_range=reward_range)
