@@ -158,7 +158,7 @@ def test_decisions_of_an_agents_own_class_come_back_from_disk(tmp_path: Path) ->
     assert first.seen + second.seen == whole.seen
 
 
-@pytest.mark.parametrize("path", ["nowhere:Weighed", f"{__name__}:Lost", f"{__name__}:Diary"])
+@pytest.mark.parametrize("path", ["nowhere:Nobody", f"{__name__}:Lost", f"{__name__}:Diary"])
 def test_decision_whose_class_is_gone_is_named(path: str) -> None:
     state = decision_state(WeighedDiary().select_action({"action_mask": np.ones(3, np.int8)}))
     with pytest.raises(

@@ -14,16 +14,16 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vitucb.agents import AGENTS
 from vitucb.agents.saving import Blueprint, save_agent
+from vitucb.serving.answers import Counts, NumberedDecision, Receipt, ReceiptOutcome
 from vitucb.serving.pending import PendingDecision, PendingDecisions
 from vitucb.types import LARGEST_REWARD, Agent, Decision, Observation, State, shares_image
 
@@ -31,66 +31,6 @@ _logger = logging.getLogger(__name__)
 
 MAX_UNANSWERED = 1_000
 """Decisions that may wait for their reward; agents remember no more in their covariance either."""
-
-
-ReceiptOutcome = Literal["learnt", "answered", "forgotten", "unknown", "refused"]
-
-
-@dataclass(frozen=True, slots=True)
-class NumberedDecision(Decision):
-    """A decision with the id by which its reward is reported; `phi` is None.
-
-    Attributes:
-        id: Never given out twice, not even by two copies of one agent.
-    """
-
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What became of a reward.
-
-    Attributes:
-        decision_id: Of the decision it was for.
-        outcome: `learnt`; else it changed nothing: the decision was `answered` before, was
-            `forgotten` because too many waited, is `unknown`, or the reward was `refused` and the
-            decision waits on.
-        reason: Why it was not learnt, a sentence; empty if it was.
-        metrics: What the agent reported of its update.
-    """
-
-    decision_id: str
-    outcome: ReceiptOutcome
-    reason: str = ""
-    metrics: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def is_learnt(self) -> bool:
-        """Whether the agent learnt from it."""
-        return self.outcome == "learnt"
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """What happened since the agent was first deployed; decided = learnt + waiting + forgotten.
-
-    Attributes:
-        decided: Decisions made.
-        learnt: Rewards learnt.
-        waiting: Decisions without a reward so far.
-        forgotten: Decisions dropped because more than `max_unanswered` waited.
-        not_learnt: Rewards that came twice, too late, for unknown ids, or were refused.
-        refused: Calls that brought what cannot be used: images or masks that do not fit, rewards
-            that are no number or out of range.
-    """
-
-    decided: int
-    learnt: int
-    waiting: int
-    forgotten: int
-    not_learnt: int
-    refused: int = 0
 
 
 class DeployedAgent:
