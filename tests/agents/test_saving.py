@@ -24,7 +24,7 @@ from vitucb.config import RunConfig, override
 from vitucb.evaluation.target_policy import load_policy
 from vitucb.experiment.playing import play
 from vitucb.models.backbone import create_backbone
-from vitucb.serving import deployed_agent as deployment
+from vitucb.serving import load
 from vitucb.serving import run_agent as saved_run
 from vitucb.serving.deployed_agent import DeployedAgent
 from vitucb.serving.load import load_agent
@@ -67,7 +67,7 @@ def test_it_goes_on_bit_for_bit_in_a_fresh_process(
     )
     assert elsewhere.returncode == 0, elsewhere.stderr
     monkeypatch.setattr(sys, "argv", ["", *arguments])
-    monkeypatch.setattr(deployment, "load_agent", lambda folder: agent)
+    monkeypatch.setattr(load, "load_agent", lambda folder: agent)
     exec(GO_ON, {})
     assert capsys.readouterr().out == elsewhere.stdout
     assert elsewhere.stdout.startswith(
