@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 import vitucb
 from vitucb.agents import AGENTS
-from vitucb.serving.deployed_agent import Counts, DeployedAgent, Receipt
+from vitucb.serving.answers import Counts, Receipt
+from vitucb.serving.deployed_agent import DeployedAgent
 from vitucb.types import Decision, Observation, State
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
