@@ -1,8 +1,8 @@
-"""Cross products of which the quick tests play a part that leaves nothing out."""
+"""Long lists and cross products, of which the quick tests play a part."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import pytest
@@ -17,4 +17,19 @@ def covering_pairs(first: Iterable[Any], second: Iterable[Any]) -> list[Paramete
         pytest.param(a, b, marks=() if (j - i) % period == 0 else pytest.mark.slow)
         for i, a in enumerate(rows)
         for j, b in enumerate(columns)
+    ]
+
+
+def every_third(values: Iterable[Any], start: int = 0) -> list[ParameterSet]:
+    """All values; all but every third from `start` on are slow."""
+    return [
+        pytest.param(value, marks=() if i % 3 == start else pytest.mark.slow)
+        for i, value in enumerate(values)
+    ]
+
+
+def slow_but(quick: Collection[Any], values: Iterable[Any]) -> list[ParameterSet]:
+    """All values; those that are not among `quick` are slow."""
+    return [
+        pytest.param(value, marks=() if value in quick else pytest.mark.slow) for value in values
     ]

@@ -13,6 +13,7 @@ import torch
 
 import vitucb
 from tests.agents.two_digits import two_digits, zeros_and_ones
+from tests.covering import slow_but
 from vitucb.agents import AGENTS
 from vitucb.storage.state_files import load_state, save_state
 from vitucb.types import Agent, Decision, Observation
@@ -55,6 +56,7 @@ EVERY = sorted(SETTINGS)
 Modes = list[contextlib.AbstractContextManager[Any]]
 # A variant whose state is that of another one is played for learning and masks only.
 STATEFUL = [key for key in EVERY if key not in ("neural-linear-frozen", "prototype-diagonal")]
+AGENTS_ONCE = [key for key in STATEFUL if key != "neural-ucb-cnn"]
 CONTEXTUAL = ["lin-ucb", "lin-ts", "neural-ucb", "neural-ucb-cnn", "neural-linear-frozen"]
 
 
@@ -77,7 +79,7 @@ def test_every_agent_is_tested() -> None:
     assert tested | BLIND | {"vit-ucb"} == set(AGENTS)
 
 
-@pytest.mark.parametrize("key", EVERY)
+@pytest.mark.parametrize("key", slow_but(AGENTS_ONCE, EVERY))
 def test_solves_the_two_arm_identity_problem(key: str) -> None:
     rounds = 40
     env = two_digits(rounds)
@@ -85,7 +87,7 @@ def test_solves_the_two_arm_identity_problem(key: str) -> None:
     assert last.cumulative_regret < 0.5 * rounds * 0.45  # a random choice loses 0.45 a round
 
 
-@pytest.mark.parametrize("key", STATEFUL)
+@pytest.mark.parametrize("key", slow_but(AGENTS_ONCE, STATEFUL))
 def test_saved_and_restored_at_half_time_it_decides_as_if_never_stopped(
     key: str, tmp_path: Path
 ) -> None:
@@ -106,7 +108,9 @@ def test_saved_and_restored_at_half_time_it_decides_as_if_never_stopped(
         restored.update(r.observation, decision, r.reward)
 
 
-@pytest.mark.parametrize("key", [*STATEFUL, "vit-ucb"])
+@pytest.mark.parametrize(
+    "key", slow_but(["lin-ts", "neural-ts", "prototype", "vit-ucb"], [*STATEFUL, "vit-ucb"])
+)
 def test_the_mode_of_autograd_around_it_changes_nothing(key: str) -> None:
     def played(modes: Modes) -> list[float]:
         env = two_digits(6)
@@ -125,7 +129,7 @@ def test_the_mode_of_autograd_around_it_changes_nothing(key: str) -> None:
     assert played(modes * 2) == played([contextlib.nullcontext()] * 6)
 
 
-@pytest.mark.parametrize("key", STATEFUL)
+@pytest.mark.parametrize("key", slow_but(AGENTS_ONCE, STATEFUL))
 def test_state_kept_in_memory_restores_the_start(key: str) -> None:
     env = two_digits(5)
     agent = make(key, env)
@@ -161,7 +165,7 @@ def test_masks_numbers_of_arms_and_late_rewards_in_any_order(key: str) -> None:
     assert agent._covariance.count == count  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("key", STATEFUL)
+@pytest.mark.parametrize("key", slow_but(AGENTS_ONCE, STATEFUL))
 def test_same_seed_same_actions_and_two_seeds_differ(key: str) -> None:
     def decisions(seed: int) -> list[Decision]:
         env = two_digits(5)

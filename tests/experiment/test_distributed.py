@@ -282,6 +282,7 @@ def test_step_on_a_split_batch_is_that_on_the_whole_batch(histories: Path) -> No
         assert far < 1e-4, head
 
 
+@pytest.mark.slow
 def test_lost_rank_ends_the_run_which_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     whole, broken = (tmp_path / name for name in ("whole", "broken"))
     for folder in (whole, broken):

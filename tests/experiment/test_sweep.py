@@ -238,6 +238,7 @@ def _check_engine(engine: str, tmp_path: Path) -> None:
             assert (run_folder(job) / name).read_bytes() == (alone / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_stopped_sweep_tells_of_every_job_and_goes_no_further(tmp_path: Path) -> None:
     jobs = [config(tmp_path, seed=seed, num_rounds=1) for seed in range(12)]
     outcomes = []

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from tests.covering import covering_pairs
 from vitucb.models.lora import LoRAPair
 from vitucb.optim import OPTIMIZERS, create_optimizer
 
@@ -74,8 +75,7 @@ def adamw(scale: float, layer: Layer) -> Tensor:
     return step_sizes("adamw", {}, scale, layer)
 
 
-@pytest.mark.parametrize("key", VARIANTS)
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize(("key", "layer"), covering_pairs(VARIANTS, LAYERS))
 def test_every_step_of_every_optimizer_stays_within_five_of_adamws(key: str, layer: Layer) -> None:
     for scale in SCALES:
         sizes = step_sizes(*VARIANTS[key], scale, layer)

@@ -180,6 +180,7 @@ def test_run_in_progress_makes_a_page(tmp_path: Path, write_run: WriteRun) -> No
     assert "Unfinished runs are included" in text
 
 
+@pytest.mark.slow
 def test_experiment_in_parts_is_read_as_one(tmp_path: Path, write_run: WriteRun) -> None:
     for arms in (3, 10):
         write_run(tmp_path / "exp" / f"num_arms={arms}", "vit-ucb", 0, rounds=25)
@@ -230,6 +231,7 @@ def test_rivals_without_a_shared_seed_do_not_weaken_the_others(
     assert row["wilcoxon_p_holm"] == row["wilcoxon_p"]
 
 
+@pytest.mark.slow
 def test_the_same_runs_make_the_same_page(report: Path, experiment: Path) -> None:
     before = (report / "index.html").read_bytes()
     assert write_report(experiment, report).read_bytes() == before

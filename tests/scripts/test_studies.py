@@ -10,6 +10,7 @@ import pytest
 from tests.scripts.studies import folders, run, table
 
 
+@pytest.mark.slow
 def test_invariance(tmp_path: Path) -> None:
     run("study_invariance.py", "--quick", "--out", str(tmp_path))
     _, *rows = table(tmp_path / "invariance.csv")

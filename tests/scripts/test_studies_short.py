@@ -24,7 +24,6 @@ def test_late_and_drifting_rewards(tmp_path: Path) -> None:
     assert (tmp_path / "feedback.png").stat().st_size > 10_000
 
 
-@pytest.mark.slow
 def test_chains(tmp_path: Path) -> None:
     run("study_chain_convergence.py", "--quick", "--out", str(tmp_path))
     _, *estimators = table(tmp_path / "chains-estimators.csv")
