@@ -147,3 +147,4 @@ def test_files_and_modules_that_the_page_names_exist(page: Path) -> None:
     assert [file for file in files if not (ROOT / file).exists()] == []
     names = re.findall(r"`(vitucb(?:\.\w+)+)`", text)
     assert [dotted for dotted in names if not exists(dotted)] == []
+    assert re.findall(r"\bvitucb\.(?:adapters|backbone|evaluate|runner|deployment)\b", text) == []
