@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TypeVar
 
 from vitucb.config import AgentConfig, override
+from vitucb.storage.limits import check_limit
 
 OptionsT = TypeVar("OptionsT")
 
@@ -16,7 +18,12 @@ def read_options(defaults: OptionsT, config: AgentConfig) -> OptionsT:
     Raises:
         ValueError: If an option is unknown or has the wrong type; names it and what is known.
     """
-    return override(defaults, config.options, "agent.options.")
+    options = override(defaults, config.options, "agent.options.")
+    for field in dataclasses.fields(defaults):  # type: ignore[arg-type]  # a dataclass
+        value = getattr(options, field.name)
+        if isinstance(value, int):
+            check_limit("option", value, f"agent.options.{field.name}")
+    return options
 
 
 def refuse_options(config: AgentConfig) -> None:

@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import shutil
 from dataclasses import dataclass
 from importlib import metadata
@@ -24,7 +25,15 @@ import numpy as np
 import yaml
 
 from vitucb.config import AgentConfig, load_config, to_dict
-from vitucb.storage.atomic_files import replace_file, write_durably
+from vitucb.storage.atomic_files import (
+    drop_leftovers,
+    remove,
+    replace_file,
+    temporary_beside,
+    write_durably,
+)
+from vitucb.storage.foreign_files import check_inside, path_inside, read_json, sha256_of
+from vitucb.storage.limits import check_limit, check_observation
 from vitucb.types import Agent, State, action_names, shares_image
 
 _logger = logging.getLogger(__name__)
@@ -33,6 +42,7 @@ MANIFEST = "agent.json"
 _FORMAT = 1
 _BACKBONE, _SUM = "backbone", "sha256"
 _LOCAL = "local-dir:"
+_LISTED = {"config.yaml", "state.json", "state.safetensors"}
 _PACKAGES = ("vitucb", "torch", "timm", "peft", "numpy")
 
 
@@ -76,6 +86,13 @@ class Blueprint:
             raise ValueError(
                 f"num_arms {self.num_arms} is too few; give at least 1, or 2 that share an image"
             )
+        check_limit("arms", self.num_arms, "num_arms")
+        if len(self.image_shape) != 3 or min(self.image_shape) < 1:
+            raise ValueError(f"image_shape {self.image_shape} is not (height, width, channels)")
+        images = 1 if self.shares_image else self.num_arms
+        check_observation(
+            images, math.prod(self.image_shape), f"num_arms of image_shape {self.image_shape}"
+        )
 
     @classmethod
     def of(cls, config: AgentConfig, env: gym.Env[Any, Any], seed: int) -> Blueprint:
@@ -116,8 +133,9 @@ def save_agent(
 
     folder = Path(folder).resolve()
     _check_place(folder)
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    # Another process may be saving there just now, but not for a day.
+    drop_leftovers(folder.parent, f"{folder.name}.", older_than_s=86_400.0)
+    temporary = temporary_beside(folder)
     save_state({"agent": agent.state_dict(), **(more or {})}, temporary)
     save_adapter = getattr(agent, "save_adapter", None)
     if save_adapter is not None:
@@ -140,22 +158,38 @@ def read_agent(folder: Path) -> tuple[Blueprint, State]:
 
     manifest = _read_manifest(folder)
     for name, digest in manifest["files"].items():
-        if not (folder / name).is_file() or _sha256(folder / name) != digest:
-            raise ValueError(
-                f"saved agent {folder}: {name} is missing or damaged (its SHA-256 sum differs); "
-                "take another copy"
-            )
+        _check_file(folder, name, digest)
     _warn_of_versions(folder, manifest["packages"])
     settings = load_config(folder / "config.yaml")
-    blueprint = Blueprint(
-        _with_found_backbone(settings.agent, folder),
-        settings.seed,
-        int(manifest["num_arms"]),
-        bool(manifest["shares_image"]),
-        tuple(manifest["image_shape"]),
-        tuple(manifest.get("action_names", ())),  # older folders do not tell
-    )
+    config = _with_found_backbone(settings.agent, folder, set(manifest["files"]))
+    try:
+        blueprint = Blueprint(
+            config,
+            settings.seed,
+            int(manifest["num_arms"]),
+            bool(manifest["shares_image"]),
+            tuple(map(int, manifest["image_shape"])),
+            tuple(map(str, manifest.get("action_names", ()))),  # older folders do not tell
+        )
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise ValueError(f"saved agent {folder}: {MANIFEST}: {error}") from error
     return blueprint, load_state(folder)
+
+
+def _check_file(folder: Path, name: str, digest: object) -> None:
+    try:
+        path = path_inside(folder, name)
+    except ValueError as error:
+        raise ValueError(f"saved agent {folder}: {MANIFEST}: {error}") from error
+    try:
+        is_whole = sha256_of(path) == digest
+    except OSError:
+        is_whole = False
+    if not is_whole:
+        raise ValueError(
+            f"saved agent {folder}: {name} is missing or damaged (its SHA-256 sum differs); "
+            "take another copy"
+        )
 
 
 class Savable:
@@ -188,12 +222,11 @@ def _check_place(folder: Path) -> None:
 
 
 def _swap(temporary: Path, folder: Path) -> None:
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    old = temporary_beside(folder)
     if folder.is_dir():
         folder.replace(old)
     replace_file(temporary, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    remove(old)
 
 
 def _with_own_backbone(config: AgentConfig, folder: Path) -> AgentConfig:
@@ -212,13 +245,27 @@ def _with_own_backbone(config: AgentConfig, folder: Path) -> AgentConfig:
     return config
 
 
-def _with_found_backbone(config: AgentConfig, folder: Path) -> AgentConfig:
-    """Undo `_with_own_backbone`: paths in `folder`."""
+def _with_found_backbone(config: AgentConfig, folder: Path, files: set[str]) -> AgentConfig:
+    """Undo `_with_own_backbone`: paths in `folder`, to files in its manifest alone."""
     if config.weights is not None:
+        if config.weights not in files:
+            raise _unlisted(folder, f"weights {config.weights!r}")
         config = dataclasses.replace(config, weights=str(folder / config.weights))
     if config.backbone.startswith(_LOCAL):
+        # The folder is handed to timm, which looks for itself what there is.
+        for path in (folder / _BACKBONE).glob("*"):
+            name = f"{_BACKBONE}/{path.name}"
+            if name not in files or path.suffix not in (".json", ".safetensors"):
+                raise _unlisted(folder, repr(name))
         config = dataclasses.replace(config, backbone=f"{_LOCAL}{folder / _BACKBONE}")
     return config
+
+
+def _unlisted(folder: Path, what: str) -> ValueError:
+    return ValueError(
+        f"saved agent {folder}: {what} is no file of weights that {MANIFEST} lists; take another "
+        "copy, or delete what was added"
+    )
 
 
 def _manifest(blueprint: Blueprint, folder: Path) -> State:
@@ -230,18 +277,21 @@ def _manifest(blueprint: Blueprint, folder: Path) -> State:
         "shares_image": blueprint.shares_image,
         "image_shape": list(blueprint.image_shape),
         "action_names": list(blueprint.action_names),
-        "files": {path.relative_to(folder).as_posix(): _sha256(path) for path in files},
+        "files": {path.relative_to(folder).as_posix(): sha256_of(path) for path in files},
     }
     return content | {_SUM: _sum_of(content)}
 
 
 def _read_manifest(folder: Path) -> State:
     try:
-        manifest: State = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        check_inside(folder, folder / MANIFEST)
+        manifest: State = read_json(folder / MANIFEST)
         found, writer = manifest["format"], manifest["packages"]["vitucb"]
         if found == _FORMAT and manifest.pop(_SUM) != _sum_of(manifest):
             raise ValueError("its SHA-256 sum differs")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if found == _FORMAT and _LISTED - set(manifest["files"]):
+            raise ValueError(f"it does not list {', '.join(sorted(_LISTED))}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = error if isinstance(error, ValueError | OSError) else repr(error)
         raise ValueError(
             f"saved agent {folder}: {MANIFEST} is damaged ({reason}); take another copy"
@@ -269,11 +319,3 @@ def _warn_of_versions(folder: Path, old: dict[str, str]) -> None:
             folder,
             ", ".join(changed),
         )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vitucb.envs.data.decoding import MAX_PIXELS
 from vitucb.envs.data.disk_cache import data_folder
 from vitucb.envs.data.image_dataset import ImageDataset, dataset_error
 from vitucb.envs.data.image_source import Reading
@@ -15,6 +14,7 @@ from vitucb.envs.data.manifest import SUFFIXES, load_manifest
 from vitucb.envs.data.npz import load_npz
 from vitucb.envs.data.selection import Split, select_classes, select_split
 from vitucb.envs.data.sources import TIMM_PREFIXES, load_folder, load_packaged_digits, load_timm
+from vitucb.storage.limits import limit
 
 __all__ = ["DATASETS", "ImageDataset", "load_dataset"]
 
@@ -100,8 +100,9 @@ def _load(name: str, reading: Reading) -> ImageDataset:
 def _check_image_size(size: object) -> None:
     if size is not None and (type(size) is not int or size < 1):
         raise ValueError(f"image_size {size!r} is no size; give an integer >= 1 or leave it out")
-    if isinstance(size, int) and size**2 > MAX_PIXELS:
-        raise ValueError(f"image_size {size} makes more than {MAX_PIXELS:,} pixels; give a smaller")
+    most = limit("image_pixels")
+    if isinstance(size, int) and size**2 > most:
+        raise ValueError(f"image_size {size} makes more than {most:,} pixels; give a smaller")
 
 
 def _path(name: str) -> Path:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitucb.envs.data.disk_cache import DecodedCache
+from vitucb.storage.limits import limit
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,9 +23,6 @@ _logger = logging.getLogger(__name__)
 
 CACHE_MIB = 512
 """Most memory for decoded images of one data set: 50,000 images of 32 px take 147 MiB."""
-
-MAX_PIXELS = 50_000_000
-"""Most pixels of one image: 150 MB decoded. A file of a few kilobytes can claim to hold more."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")
 """Formats read, as Pillow names them: no others, since some of Pillow's run external programs."""
@@ -44,7 +42,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise ValueError("its pixels are floats of unknown range; store it with 8 or 16 bits")
     if image.mode.startswith("I"):
         # Pillow would clip 16-bit values at 255, which turns most of the picture white.
-        values = np.asarray(image, np.int64)
+        values = np.asarray(image, np.int32)
         gray = (values >> 8).clip(0, 255).astype(np.uint8)
         # fromarray forgets the one gray level that a PNG file may declare transparent.
         gray[values == image.info.get("transparency", -1)] = 255
@@ -206,16 +204,18 @@ def open_image(source: io.BytesIO | Path) -> Image.Image:
     """Open an image file without decoding it, importing Pillow only now.
 
     Raises:
-        ValueError: If it has more than `MAX_PIXELS` pixels, or integers of unknown range. Pillow
-            raises many kinds of errors for files that are no images of `FORMATS`.
+        ValueError: If it has more pixels than the limits allow, or integers of unknown range.
+            Pillow raises many kinds of errors for files that are no images of `FORMATS`.
     """
     from PIL import Image
 
     image = Image.open(source, formats=tuple(set(image_extensions().values())))
-    if image.width * image.height > MAX_PIXELS:
+    most = limit("image_pixels")
+    if image.width * image.height > most:
         image.close()
         raise ValueError(
-            f"its {image.width}x{image.height} pixels exceed the limit of {MAX_PIXELS:,}"
+            f"its {image.width}x{image.height} pixels exceed the limit of {most:,}; if they are "
+            "right, set VITUCB_LIMIT_IMAGE_PIXELS"
         )
     if image.format == "TIFF" and image.mode == "I":  # 0..255 would be black, and 2^31 white
         image.close()

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vitucb.storage.atomic_files import create_file, temporary_beside
+
 _FILLED = 1 << 32
 """Set in the checksum of a row that was written; 0 means empty."""
 
@@ -94,7 +96,7 @@ def _open_array(path: Path, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         if array.shape == shape and array.dtype == dtype:
             return array
     # Made beside and moved: a file that another process has mapped must never shrink.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     try:
         _write_zeros(temporary, shape, np.dtype(dtype))
         temporary.replace(path)
@@ -106,7 +108,7 @@ def _open_array(path: Path, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
 
 def _write_zeros(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
-    with path.open("wb") as file:
+    with create_file(path) as file:
         np.lib.format.write_array_header_1_0(file, header)
         size = file.tell() + int(np.prod(shape)) * dtype.itemsize
         file.flush()

@@ -26,6 +26,7 @@ from vitucb.envs.data.decoding import LazyImages, open_image
 from vitucb.envs.data.log_rows import LogRow, natural_order, row_error
 from vitucb.envs.data.logged_rounds import LoggedRounds
 from vitucb.envs.data.tables import Row, TableError, read_table
+from vitucb.storage.limits import check_limit
 
 __all__ = ["FIELDS", "LoggedRounds", "read_log"]
 
@@ -118,26 +119,36 @@ def _assemble(path: Path, rows: list[LogRow], image_size: int | None, dropped: i
     files = sorted({p for row in rows for p in row.images})
     index = {p: i for i, p in enumerate(files)}
     width = max(len(row.images) for row in rows)
-    items = np.full((len(rows), width), -1, np.int64)
-    for i, row in enumerate(rows):
-        items[i, : len(row.images)] = [index[p] for p in row.images]
     names = (
         tuple(sorted({str(row.action) for row in rows}, key=natural_order)) if is_context else ()
     )
+    widest = f"{len(rows):,} rounds of up to {max(width, len(names)):,} arms:"
+    check_limit("log_cells", len(rows) * max(width, len(names)), f"log {path}: {widest}")
+    items = np.full((len(rows), width), -1, np.int64)
+    for i, row in enumerate(rows):
+        items[i, : len(row.images)] = [index[p] for p in row.images]
     if max(len(names), width) < 2:
         raise ValueError(f"log {path}: one action throughout; there is nothing to choose")
     number = {name: i for i, name in enumerate(names)}
     actions = [number[str(row.action)] if is_context else int(row.action) for row in rows]
     mask = np.ones((len(rows), len(names)), np.int8) if is_context else (items >= 0)
     propensities = [row.propensity for row in rows if row.propensity is not None]
+    images = LazyImages(
+        lambda i: open_image(path.parent / files[i]),
+        lambda i: str(path.parent / files[i]),
+        len(files),
+        image_size,
+    )
+    height, side = images.shape[1:3]
+    check_limit(
+        "observation_mib",
+        width * height * side * 3 >> 20,
+        f"log {path}: a round of {width:,} images of {side}x{height} pixels (image_size makes "
+        "them smaller): its size in MiB,",
+    )
     return LoggedRounds(
         name=str(path),
-        images=LazyImages(
-            lambda i: open_image(path.parent / files[i]),
-            lambda i: str(path.parent / files[i]),
-            len(files),
-            image_size,
-        ),
+        images=images,
         items=items,
         mask=mask.astype(np.int8),
         actions=np.array(actions, np.int64),

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from vitucb.types import LARGEST_REWARD
+
 
 def row_error(path: Path, line: int, problem: str) -> ValueError:
     """The one-line error about a line of a log."""
@@ -60,10 +62,13 @@ class LogRow:
         field = "context_image" if is_context else "arm_images"
         images = _paths(given[field], is_context)
         if not images:
-            raise fail(field, f"{given[field]!r} is no {'path' if is_context else 'list of paths'}")
-        reward = _number(given["reward"])
+            raise fail(
+                field, f"{_short(given[field])} is no {'path' if is_context else 'list of paths'}"
+            )
+        reward = _reward(given["reward"])
         if reward is None:
-            raise fail("reward", f"{_short(given['reward'])} is no finite number")
+            limit = f"finite number of at most {LARGEST_REWARD:g}"
+            raise fail("reward", f"{_short(given['reward'])} is no {limit}")
         propensity = None
         if "propensity" in given:
             propensity = _number(given["propensity"])
@@ -105,6 +110,11 @@ def _number(value: object) -> float | None:
     except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
+
+
+def _reward(value: object) -> float | None:
+    number = _number(value)
+    return number if number is not None and abs(number) <= LARGEST_REWARD else None
 
 
 def _action(value: object, arms: int | None) -> str | int | None:

@@ -80,7 +80,7 @@ def _text(name: str, line: int, row: Mapping[str, Any], column: str) -> str:
 def _number(name: str, line: int, row: Mapping[str, Any], column: str) -> float:
     try:
         number = float(row[column])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not abs(number) <= float(np.finfo(np.float32).max):  # NaN too
         raise dataset_error(

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import io
 import logging
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vitucb.envs.data.decoding import LazyImages, first_line, open_image
+from vitucb.envs.data.decoding import LazyImages, open_image
 from vitucb.envs.data.image_dataset import ImageDataset, class_indices, dataset_error
 from vitucb.envs.data.image_source import ImageSource, Reading, files_fingerprint, read_source
+from vitucb.storage.npz import read_npz
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,13 +22,6 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
-
-
-MAX_NPZ_MIB = 4096
-"""Most memory an NPZ file may ask for that is `MAX_NPZ_RATIO` times smaller itself."""
-
-MAX_NPZ_RATIO = 100
-"""How much images may shrink in a file: digits shrink tenfold, zeros a thousandfold."""
 
 
 def load_npz(path: Path, score_name: str, reading: Reading) -> ImageDataset:
@@ -74,35 +67,12 @@ _NPZ_KEYS = ("images", "jpeg", "offsets", "labels", "scores", "score_names", "cl
 
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        # Opened here: numpy leaves the file open when it turns out to be damaged.
-        with path.open("rb") as stream:
-            _check_size(stream)
-            file = np.load(stream, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array")
-            return {key: file[key] for key in file.files if key in _NPZ_KEYS}
-    # A damaged file makes zipfile, zlib and numpy raise many kinds; object arrays raise ValueError.
-    except Exception as error:
+        return read_npz(path, _NPZ_KEYS)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise dataset_error(
-            str(path),
-            f"cannot be read: {first_line(error)}; write it again, without object arrays",
+            str(path), f"cannot be read: {reason}; write it again, without object arrays"
         ) from error
-
-
-def _check_size(stream: IO[bytes]) -> None:
-    """Refuse an archive that would fill the memory; reading stops at the sizes it declares."""
-    if not zipfile.is_zipfile(stream):
-        stream.seek(0)
-        return  # numpy says what is wrong with it
-    members = zipfile.ZipFile(stream).infolist()
-    size = sum(member.file_size for member in members)
-    ratio = size / max(1, sum(member.compress_size for member in members))
-    if size >> 20 > MAX_NPZ_MIB and ratio > MAX_NPZ_RATIO:
-        raise ValueError(
-            f"it decompresses to {size >> 20:,} MiB, {ratio:,.0f} times its size: no real images "
-            "do (np.savez without compression if yours are)"
-        )
-    stream.seek(0)
 
 
 def array_images(

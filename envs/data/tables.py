@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 from vitucb.envs.data.decoding import first_line
+from vitucb.storage.foreign_files import open_regular
+from vitucb.storage.limits import check_limit
+
+_ROWS_AT_ONCE = 1_024
 
 Row: TypeAlias = tuple[int, Mapping[str, object]]
 """1-based line (row, in Parquet) and its fields; an empty cell of a CSV file is ""."""
@@ -54,7 +60,7 @@ def read_table(path: Path, columns: Collection[str] = ()) -> Iterator[Row]:
 def _csv_rows(path: Path, columns: Collection[str]) -> Iterator[Row]:
     line = 1
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with _open(path) as stream, io.TextIOWrapper(stream, "utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = [name.strip() for name in next(reader, [])]
             for name in columns:
@@ -75,7 +81,7 @@ def _csv_rows(path: Path, columns: Collection[str]) -> Iterator[Row]:
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
-    with path.open("rb") as file:
+    with _open(path) as file:
         for line, text in enumerate(file, start=1):
             if not text.strip():
                 continue
@@ -97,7 +103,31 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
             "reading Parquet needs pyarrow; pip install pyarrow, or convert it to CSV"
         ) from error
     try:
-        rows = parquet.read_table(path).to_pylist()
+        with _open(path) as file:
+            rows = _parquet_batches(parquet.ParquetFile(file))
+    except TableError:
+        raise
     except Exception as error:  # pyarrow's errors share no base class but Exception
         raise TableError(f"cannot be read as Parquet: {first_line(error)}") from error
     yield from enumerate(rows, start=1)
+
+
+def _parquet_batches(table: Any) -> list[dict[str, object]]:
+    """All rows, a few at a time: repeated values take no space in the file, but in memory."""
+    rows: list[dict[str, object]] = []
+    size = 0
+    for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE):
+        size += batch.nbytes
+        check_limit("table_mib", size >> 20, "its size in MiB once read,")
+        rows += batch.to_pylist()
+    return rows
+
+
+def _open(path: Path) -> BinaryIO:
+    file = open_regular(path)
+    try:
+        check_limit("table_mib", os.fstat(file.fileno()).st_size >> 20, "its size in MiB,")
+    except ValueError as error:
+        file.close()
+        raise TableError(str(error)) from error
+    return file

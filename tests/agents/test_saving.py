@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -286,3 +288,77 @@ def test_a_policy_is_asked_only_about_what_its_agent_was_made_for(tmp_path: Path
     ):
         with pytest.raises(ValueError, match=words):
             load_policy(tmp_path / name)(obs)
+
+
+def signed(folder: Path, **changes: Any) -> None:
+    """The manifest with changes, right in itself."""
+    manifest = json.loads((folder / "agent.json").read_text()) | changes
+    manifest.pop("sha256", None)
+    text = json.dumps(manifest, sort_keys=True)
+    manifest["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    (folder / "agent.json").write_text(json.dumps(manifest))
+
+
+def sums(folder: Path) -> dict[str, str]:
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name != "agent.json"]
+    return {
+        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_arms": 10**12}, r"num_arms 1,000,000,000,000 is above the limit of 10,000"),
+        ({"num_arms": 10**400}, r"num_arms \(a huge number\) is above the limit"),
+        ({"num_arms": "x"}, "invalid literal"),
+        ({"num_arms": None}, "int"),
+        ({"image_shape": [60_000, 20_000, 3]}, "size of its images in MiB, .* is above the limit"),
+        ({"image_shape": [-1, 8, 3]}, r"is not \(height, width, channels\)"),
+        ({"image_shape": [8]}, r"is not \(height, width, channels\)"),
+        ({"image_shape": 8}, "agent.json"),
+        ({"files": {}}, r"does not list config.yaml, state.json, state.safetensors"),
+        ({"files": []}, "does not list"),
+        ({"packages": 3}, "agent.json is damaged"),
+    ],
+)
+def test_a_forged_manifest_is_refused(
+    changes: dict[str, Any], message: str, saved: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "agent"
+    shutil.copytree(saved, folder)
+    signed(folder, **changes)
+    with pytest.raises(ValueError, match=message) as error:
+        load_agent(folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "../precious", "link"])
+def test_files_of_a_manifest_lie_in_its_folder(name: str, saved: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "agent"
+    shutil.copytree(saved, folder)
+    (tmp_path / "precious").write_text("a thesis")
+    (folder / "link").symlink_to(tmp_path / "precious")
+    digest = hashlib.sha256(b"a thesis").hexdigest()
+    signed(folder, files=sums(folder) | {name: digest})
+    with pytest.raises(ValueError, match=r"agent\.json: .*(no name of a file|link out of)"):
+        load_agent(folder)
+
+
+def test_weights_that_the_manifest_does_not_list_are_not_read(tmp_path: Path) -> None:
+    folder = vitucb.deploy("greedy", num_arms=2).save(tmp_path / "agent")
+    (tmp_path / "other.safetensors").write_bytes(WEIGHTS.read_bytes())
+    config, text = folder / "config.yaml", (folder / "config.yaml").read_text()
+    for name in ("../other.safetensors", str(tmp_path / "other.safetensors")):
+        config.write_text(text.replace("weights: null", f"weights: {name}"))
+        signed(folder, files=sums(folder))
+        with pytest.raises(ValueError, match=r"weights .* is no file of weights that agent\.json"):
+            load_agent(folder)
+
+
+def test_a_saved_agent_leaves_no_file_aside(tmp_path: Path) -> None:
+    agent = vitucb.deploy("random", num_arms=2)
+    (tmp_path / ".agent.tmp").symlink_to(tmp_path / "elsewhere")
+    agent.save(tmp_path / "agent")
+    agent.save(tmp_path / "agent")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".agent.tmp", "agent"]

@@ -158,3 +158,33 @@ def test_a_setting_that_is_no_more_loads_where_it_changed_nothing(tmp_path: Path
     path.write_text("parallel: {seeds: 8}\n")
     with pytest.raises(ValueError, match=r"parallel.seeds 8 is no more; play seeds in processes"):
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    "experiment", ["../x", "../../x", "/x", "a/../../x", "C:\\x", "\\\\host\\x", "..\\x", "a\nb"]
+)
+def test_an_experiment_stays_in_the_folder_of_experiments(experiment: str) -> None:
+    with pytest.raises(ValueError, match=r"leads out of the folder|control characters") as error:
+        RunConfig(experiment=experiment)
+    assert "\n" not in str(error.value)
+
+
+def test_experiments_may_lie_in_each_other() -> None:
+    assert RunConfig(experiment="sweep/lr=0.1").experiment == "sweep/lr=0.1"
+
+
+def test_numbers_too_large_to_be_are_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    for text in (
+        f"agent: {{policy: {{alpha: 1{'0' * 400}}}}}",
+        f"agent: {{label: [{'x, ' * 5_000}x]}}",
+        f"agent: {{options: {{{'k' * 900}: [[1]]}}}}",
+        "agent: {lora: {rank: 100000}}",
+        "env: {num_arms: 100000}",
+        "agent: {img_size: 100000}",
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"agent|env") as error:
+            load_config(path)
+        assert "\n" not in str(error.value)
+        assert len(str(error.value)) < 1_000

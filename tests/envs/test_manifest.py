@@ -115,15 +115,21 @@ def test_missing_files_are_left_out_on_request(tmp_path: Path) -> None:
 
 
 def _fake_pyarrow(monkeypatch: pytest.MonkeyPatch, rows: Any) -> None:
-    class Table:
+    class Batch:
+        nbytes = 100
+
         def to_pylist(self) -> Any:
             if isinstance(rows, Exception):
                 raise rows
             return rows
 
+    class File:
+        def iter_batches(self, batch_size: int) -> Any:
+            return [Batch()]
+
     module = types.ModuleType("pyarrow")
     parquet = types.ModuleType("pyarrow.parquet")
-    parquet.read_table = lambda path: Table()  # type: ignore[attr-defined]  # a stand-in
+    parquet.ParquetFile = lambda file: File()  # type: ignore[attr-defined]  # a stand-in
     module.parquet = parquet  # type: ignore[attr-defined]  # a stand-in
     monkeypatch.setitem(sys.modules, "pyarrow", module)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", parquet)

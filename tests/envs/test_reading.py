@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from vitucb.config import RunConfig, override
-from vitucb.envs.data import decoding, npz
 from vitucb.envs.data.datasets import load_dataset
 from vitucb.experiment.environments import make_env
+from vitucb.storage.limits import Limits
 
 
 def _noise(count: int, size: int = 16) -> NDArray[np.uint8]:
@@ -135,11 +135,14 @@ def test_a_small_file_that_claims_a_huge_picture_is_refused(
 def test_an_archive_that_would_fill_the_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(npz, "MAX_NPZ_MIB", 1)
+    monkeypatch.setenv("VITUCB_LIMIT_NPZ_MIB", "1")
     images = np.zeros((8, 512, 512, 3), np.uint8)
     np.savez_compressed(tmp_path / "bomb.npz", images=images, labels=np.arange(8))
     assert (tmp_path / "bomb.npz").stat().st_size < 20_000
-    with pytest.raises(ValueError, match=r"decompresses to 6 MiB, .* times its size: no real"):
+    with pytest.raises(
+        ValueError,
+        match=r"times its size, as no real images .* in MiB, 6 is above the limit of 1; ",
+    ):
         load_dataset(tmp_path / "bomb.npz")
     np.savez(tmp_path / "large.npz", images=images, labels=np.arange(8))
     assert len(load_dataset(tmp_path / "large.npz").images) == 8
@@ -234,4 +237,4 @@ def test_rgb_images_are_not_talked_about(tmp_path: Path, caplog: pytest.LogCaptu
 
 def test_the_limit_on_pixels_is_that_of_pillow_or_below() -> None:
     assert Image.MAX_IMAGE_PIXELS is not None
-    assert decoding.MAX_PIXELS <= Image.MAX_IMAGE_PIXELS
+    assert Limits().image_pixels <= Image.MAX_IMAGE_PIXELS

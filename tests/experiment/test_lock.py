@@ -45,7 +45,7 @@ def test_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path: Pat
 def test_lock_of_another_host_is_respected(tmp_path: Path) -> None:
     (tmp_path / "run.lock").write_text(json.dumps({"pid": 7, "host": "elsewhere.example"}))
     with (
-        pytest.raises(ValueError, match=r"process 7 on elsewhere.example; .* delete"),
+        pytest.raises(ValueError, match=r"process 7 on elsewhere.example, .* delete"),
         locked(tmp_path),
     ):
         pass

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -211,11 +212,32 @@ def test_runs_of_unknown_regret_are_left_out(
         write_report(run, tmp_path / "alone")
 
 
-def test_damaged_metrics_are_named(tmp_path: Path, write_run: WriteRun) -> None:
+def test_damaged_metrics_and_galleries_are_named_and_left_out(
+    tmp_path: Path, write_run: WriteRun, caplog: pytest.LogCaptureFixture
+) -> None:
     run = write_run(tmp_path / "exp", "vit-ucb", 0, rounds=25)
     (run / "metrics.csv").write_text("round,metric,value\n0,train/loss\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"metrics\.csv is damaged"):
-        write_report(run, tmp_path / "out")
+    (run / "gallery.npz").write_bytes(b"PK")
+    write_report(run, tmp_path / "out")
+    assert re.search(r"metrics\.csv is damaged.*; its diagnostics are left out", caplog.text)
+    assert re.search(r"gallery\.npz cannot be read .*; the gallery is left out", caplog.text)
+    assert not list((tmp_path / "out").glob("figures/diagnostics*"))
+
+
+def test_a_report_is_not_written_through_a_link(tmp_path: Path, write_run: WriteRun) -> None:
+    run = write_run(tmp_path / "exp", "vit-ucb", 0, rounds=25)
+    (tmp_path / "precious").write_text("a thesis")
+    (tmp_path / "exp" / "report").mkdir()
+    (tmp_path / "exp" / "report" / "index.html").symlink_to(tmp_path / "precious")
+    write_report(run, tmp_path / "exp" / "report")
+    assert (tmp_path / "precious").read_text() == "a thesis"
+    (tmp_path / "documents").mkdir()
+    (tmp_path / "documents" / "summary.csv").write_text("mine")
+    shutil.rmtree(tmp_path / "exp" / "report" / "tables")
+    (tmp_path / "exp" / "report" / "tables").symlink_to(tmp_path / "documents")
+    with pytest.raises(ValueError, match="tables is a link"):
+        write_report(run, tmp_path / "exp" / "report")
+    assert (tmp_path / "documents" / "summary.csv").read_text() == "mine"
 
 
 def test_rivals_without_a_shared_seed_do_not_weaken_the_others(

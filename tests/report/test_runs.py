@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -166,3 +167,126 @@ def test_metrics_are_read_under_the_names_they_were_written(
     (folder / "metrics.csv").write_text(text, encoding="utf-8")
     rounds, values = load_metrics(load_run(folder))["own/loss, first"]
     assert (rounds.tolist(), values.tolist()) == ([0.0, 10.0], [1.5, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("summary.json", '{"rounds": "x"}', "rounds 'x' is not a number"),
+        ("summary.json", '{"rounds": 1e400}', "rounds 'inf' is not a number"),
+        ("summary.json", '{"rounds": 20, "parameters": 3}', "parameters '3' is not an object"),
+        ("summary.json", '{"rounds": 20, "parameters": {"a": []}}', "'a' is no count"),
+        ("summary.json", "[" * 50_000, "nested too deeply"),
+        ("timing.json", '{"wall_seconds": [1]}', r"wall_seconds '\[1\]' is not a number"),
+        ("environment.json", '{"packages": 1}', "packages '1' is not an object"),
+        ("config.yaml", "seed: x", "seed 'x' is no integer"),
+        ("config.yaml", "num_rounds: [1]", r"num_rounds '\[1\]' is no integer"),
+        ("config.yaml", "a: &a [*a]", "stands for what it is a part of"),
+    ],
+)
+def test_a_damaged_run_is_named_and_left_out(
+    tmp_path: Path,
+    write_run: WriteRun,
+    caplog: pytest.LogCaptureFixture,
+    file: str,
+    content: str,
+    message: str,
+) -> None:
+    folder = write_run(tmp_path / "exp", "vit-ucb", 0, rounds=20)
+    write_run(tmp_path / "exp", "vit-ucb", 1, rounds=20)
+    (folder / file).write_text(content, encoding="utf-8")
+    assert [run.seed for run in load_runs(tmp_path / "exp")] == [1]
+    assert "the run is left out" in caplog.text
+    with pytest.raises(ValueError, match=message) as error:
+        load_runs(folder)
+    assert folder.name in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "message"),
+    [
+        ("action", "100000000000", r"action of round 3 is no arm \(1e\+11\)"),
+        ("action", "-1", "action of round 3 is no arm"),
+        ("action", "0.5", "action of round 3 is no arm"),
+        ("action", "nan", "action of round 3 is no arm"),
+        ("optimal_action", "1e300", "optimal_action of round 3 is no arm"),
+        ("greedy_action", "-2", "greedy_action of round 3 is no arm"),
+        ("regret", "1e300", "regret of round 3 is out of range"),
+        ("reward", "-1e31", "reward of round 3 is out of range"),
+        ("reward", "1" + "0" * 400, "reward of round 3 is not finite"),
+        ("bonus", "1e300", "bonus of round 3 is out of range"),
+    ],
+)
+def test_numbers_that_cannot_be_are_found(
+    tmp_path: Path, write_run: WriteRun, column: str, cell: str, message: str
+) -> None:
+    folder = write_run(tmp_path / "exp", "vit-ucb", 0, rounds=20)
+    lines = (folder / "rounds.csv").read_text(encoding="utf-8").splitlines()
+    cells = lines[4].split(",")
+    cells[lines[0].split(",").index(column)] = cell
+    lines[4] = ",".join(cells)
+    (folder / "rounds.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        load_runs(folder)
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "rounds.csv", "summary.json", "gallery.npz"])
+def test_pipes_and_links_out_of_a_run_are_refused(
+    file: str, tmp_path: Path, write_run: WriteRun
+) -> None:
+    folder = write_run(tmp_path / "exp", "vit-ucb", 0, rounds=20, gallery=True)
+    (folder / file).rename(tmp_path / "elsewhere")
+    for make, message in (
+        (os.mkfifo, "no regular file"),
+        (lambda path: path.symlink_to(tmp_path / "elsewhere"), "link out of the folder"),
+    ):
+        make(folder / file)
+        with pytest.raises(ValueError, match=message):
+            load_gallery(load_runs(folder)[0])
+        (folder / file).unlink()
+
+
+def with_arrays(folder: Path, **changed: Any) -> None:
+    with np.load(folder / "gallery.npz") as file:
+        arrays = {name: file[name] for name in file.files}
+    np.savez_compressed(folder / "gallery.npz", **(arrays | changed))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("action", lambda array: array + 100),
+        ("optimal_action", lambda array: array - 100),
+        ("action", lambda array: array[:2]),
+        ("mean", lambda array: array.astype("U5")),
+        ("mean", lambda array: array * 1e300),
+        ("reward", lambda array: array * np.nan),
+        ("expected_rewards", lambda array: array[:, :0]),
+        ("images", lambda array: array.astype(np.float32)),
+        ("images", lambda array: array[:, :2]),
+        ("images", lambda array: array[..., :2]),
+        ("round", lambda array: array + 0.5),
+    ],
+)
+def test_a_gallery_that_does_not_fit_itself_is_refused(
+    name: str, change: Callable[[Any], Any], tmp_path: Path, write_run: WriteRun
+) -> None:
+    folder = write_run(tmp_path / "exp", "vit-ucb", 0, rounds=20, gallery=True)
+    run = load_run(folder)
+    gallery = load_gallery(run)
+    assert gallery is not None
+    with np.errstate(over="ignore"):
+        with_arrays(folder, **{name: change(getattr(gallery, name))})
+    with pytest.raises(ValueError, match=r"gallery\.npz cannot be read") as error:
+        load_gallery(run)
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_table_of_metrics_is_named(tmp_path: Path, write_run: WriteRun) -> None:
+    folder = write_run(tmp_path / "exp", "vit-ucb", 0, rounds=25)
+    for text in ("0,a,1e300", "nan,a,1", "0,a", f"0,{'n' * 1_000},1", '0,"a,1'):
+        (folder / "metrics.csv").write_text(f"round,metric,value\n{text}\n", encoding="utf-8")
+        with pytest.raises(ValueError, match=r"metrics\.csv is damaged") as error:
+            load_metrics(load_run(folder))
+        assert "\n" not in str(error.value)

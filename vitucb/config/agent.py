@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vitucb.config.checks import check_least, normalise_options
+from vitucb.config.checks import check_least, check_most, normalise_options
 from vitucb.config.options import Options
 
 
@@ -27,6 +27,10 @@ class LoRAConfig:
     """Scale B @ A by alpha / sqrt(rank) (rsLoRA)."""
     use_dora: bool = False
     """Learn magnitudes apart from directions (DoRA); gradient features take K backwards."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would fill the memory."""
+        check_most(self, "agent.lora.", "rank", "rank")
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,10 @@ class CovarianceConfig:
     """Rank or width of a sketch; its own default if not given."""
     budget_mib: int | None = None
     """Memory of the rows of `exact`, MiB, past which a sketch takes over; 24 if not given."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would fill the memory."""
+        check_most(self, "agent.covariance.", "rank", "rank")
 
 
 @dataclass(frozen=True)
@@ -170,3 +178,4 @@ class AgentConfig:
     def __post_init__(self) -> None:
         """Check the options, and read truth values in any case."""
         normalise_options(self, "agent.")
+        check_most(self, "agent.", "image_side", "img_size")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vitucb.config.checks import normalise_options
+from vitucb.config.checks import check_most, normalise_options
 from vitucb.config.options import Options
 
 
@@ -88,3 +88,4 @@ class EnvConfig:
     def __post_init__(self) -> None:
         """Check the options, and read truth values in any case."""
         normalise_options(self, "env.")
+        check_most(self, "env.", "arms", "num_arms")

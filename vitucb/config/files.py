@@ -10,6 +10,7 @@ import yaml
 from vitucb.config.override import flatten, override, to_dict
 from vitucb.config.run import RunConfig
 from vitucb.storage.atomic_files import write_durably
+from vitucb.storage.foreign_files import read_yaml
 
 
 def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
@@ -45,12 +46,11 @@ def load_config(path: str | Path) -> RunConfig:
     """
     path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path)
     except OSError as error:
         raise ValueError(f"--config {path}: {error.strerror}; check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"--config {path} is not valid YAML: {reason}") from error
+    except ValueError as error:
+        raise ValueError(f"--config {path} is not valid YAML: {error}") from error
     if not isinstance(values, dict | None):
         raise ValueError(f"--config {path}: expected key: value settings at the top level")
     return override(RunConfig(), _without_retired(values or {}, path))

@@ -29,9 +29,9 @@ def override(config: ConfigT, values: Mapping[str, Any], where: str = "") -> Con
     hints = typing.get_type_hints(type(config))
     changes = {}
     for key, value in values.items():
-        path = f"{where}{key}"
+        path = f"{where}{_word(key)}"
         if key not in hints:
-            raise ValueError(_unknown_key(str(key), path, list(hints)))
+            raise ValueError(_unknown_key(_word(key), path, list(hints)))
         current = getattr(config, key)
         if not dataclasses.is_dataclass(current):
             changes[key] = checked(value, hints[key], path)
@@ -42,7 +42,7 @@ def override(config: ConfigT, values: Mapping[str, Any], where: str = "") -> Con
         if isinstance(value, str) and "name" in typing.get_type_hints(type(current)):
             value = {"name": value}
         if not isinstance(value, Mapping):
-            raise ValueError(f"{path}: expected a section of settings, got {value!r}")
+            raise ValueError(f"{path}: expected a section of settings, got {shown(value)}")
         changes[key] = override(current, value, f"{path}.")
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]  # always a dataclass
 
@@ -141,24 +141,45 @@ def checked(value: Any, hint: Any, path: str) -> Any:
     if origin is Literal:
         if value in args:
             return value
-        raise ValueError(f"{path}: expected one of {', '.join(map(str, args))}, got {value!r}")
+        raise ValueError(f"{path}: expected one of {', '.join(map(str, args))}, got {shown(value)}")
     if origin in (tuple, list) and isinstance(value, list | tuple):
         is_any_length = origin is list or args[-1] is ...
         members = args[:1] * len(value) if is_any_length else args
         if len(members) != len(value):
-            raise ValueError(f"{path}: expected {len(members)} values, got {value!r}")
+            raise ValueError(f"{path}: expected {len(members)} values, got {shown(value)}")
         pairs = enumerate(zip(value, members, strict=True))
         return origin(checked(v, member, f"{path}[{i}]") for i, (v, member) in pairs)
     if origin is dict and isinstance(value, Mapping):
-        return {str(k): checked(v, args[1], f"{path}.{k}") for k, v in value.items()}
+        return {str(k): checked(v, args[1], f"{path}.{_word(k)}") for k, v in value.items()}
     if hint is float and isinstance(value, str):
         value = _yaml_float(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return _float(value, path)
     kind = origin or hint
     if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
-    raise ValueError(f"{path}: expected {kind.__name__}, got {value!r}")
+    raise ValueError(f"{path}: expected {kind.__name__}, got {shown(value)}")
+
+
+def shown(value: object) -> str:
+    """A value for a message of one line that is not too long."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+_LONGEST = 200
+
+
+def _word(key: object) -> str:
+    text = str(key)
+    return text if len(text) <= _LONGEST and text.isprintable() else shown(text)
+
+
+def _float(value: int, path: str) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{path}: an integer of {len(str(value))} digits is too large") from None
 
 
 def _checked_union(value: Any, members: tuple[Any, ...], path: str) -> Any:
@@ -173,7 +194,7 @@ def _checked_union(value: Any, members: tuple[Any, ...], path: str) -> Any:
             if not str(error).startswith(f"{path}:"):
                 raise  # the list or mapping is right, but not what is in it
     names = " or ".join(map(_name, members))
-    raise ValueError(f"{path}: expected {names}, got {value!r}")
+    raise ValueError(f"{path}: expected {names}, got {shown(value)}")
 
 
 def _name(hint: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PureWindowsPath
 
 from vitucb.config.agent import AgentConfig
 from vitucb.config.checks import check_least
@@ -60,6 +61,19 @@ class RunConfig:
     parallel: ParallelConfig = ParallelConfig()
 
     def __post_init__(self) -> None:
-        """Refuse intervals below one round, and no thread at all."""
+        """Refuse intervals below one round, no thread at all, and names that are no folder."""
         names = ("record_every", "images_every", "checkpoint_every", "threads")
         check_least(self, "", dict.fromkeys(names, 1))
+        _check_place(self.experiment)
+
+
+def _check_place(experiment: str) -> None:
+    """Refuse what would lead out of --out, or cannot be read in a terminal."""
+    pure = PureWindowsPath(experiment)  # which knows slashes of both kinds, and drives
+    if pure.is_absolute() or pure.drive or pure.root or ".." in pure.parts:
+        raise ValueError(
+            f"experiment {experiment!r} leads out of the folder of experiments; give a name, and "
+            "that folder as --out"
+        )
+    if not experiment.isprintable():
+        raise ValueError(f"experiment {experiment!r} holds control characters; give a plain name")

@@ -32,6 +32,7 @@ from vitucb.evaluation.logs import (
 from vitucb.evaluation.target_policy import PolicyFunction, load_policy
 from vitucb.policies.choice import Array
 from vitucb.seeding import numpy_generator
+from vitucb.storage.limits import limit
 
 _IMAGES_AT_ONCE = 64
 _SUSPICIOUS_Z = 4.0
@@ -222,10 +223,12 @@ def image_features(log: LoggedRounds, backbone: str, device: str = "cpu") -> NDA
     model = create_backbone(backbone).to(device)
     preprocess = preprocess_for(model, device)
     used = np.unique(log.items[log.items >= 0])
+    fitting = (limit("batch_mib") << 20) // math.prod(log.images.shape[1:])
+    at_once = max(1, min(_IMAGES_AT_ONCE, fitting))
     features = np.zeros((log.images.shape[0], int(model.num_features)), np.float32)  # type: ignore[arg-type]  # timm sets an int
     with torch.inference_mode():
-        for start in range(0, len(used), _IMAGES_AT_ONCE):
-            batch = used[start : start + _IMAGES_AT_ONCE]
+        for start in range(0, len(used), at_once):
+            batch = used[start : start + at_once]
             features[batch] = model(preprocess(log.images[batch])).float().cpu().numpy()
     return features
 

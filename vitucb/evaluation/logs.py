@@ -22,7 +22,8 @@ from vitucb.envs.data.logged_rounds import LoggedRounds
 from vitucb.evaluation.cross_fitting import conditional_logit
 from vitucb.experiment.rounds_file import read_rounds
 from vitucb.registry import reading_folder
-from vitucb.types import action_names, shares_image
+from vitucb.storage.limits import limit
+from vitucb.types import LARGEST_REWARD, action_names, shares_image
 
 __all__ = [
     "FIELDS",
@@ -109,7 +110,8 @@ def _read_choices(path: Path) -> dict[str, NDArray[np.float64]]:
     columns = read_rounds(path, ("action", "reward", "propensity"))
     action, propensity = columns["action"], columns["propensity"]
     rules = (
-        ("action", (action == action.round()) & (action >= 0) & (action < 2**31), "no arm"),
+        ("action", (action == action.round()) & (action >= 0) & (action < limit("arms")), "no arm"),
+        ("reward", np.abs(columns["reward"]) <= LARGEST_REWARD, "out of range"),
         ("propensity", (propensity > 0) & (propensity <= 1), "not in (0, 1]"),
     )
     for name, is_sound, problem in rules:

@@ -6,16 +6,22 @@ checkpoint/pieces/            large arrays, shared by the checkpoints
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vitucb.storage.atomic_files import replace_file, sync, write_durably
+from vitucb.storage.atomic_files import (
+    drop_leftovers,
+    remove,
+    replace_file,
+    sync,
+    temporary_beside,
+    write_durably,
+)
 from vitucb.storage.chunk_store import ChunkStore
+from vitucb.storage.foreign_files import check_inside, path_inside, read_json, sha256_of
 from vitucb.storage.state_files import load_state, save_state
 from vitucb.types import State
 
@@ -28,7 +34,13 @@ class Checkpoints:
     """The checkpoints in one folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Open `folder`, made with the first checkpoint."""
+        """Open `folder`, made with the first checkpoint.
+
+        Raises:
+            ValueError: If it is a link: old checkpoints are deleted there.
+        """
+        if folder.is_symlink():
+            raise ValueError(f"{folder} is a link; put the folder itself there")
         self.folder = folder
         self._chunks_folder = folder / "pieces"
 
@@ -41,17 +53,16 @@ class Checkpoints:
     def save(self, rounds: int, state: State) -> None:
         """Write the checkpoint after `rounds` rounds, then drop all but the last two."""
         final = self._path(rounds)
-        temporary = final.with_name(f"{final.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
+        temporary = temporary_beside(final)
         chunks = ChunkStore(self._chunks_folder)
         save_state({"rounds": rounds, **state}, temporary, chunks)
         chunks.sync()
         manifest = {
-            "files": {path.name: _sha256(path) for path in sorted(temporary.iterdir())},
+            "files": {path.name: sha256_of(path) for path in sorted(temporary.iterdir())},
             "pieces": sorted(chunks.used),
         }
         write_durably(temporary / "manifest.json", json.dumps(manifest, indent=1))
-        shutil.rmtree(final, ignore_errors=True)
+        remove(final)
         replace_file(temporary, final)
         self._drop_old()
 
@@ -73,7 +84,7 @@ class Checkpoints:
                 return state
             _logger.warning("checkpoint %s is passed over: %s", self._path(rounds), reason)
             # Else it would count as one of the two that are kept.
-            shutil.rmtree(self._path(rounds))
+            remove(self._path(rounds))
         return None
 
     def load(self, rounds: int) -> State:
@@ -83,22 +94,30 @@ class Checkpoints:
             ValueError: If it is missing or damaged.
         """
         folder = self._path(rounds)
-        for name, digest in _manifest(folder)["files"].items():
-            if not (folder / name).is_file() or _sha256(folder / name) != digest:
+        check_inside(self.folder, folder)
+        files = _manifest(folder)["files"]
+        for name in ("state.json", "state.safetensors"):
+            if name not in files:
+                raise ValueError(f"{name} is not in its manifest")
+        for name, digest in files.items():
+            path = path_inside(folder, name)
+            if not path.is_file() or sha256_of(path) != digest:
                 raise ValueError(f"{name} is missing or damaged: its SHA-256 sum differs")
         return load_state(folder, ChunkStore(self._chunks_folder), keep_devices=True)
 
     def clear(self) -> None:
         """Delete all checkpoints."""
         for path in self.folder.glob(f"{_PREFIX}*"):
-            shutil.rmtree(path)
-        shutil.rmtree(self._chunks_folder, ignore_errors=True)
+            remove(path)
+        drop_leftovers(self.folder)
+        remove(self._chunks_folder)
 
     def _drop_old(self) -> None:
-        for path in self.folder.glob(f"{_PREFIX}*.tmp"):
-            shutil.rmtree(path)
+        drop_leftovers(self.folder)
+        for path in self.folder.glob(f"{_PREFIX}*.tmp"):  # of older versions
+            remove(path)
         for rounds in self.rounds[:-_KEPT]:
-            shutil.rmtree(self._path(rounds))
+            remove(self._path(rounds))
         sync(self.folder)
         used: set[str] = set()
         for rounds in self.rounds:
@@ -114,12 +133,7 @@ class Checkpoints:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        return {"files": dict(manifest["files"]), "pieces": list(manifest["pieces"])}
+        manifest = read_json(path_inside(folder, "manifest.json"))
+        return {"files": dict(manifest["files"]), "pieces": list(map(str, manifest["pieces"]))}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"manifest.json cannot be read: {error}") from error
-
-
-def _sha256(path: Path) -> str:
-    # Large arrays are in chunks, so the file is small.
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -6,10 +6,14 @@ import contextlib
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from vitucb.storage.atomic_files import check_own, open_own
+from vitucb.storage.foreign_files import open_regular, parse_json
 
 # Long enough to try again where the last holder deleted the file that was just opened.
 _TIMEOUT_S = 0.2
@@ -23,10 +27,11 @@ def locked(folder: Path) -> Iterator[None]:
     also names process and host: another host may not see the lock, so its name alone counts.
 
     Raises:
-        ValueError: If another process holds it, or the file system knows no locks.
+        ValueError: If another process holds it, it is a link, or the file system knows no locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, us = folder / "run.lock", {"pid": os.getpid(), "host": socket.gethostname()}
+    check_own(path)
     if _owner(path).get("host") not in (None, us["host"]):
         raise _taken(path)
     # A lock that is a file and no more would stay when its holder is killed.
@@ -42,7 +47,7 @@ def locked(folder: Path) -> Iterator[None]:
         ) from error
     try:
         with contextlib.suppress(PermissionError):  # Windows keeps even its holder from the file
-            path.write_text(json.dumps(us), encoding="utf-8")
+            _sign(path, json.dumps(us))
         yield
     finally:
         # Deleted while held: who waits for it finds another file and tries again.
@@ -51,9 +56,15 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def _sign(path: Path, text: str) -> None:
+    with open(open_own(path, os.O_WRONLY | os.O_TRUNC), "w", encoding="utf-8") as file:
+        file.write(text)
+
+
 def _owner(path: Path) -> dict[str, object]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            content = parse_json(file.read(4096))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -61,7 +72,30 @@ def _owner(path: Path) -> dict[str, object]:
 
 def _taken(path: Path) -> ValueError:
     owner = _owner(path)
-    who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
+    pid, host = owner.get("pid"), owner.get("host")
+    who = f"process {pid if isinstance(pid, int) else '?'} on {_printable(host)}"
+    if host == socket.gethostname():
+        return ValueError(
+            f"{path.parent} is being played by {who}; wait for it, or if it is gone delete {path}"
+        )
     return ValueError(
-        f"{path.parent} is being played by {who}; wait for it, or if it is gone delete {path}"
+        f"{path.parent} is being played by {who}, another host or container, since "
+        f"{_age(path)}, its last round {_age(path.parent / 'rounds.csv')}; wait for it, or if it "
+        f"is gone delete {path}"
     )
+
+
+def _printable(host: object) -> str:
+    return host[:80] if isinstance(host, str) and host.isprintable() and host else "?"
+
+
+def _age(path: Path) -> str:
+    """How long ago a file was written, in words."""
+    try:
+        seconds = max(0.0, time.time() - path.lstat().st_mtime)
+    except OSError:
+        return "never"
+    for unit, size in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds:.0f} seconds ago"

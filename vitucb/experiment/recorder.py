@@ -25,7 +25,14 @@ from vitucb.experiment.provenance import describe_environment, peak_memory_mib
 from vitucb.experiment.rounds_file import ROUND_COLUMNS
 from vitucb.experiment.run_folder import RunFolder, sha256_of_start
 from vitucb.experiment.tensorboard import EventLog, event_files
-from vitucb.storage.atomic_files import sync, write_durably
+from vitucb.storage.atomic_files import (
+    check_own,
+    drop_leftovers,
+    open_table,
+    replacing,
+    sync,
+    write_durably,
+)
 from vitucb.types import Round, State
 
 METRIC_COLUMNS = ("round", "metric", "value")
@@ -71,6 +78,7 @@ class Recorder:
         self._rounds, self._regret = 0, 0.0
         self._metrics: dict[str, tuple[int, float]] = {}
         self.folder.mkdir(parents=True, exist_ok=True)
+        drop_leftovers(self.folder)
         (self.folder / "summary.json").unlink(missing_ok=True)
         if state is not None:
             self._restore(state)
@@ -109,7 +117,7 @@ class Recorder:
     ) -> tuple[TextIO, Any]:
         # Line buffered: what was played is on disk even if the process dies in the next round.
         path = self.folder / name
-        file = stack.enter_context(path.open("a", newline="", encoding="utf-8", buffering=1))
+        file = stack.enter_context(open_table(path))
         writer = csv.writer(file, lineterminator="\n")
         if not file.tell():
             writer.writerow(columns)
@@ -121,7 +129,9 @@ class Recorder:
         for path in [*tables, *event_files(self.folder)]:
             if path.name not in sizes:
                 path.unlink(missing_ok=True)
-            elif path.is_file() and path.stat().st_size > sizes[path.name]:
+                continue
+            check_own(path)
+            if path.is_file() and path.stat().st_size > sizes[path.name]:
                 os.truncate(path, sizes[path.name])
 
     def write(self, round: Round) -> None:
@@ -243,7 +253,8 @@ class Recorder:
         if len({np.shape(entry["images"]) for entry in self._gallery}) != 1:
             return
         arrays = {name: np.stack([e[name] for e in self._gallery]) for name in self._gallery[0]}
-        np.savez_compressed(self.folder / "gallery.npz", **arrays)  # type: ignore[arg-type]  # keywords are arrays
+        with replacing(self.folder / "gallery.npz") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # keywords are arrays
 
 
 def _gallery_entry(round: Round) -> dict[str, Any]:

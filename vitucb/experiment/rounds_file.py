@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vitucb.storage.foreign_files import read_text
+
 ROUND_COLUMNS = (
     "round",
     "action",
@@ -42,9 +44,11 @@ def read_rounds(
     """
     try:
         # Bytes that are no text are found as cells that are no number, if they are read at all.
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = read_text(path, "table_mib", errors="replace")
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}; give a run folder") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     header, *rows = text[: text.rfind("\n") + 1].splitlines() or [""]
     names = header.split(",")
     missing = [name for name in columns if name not in names]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from vitucb.config import RunConfig, differences, load_config
 from vitucb.experiment.episode import Recorded
 from vitucb.experiment.rounds_file import read_rounds
+from vitucb.storage.foreign_files import open_regular, path_inside
 from vitucb.types import State
 
 if TYPE_CHECKING:
@@ -101,17 +102,17 @@ class RunFolder:
         """Why a checkpoint's state does not fit the files recorded; None if it does."""
         recorder = state["recorder"]
         for name, size in recorder["sizes"].items():
-            file = self.path / name
+            file = path_inside(self.path, name)
             held = file.stat().st_size if file.is_file() else 0
             if held < size and name.endswith(".csv"):
                 return f"{name} holds {held} bytes, {size} when the checkpoint was written"
         for name, digest in recorder.get("sha256", {}).items():  # older checkpoints have none
-            if sha256_of_start(self.path / name, recorder["sizes"][name]) != digest:
+            if sha256_of_start(path_inside(self.path, name), recorder["sizes"][name]) != digest:
                 return f"{name} was changed since the checkpoint was written"
         return None
 
 
 def sha256_of_start(path: Path, size: int) -> str:
-    """SHA-256 sum of the first `size` bytes of a file."""
-    with path.open("rb") as file:
+    """SHA-256 sum of the first `size` bytes of a regular file."""
+    with open_regular(path) as file:
         return hashlib.sha256(file.read(size)).hexdigest()

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vitucb.storage.atomic_files import create_file
 from vitucb.types import Round
 
 _PREFIX = "events.out.tfevents."
@@ -48,7 +49,7 @@ class EventLog:
         # clock was set back since the one before.
         self._seconds = max([time.time(), *(_started(path) + 1.0 for path in event_files(folder))])
         name = f"{_PREFIX}{int(self._seconds):010d}.{socket.gethostname()}.{os.getpid()}"
-        self._file = (folder / name).open("ab")
+        self._file = create_file(folder / name)
         self._writer = RecordWriter(self._file)
         with contextlib.ExitStack() as stack:
             stack.callback(self.close)

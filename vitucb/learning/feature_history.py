@@ -23,6 +23,7 @@ from vitucb.learning.feature_maps import FeatureMap, FeatureScale, GradientMap
 from vitucb.learning.links import Link
 from vitucb.learning.refresh import LEAST_WEIGHT, RefreshSchedule, RefreshSettings
 from vitucb.learning.replay import Replay
+from vitucb.storage.limits import limit
 from vitucb.types import State
 
 _CHUNK = 64
@@ -142,8 +143,12 @@ class FeatureHistory:
 
     def _await_reward(self, round: int, image: NDArray[np.uint8], action: int) -> None:
         self._pending[round] = (np.array(image), action)
-        if len(self._pending) > MAX_PENDING:
+        while len(self._pending) > MAX_PENDING or self._pends_too_much():
             del self._pending[next(iter(self._pending))]
+
+    def _pends_too_much(self) -> bool:
+        size = sum(image.nbytes for image, _ in self._pending.values())
+        return len(self._pending) > 1 and size > limit("waiting_mib") << 20
 
     def mark(self) -> None:
         """Remember which choices count now, for `merge`; copies the covariance."""

@@ -22,6 +22,8 @@ from vitucb.models.onednn_linear import use_fast_linear
 from vitucb.models.preprocess import input_size
 from vitucb.models.vit_layers import call_every_layer, check_forward, find_layers
 from vitucb.registry import HUB, check_trusted, import_path
+from vitucb.storage.foreign_files import read_json
+from vitucb.storage.limits import check_limit
 
 _OFFLINE_REMEDY = (
     "pass --agent.weights FILE.safetensors, a 'local-dir:FOLDER' backbone, or the embedded "
@@ -91,6 +93,8 @@ def _check_name(name: str) -> None:
         raise ValueError(
             f"backbone '{name}': no config.json in '{location}'; name a folder saved by timm"
         )
+    if source == "local-dir":
+        _check_described(name, Path(location) / "config.json")
     if location:
         return
     architecture, _, tag = name.partition(".")
@@ -100,6 +104,33 @@ def _check_name(name: str) -> None:
     tagged = timm.list_pretrained(f"{architecture}.*")
     if tag and name not in tagged:
         raise ValueError(f"unknown weights '{tag}' of {architecture}; {_nearest(name, tagged)}")
+
+
+def _check_described(name: str, path: Path) -> None:
+    """Refuse a description of a model that would take hours or gigabytes to build."""
+    try:
+        described = read_json(path)
+        arguments = described.get("model_args") if isinstance(described, dict) else None
+        for key, value in (arguments or {}).items():
+            values = value if isinstance(value, list) else [value]
+            size = "model_layers" if "depth" in key or "layers" in key else "model_width"
+            for number in values:
+                if isinstance(number, int | float):
+                    check_limit(size, number, f"model_args {key[:40]}")
+            check_limit("model_layers", len(values), f"model_args {key[:40]}: its length,")
+    except (OSError, ValueError, AttributeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"backbone '{name}': {path}: {reason}") from error
+
+
+def _check_weights_of(name: str, model: nn.Module) -> None:
+    """Refuse a model that is far larger than the weights in its folder."""
+    folder = Path(name.partition(":")[2])
+    on_disk = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    size = sum(parameter.numel() for parameter in model.parameters())
+    if size > on_disk:  # where a byte each would be few
+        what = f"backbone '{name}' has more parameters than its folder has bytes: their 2^20"
+        check_limit("model_parameters", size >> 20, what)
 
 
 def _nearest(name: str, known: list[str]) -> str:
@@ -116,6 +147,11 @@ def _check_architecture(name: str, options: dict[str, Any]) -> None:
         raise ValueError(f"backbone '{name}' cannot be built with {options}: {error}") from error
     except (OSError, RuntimeError) as error:  # hf-hub: names fetch their config here
         raise ValueError(f"backbone '{name}' is out of reach; {_OFFLINE_REMEDY}") from error
+    except Exception as error:  # a folder may describe anything
+        reason = " ".join(repr(error).split())[:200]
+        raise ValueError(f"backbone '{name}' cannot be built: {reason}") from error
+    if name.startswith("local-dir:"):
+        _check_weights_of(name, model)
     try:
         layers = find_layers(model)
         call_every_layer(model)

@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from vitucb.experiment.rounds_file import read_rounds
-from vitucb.statistics import FloatArray
-
-Json: TypeAlias = Mapping[str, Any]
-
-# libyaml's loader is as safe and several times faster, where PyYAML was built with it.
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-COLUMNS = (
-    "action",
-    "reward",
-    "expected_reward",
-    "optimal_action",
-    "regret",
-    "mean",
-    "width",
-    "bonus",
-    "greedy_action",
+from vitucb.report.run_files import (
+    Json,
+    UnknownRegretError,
+    is_number,
+    read_columns,
+    read_gallery,
+    read_metrics,
+    read_record,
+    read_settings,
 )
-"""Columns of `rounds.csv` that a report uses."""
+from vitucb.statistics import FloatArray
 
 _logger = logging.getLogger(__name__)
 
@@ -77,10 +63,6 @@ class Run:
         return len(self.columns["regret"])
 
 
-class UnknownRegretError(ValueError):
-    """The environment of a run knew no mean rewards."""
-
-
 @dataclass(frozen=True, slots=True)
 class Gallery:
     """What was on offer in n chosen rounds with K arms.
@@ -109,6 +91,8 @@ class Gallery:
 def load_runs(folder: str | Path) -> list[Run]:
     """Read every run folder in `folder`: itself, or up to three levels down.
 
+    A run that is damaged, or that knew no regret, is named in a warning and left out.
+
     Args:
         folder: A run folder, an experiment (a folder of run folders, or of parts that hold them)
             or a folder of experiments.
@@ -117,7 +101,7 @@ def load_runs(folder: str | Path) -> list[Run]:
         Finished and unfinished runs, sorted by experiment, agent, environment, seed and rounds.
 
     Raises:
-        ValueError: If there is no run of known regret, a file is damaged or a column is missing.
+        ValueError: If there is no run of known regret that is whole.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -129,14 +113,7 @@ def load_runs(folder: str | Path) -> list[Run]:
     ]
     if not configs:
         raise ValueError(f"{root} holds no run folder (no config.yaml); run an experiment first")
-    runs = []
-    for path in configs:
-        try:
-            runs.append(_named_below(root, load_run(path.parent)))
-        except UnknownRegretError as error:
-            _logger.warning("%s; the run is left out", error)
-    if not runs:
-        raise ValueError(f"{root}: no run in it knows its regret; see vitucb evaluate")
+    runs = _whole_runs(root, [path.parent for path in configs])
     # To the last tie, so that sections do not follow the order of the file system.
     return sorted(
         runs,
@@ -144,6 +121,26 @@ def load_runs(folder: str | Path) -> list[Run]:
             run.experiment, run.agent, run.env, run.seed, run.num_rounds, run.folder.as_posix(),
         ),
     )  # fmt: skip
+
+
+def _whole_runs(root: Path, folders: Sequence[Path]) -> list[Run]:
+    runs, damaged = [], []
+    for folder in folders:
+        try:
+            runs.append(_named_below(root, load_run(folder)))
+        except UnknownRegretError as error:
+            _logger.warning("%s; the run is left out", error)
+        except ValueError as error:
+            damaged.append(error)
+    if not runs:
+        raise (
+            damaged[0]
+            if damaged
+            else ValueError(f"{root}: no run in it knows its regret; see vitucb evaluate")
+        )
+    for problem in damaged:
+        _logger.warning("%s; the run is left out", problem)
+    return runs
 
 
 def _named_below(root: Path, run: Run) -> Run:
@@ -159,15 +156,18 @@ def load_run(folder: Path) -> Run:
     Raises:
         ValueError: If a file is damaged or a column is missing.
     """
-    config = _read_yaml(folder / "config.yaml")
-    summary = _read_json(folder / "summary.json")
+    config = read_settings(folder)
+    summary = read_record(folder, "summary.json", numbers=("rounds",), mappings=("parameters",))
     if summary:
-        summary = {**summary, **_read_json(folder / "timing.json")}
+        for name, count in summary.get("parameters", {}).items():
+            if not is_number(count):
+                raise ValueError(f"{folder / 'summary.json'}: {name[:80]!r} is no count")
+        summary = {**summary, **read_record(folder, "timing.json", numbers=_TIMES)}
     agent, env = _section(config, "agent", folder), _section(config, "env", folder)
     name = str(agent.get("name") or "agent")
-    columns = _read_columns(folder / "rounds.csv")
+    columns = read_columns(folder)
     rounds = len(columns["regret"])
-    if summary and rounds != int(summary.get("rounds", rounds)):
+    if summary and rounds != summary.get("rounds", rounds):
         raise ValueError(
             f"{folder / 'rounds.csv'} has {rounds} rounds but summary.json says "
             f"{summary['rounds']}; delete summary.json and run it again"
@@ -178,14 +178,17 @@ def load_run(folder: Path) -> Run:
         agent=str(agent.get("label") or name),
         agent_name=name,
         env=str(env.get("id") or "environment"),
-        seed=int(config.get("seed") or 0),
-        num_rounds=int(config.get("num_rounds") or rounds),
+        seed=_integer(config, "seed", folder) or 0,
+        num_rounds=_integer(config, "num_rounds", folder) or rounds,
         is_finished=bool(summary),
         columns=columns,
         config=config,
         summary=summary,
-        environment=_read_json(folder / "environment.json"),
+        environment=read_record(folder, "environment.json", mappings=("packages",)),
     )
+
+
+_TIMES = ("seconds_per_round", "wall_seconds", "peak_memory_mib")
 
 
 def load_metrics(run: Run) -> dict[str, tuple[FloatArray, FloatArray]]:
@@ -194,39 +197,17 @@ def load_metrics(run: Run) -> dict[str, tuple[FloatArray, FloatArray]]:
     Raises:
         ValueError: If `metrics.csv` is damaged.
     """
-    path = run.folder / "metrics.csv"
-    if not path.is_file():
-        return {}
-    text = path.read_text(encoding="utf-8")
-    # Read as written: an agent may put a comma into the name of a metric.
-    rows = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
-    points: dict[str, list[tuple[float, float]]] = {}
-    try:
-        next(rows, None)
-        for index, name, value in rows:
-            points.setdefault(name, []).append((float(index), float(value)))
-    except (ValueError, csv.Error) as error:
-        raise ValueError(f"{path} is damaged: {error}; record the run again") from error
-    tables = {name: np.array(pairs) for name, pairs in points.items()}
-    return {name: (table[:, 0], table[:, 1]) for name, table in tables.items()}
+    return read_metrics(run.folder)
 
 
 def load_gallery(run: Run) -> Gallery | None:
     """The recorded arm images of `run`, None if it has none.
 
     Raises:
-        ValueError: If `gallery.npz` is damaged or an array is missing.
+        ValueError: If `gallery.npz` is damaged, an array is missing, or they do not fit each other.
     """
-    path = run.folder / "gallery.npz"
-    if not path.is_file():
-        return None
-    names = Gallery.__dataclass_fields__
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            gallery = Gallery(**{name: arrays[name] for name in names})
-    except (KeyError, OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); delete it or run again") from error
-    return gallery if len(gallery.round) else None
+    arrays = read_gallery(run.folder, Gallery.__dataclass_fields__.keys())
+    return Gallery(**arrays) if arrays is not None and len(arrays["round"]) else None
 
 
 def _section(config: Json, name: str, folder: Path) -> Json:
@@ -239,40 +220,9 @@ def _section(config: Json, name: str, folder: Path) -> Json:
     return value
 
 
-def _read_yaml(path: Path) -> Json:
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} cannot be read: {reason}") from error
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} is not a mapping of settings; run it again")
-    return content
-
-
-def _read_json(path: Path) -> Json:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); delete it or run again") from error
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} is not a JSON object; delete it or run again")
-    return content
-
-
-def _read_columns(path: Path) -> Mapping[str, FloatArray]:
-    """The columns of `rounds.csv` that a report uses; empty before the first round."""
-    if not path.is_file():
-        return {name: np.empty(0) for name in COLUMNS}
-    columns = read_rounds(path, COLUMNS)
-    if len(columns["regret"]) and np.isnan(columns["regret"]).all():
-        raise UnknownRegretError(
-            f"{path}: the environment knew no mean rewards, as a log of real rewards does not, so "
-            "there is no regret to report"
-        )
-    for name in ("regret", "reward"):
-        for first in np.flatnonzero(~np.isfinite(columns[name]))[:1].tolist():
-            raise ValueError(f"{path}: {name} of round {first} is not finite; record the run again")
-    return columns
+def _integer(config: Json, name: str, folder: Path) -> int:
+    """A setting that is an integer, 0 if it is not there."""
+    value = config.get(name) or 0
+    if not isinstance(value, int):
+        raise ValueError(f"{folder / 'config.yaml'}: {name} {str(value)[:80]!r} is no integer")
+    return value

@@ -15,9 +15,10 @@ from vitucb.report.analysis import Analysis, analyse
 from vitucb.report.figures.theme import RC, inline_svg, line_styles, to_svg
 from vitucb.report.groups import group_runs
 from vitucb.report.page import Section, page
-from vitucb.report.runs import Gallery, load_gallery, load_runs
+from vitucb.report.runs import Gallery, Run, load_gallery, load_runs
 from vitucb.report.sentences import headline
 from vitucb.report.tables import write_tables
+from vitucb.storage.atomic_files import write_durably
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,12 +74,15 @@ def write_report(
     command = _command(runs_folder, out, main, include_unfinished)
     title = f"Regret report: {Path(runs_folder).resolve().name}"
     target = folder / "index.html"
-    target.write_text(page(title, sections, runs, command), encoding="utf-8")
+    write_durably(target, page(title, sections, runs, command))
     return target
 
 
 def _drop_earlier(folder: Path) -> None:
     """Delete what an earlier report of other runs left: its tables would pass for today's."""
+    for part in (folder / "figures", folder / "tables"):
+        if part.is_symlink():
+            raise ValueError(f"{part} is a link, and the report would go elsewhere; delete it")
     for path in (*folder.glob("figures/*"), *folder.glob("tables/*")):
         if _WRITTEN.fullmatch(path.name):
             path.unlink()
@@ -147,12 +151,20 @@ def _galleries(analysis: Analysis) -> list[tuple[str, Gallery]]:
     others = [r for r in analysis.of_family("contextual") if r is not analysis.main]
     found = []
     for result in [analysis.main, *others][:_MAX_GALLERIES]:
-        galleries = ((run.seed, load_gallery(run)) for run in result.runs)
+        galleries = ((run.seed, _whole_gallery(run)) for run in result.runs)
         for seed, gallery in galleries:
             if gallery is not None:
                 found.append((f"{result.label} (seed {seed})", gallery))
                 break
     return found
+
+
+def _whole_gallery(run: Run) -> Gallery | None:
+    try:
+        return load_gallery(run)
+    except ValueError as error:
+        _logger.warning("%s; the gallery is left out", error)
+        return None
 
 
 def _save(figure: Figure, folder: Path, name: str, description: str) -> str:

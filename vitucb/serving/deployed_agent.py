@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,6 +26,7 @@ from vitucb.agents import AGENTS
 from vitucb.agents.saving import Blueprint, save_agent
 from vitucb.serving.answers import Counts, NumberedDecision, Receipt, ReceiptOutcome
 from vitucb.serving.pending import PendingDecision, PendingDecisions
+from vitucb.storage.limits import check_observation
 from vitucb.types import LARGEST_REWARD, Agent, Decision, Observation, State, shares_image
 
 _logger = logging.getLogger(__name__)
@@ -196,8 +198,8 @@ class DeployedAgent:
         name = self._table.add(waiting)
         if self._table.forgotten > forgotten == 0:
             _logger.warning(
-                "more than max_unanswered %d decisions wait for their reward: from now on the "
-                "oldest is forgotten, see counts.forgotten",
+                "more than max_unanswered %d decisions, or VITUCB_LIMIT_WAITING_MIB, wait for "
+                "their reward: from now on the oldest is forgotten, see counts.forgotten",
                 self._table.capacity,
             )
         values = {f.name: getattr(decision, f.name) for f in dataclasses.fields(Decision)}
@@ -233,7 +235,8 @@ class DeployedAgent:
             return end, f"decision {name} was answered before; each reward counts once"
         cap = self._table.capacity
         if end == "forgotten":
-            return end, f"decision {name} was forgotten: more than max_unanswered {cap} waited"
+            reason = f"more than max_unanswered {cap}, or VITUCB_LIMIT_WAITING_MIB, waited"
+            return end, f"decision {name} was forgotten: {reason}"
         return "unknown", (
             f"no decision {name!r} waits here: it is of another agent, or was closed more than "
             f"{cap} decisions ago"
@@ -299,9 +302,13 @@ def _check_images(pixels: NDArray[Any], shares_image: bool) -> None:
     if pixels.ndim != 4 or not pixels.size or (shares_image and len(pixels) != 1):
         wanted = "(H, W, C), the context of all arms" if shares_image else "(K, H, W, C)"
         raise ValueError(f"images have shape {pixels.shape}; give {wanted}")
+    check_observation(len(pixels), pixels.nbytes // len(pixels), "images")
 
 
 def _number(reward: object) -> float:
     if not isinstance(reward, Real):
         raise TypeError(f"reward {reward!r} is no number; give a float")
-    return float(reward)
+    try:
+        return float(reward)
+    except OverflowError:  # an integer of hundreds of digits
+        return math.copysign(math.inf, reward)

@@ -61,17 +61,31 @@ def _load(
             f"{folder} holds neither a saved agent ({MANIFEST}) nor a run (config.yaml and "
             "checkpoint/); name the folder given to save, or a run folder"
         )
-    if max_unanswered is None:
-        max_unanswered = int(state["table"]["capacity"]) if "table" in state else MAX_UNANSWERED
-    if reward_range is None and "reward_range" in state:  # older folders do not tell
-        low, high = map(float, state["reward_range"])
-        reward_range = low, high
-    deployed = _build(blueprint, device, max_unanswered, reward_range)
+    try:
+        if max_unanswered is None:
+            max_unanswered = int(state["table"]["capacity"]) if "table" in state else MAX_UNANSWERED
+        if reward_range is None and "reward_range" in state:  # older folders do not tell
+            low, high = map(float, state["reward_range"])
+            reward_range = low, high
+    except _MISFITS as error:
+        raise ValueError(f"{folder}: its state is of another kind: {_told(error)}") from error
+    try:
+        deployed = _build(blueprint, device, max_unanswered, reward_range)
+    except _MISFITS as error:
+        raise ValueError(f"{folder}: config.yaml makes no agent: {_told(error)}") from error
     try:
         deployed.restore(state)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{folder}: the state does not fit config.yaml: {error!r}") from error
+    except _MISFITS as error:
+        raise ValueError(f"{folder}: the state does not fit config.yaml: {_told(error)}") from error
     return deployed
+
+
+# What settings and states of the wrong kind make agents raise; ValueErrors say enough themselves.
+_MISFITS = (LookupError, TypeError, RuntimeError, AttributeError, ArithmeticError, AssertionError)
+
+
+def _told(error: BaseException) -> str:
+    return " ".join(repr(error).split())[:300]
 
 
 def deploy(

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vitucb.storage.limits import check_limit, check_observation, limit
 from vitucb.types import Decision, Observation, State, decision_from_state, decision_state
 
 Closed = Literal["answered", "forgotten"]
@@ -59,6 +60,13 @@ class PendingDecision:
             images = np.lib.stride_tricks.as_strided(images, shape, (0, *images.strides[1:]))
         return {"images": images, "action_mask": self.action_mask}
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes, bytes."""
+        decision = self.decision
+        arrays = (self.images, self.action_mask, decision.mean, decision.width, decision.bonus)
+        return sum(int(getattr(each, "nbytes", 0)) for each in (*arrays, decision.phi))
+
     def state_dict(self) -> State:
         """Arrays and numbers."""
         return {
@@ -70,11 +78,19 @@ class PendingDecision:
 
     @classmethod
     def from_state(cls, state: State, agent: object) -> PendingDecision:
-        """What `state_dict` described of a decision of `agent`."""
+        """What `state_dict` described of a decision of `agent`.
+
+        Raises:
+            ValueError: If it is of more arms or pixels than the limits allow.
+        """
+        images, mask = np.asarray(state["images"], np.uint8), np.asarray(state["action_mask"])
+        num_images = int(state["num_images"])
+        check_observation(num_images, images.nbytes // max(1, len(images)), "a waiting decision")
+        check_limit("arms", len(mask), "a waiting decision: its arms,")
         return cls(
-            np.asarray(state["images"], np.uint8),
-            int(state["num_images"]),
-            np.asarray(state["action_mask"], np.int8),
+            images,
+            num_images,
+            mask.astype(np.int8),
             decision_from_state(state["decision"], agent),
         )
 
@@ -94,6 +110,7 @@ class PendingDecisions:
     forgotten: int = 0
     _waiting: dict[str, PendingDecision] = field(default_factory=dict)
     _closed: dict[str, Closed] = field(default_factory=dict)
+    _bytes: int = 0
     # Two processes that go on from one saved agent must not give out the same ids.
     _prefix: str = field(default_factory=lambda: secrets.token_hex(4))
 
@@ -114,6 +131,7 @@ class PendingDecisions:
         name = f"{self._prefix}-{self.decided}"
         self.decided += 1
         self._waiting[name] = waiting
+        self._bytes += waiting.nbytes
         self._drop_oldest()
         return name
 
@@ -123,7 +141,7 @@ class PendingDecisions:
 
     def answer(self, name: str) -> None:
         """The reward of this decision was learnt."""
-        del self._waiting[name]
+        self._bytes -= self._waiting.pop(name).nbytes
         self._close(name, "answered")
 
     def end_of(self, name: str) -> Closed | None:
@@ -131,9 +149,10 @@ class PendingDecisions:
         return self._closed.get(name)
 
     def _drop_oldest(self) -> None:
-        while len(self._waiting) > self.capacity:
+        most = limit("waiting_mib") << 20
+        while len(self._waiting) > self.capacity or (self._bytes > most and len(self._waiting) > 1):
             oldest = next(iter(self._waiting))
-            del self._waiting[oldest]
+            self._bytes -= self._waiting.pop(oldest).nbytes
             self.forgotten += 1
             self._close(oldest, "forgotten")
 
@@ -160,5 +179,6 @@ class PendingDecisions:
         self.decided, self.forgotten = int(state["decided"]), int(state["forgotten"])
         waiting: dict[str, Any] = state["waiting"]
         self._waiting = {name: PendingDecision.from_state(s, agent) for name, s in waiting.items()}
+        self._bytes = sum(each.nbytes for each in self._waiting.values())
         self._closed = dict(list(state["closed"].items())[-self.capacity :])
         self._drop_oldest()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,8 @@ from vitucb.agents.saving import Blueprint
 from vitucb.config import RunConfig
 from vitucb.experiment.environments import make_env
 from vitucb.experiment.run_folder import RunFolder
+from vitucb.storage.foreign_files import check_inside, read_json
+from vitucb.storage.npz import read_npz
 from vitucb.types import State, shares_image
 
 
@@ -37,25 +37,32 @@ def read_run_agent(folder: Path) -> tuple[Blueprint, State]:
         except ValueError as error:
             reason = str(error)
             continue
-        pictures = state["recorder"]["gallery"]
-        shown = (pictures[0]["images"], len(pictures[0]["mean"])) if pictures else None
-        return _blueprint(run.config, shown, names), {"agent": state["agent"]}
+        try:
+            pictures = state["recorder"]["gallery"]
+            shown = (pictures[0]["images"], len(pictures[0]["mean"])) if pictures else None
+            agent = state["agent"]
+        except (KeyError, IndexError, TypeError) as error:
+            reason = f"the checkpoint after {rounds} rounds lacks {error!r}"
+            continue
+        return _blueprint(run.config, shown, names), {"agent": agent}
     raise ValueError(f"run {folder} has no whole checkpoint: {reason}; let it finish")
 
 
 def _gallery(folder: Path) -> tuple[NDArray[np.uint8], int] | None:
     """Images of one round of a finished run, and its number of arms, if they were kept."""
     try:
-        with np.load(folder / "gallery.npz") as file:
-            return file["images"][0], file["mean"].shape[1]
-    except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile):
+        check_inside(folder, folder / "gallery.npz")
+        arrays = read_npz(folder / "gallery.npz", ("images", "mean"))
+        return arrays["images"][0], arrays["mean"].shape[1]
+    except (OSError, ValueError, KeyError, IndexError):
         return None
 
 
 def _action_names(folder: Path) -> tuple[str, ...]:
     """What the run calls its actions; empty if it does not say."""
     try:
-        described = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+        check_inside(folder, folder / "environment.json")
+        described = read_json(folder / "environment.json")
         return tuple(map(str, described.get("action_names", ())))
     except (OSError, ValueError, AttributeError, TypeError):
         return ()

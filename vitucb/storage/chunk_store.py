@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import stat
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from vitucb.storage.atomic_files import sync
+from vitucb.storage.atomic_files import create_file, drop_leftovers, sync, temporary_beside
+from vitucb.storage.foreign_files import open_regular
 
 CHUNK_BYTES = 4 * 1024 * 1024
+_NAME = re.compile(r"[0-9a-f]{64}")
 
 
 class ChunkStore:
@@ -25,7 +29,13 @@ class ChunkStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open the store in `folder`, made when the first chunk is put."""
+        """Open the store in `folder`, made when the first chunk is put.
+
+        Raises:
+            ValueError: If it is a link: chunks are deleted where they are not used.
+        """
+        if folder.is_symlink():
+            raise ValueError(f"{folder} is a link; put the folder itself there")
         self.folder = folder
         self.used: set[str] = set()
 
@@ -38,11 +48,11 @@ class ChunkStore:
         name = hashlib.sha256(chunk).hexdigest()
         self.used.add(name)
         path = self.folder / name
-        if path.is_file() and path.stat().st_size == len(chunk):
+        if _is_chunk(path, len(chunk)):
             return name
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
+        temporary = temporary_beside(path)
+        with create_file(temporary) as file:
             file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
@@ -54,6 +64,11 @@ class ChunkStore:
         """Wait until the names of all chunks are on disk."""
         if self.folder.is_dir():
             sync(self.folder)
+
+    def size_of(self, names: Collection[str]) -> int:
+        """Bytes on disk of the chunks of these names, each counted once."""
+        paths = [self.folder / name for name in set(names) if _NAME.fullmatch(name)]
+        return sum(path.stat().st_size for path in paths if path.is_file())
 
     def read_into(self, data: memoryview, names: Sequence[str]) -> None:
         """Fill `data` with what `put` stored under `names`.
@@ -72,8 +87,11 @@ class ChunkStore:
             raise ValueError(f"{len(data) - at} bytes of an array are missing")
 
     def _read(self, name: str) -> bytes:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name[:80]!r} is no name of a chunk")
         try:
-            chunk = (self.folder / name).read_bytes()
+            with open_regular(self.folder / name) as file:
+                chunk = file.read(CHUNK_BYTES + 1)
         except OSError as error:
             raise ValueError(f"chunk {name} is missing: {error.strerror}") from error
         if hashlib.sha256(chunk).hexdigest() != name:
@@ -84,5 +102,16 @@ class ChunkStore:
         """Delete every other chunk."""
         if self.folder.is_dir():
             for path in self.folder.iterdir():
-                if path.name not in names:
+                # Chunks, and halves of them that older versions left; nothing else is ours.
+                if _NAME.fullmatch(path.name.removesuffix(".tmp")) and path.name not in names:
                     path.unlink()
+            drop_leftovers(self.folder)
+
+
+def _is_chunk(path: Path, size: int) -> bool:
+    """Whether `path` is a regular file, and no link to one, of `size` bytes."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size == size

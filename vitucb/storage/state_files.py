@@ -8,6 +8,9 @@ predecessor in one step.
 from __future__ import annotations
 
 import json
+import math
+import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from vitucb.storage.atomic_files import replace_file, write_durably
-from vitucb.storage.chunk_store import ChunkStore
+from vitucb.storage.atomic_files import create_file, replace_file, temporary_beside, write_durably
+from vitucb.storage.chunk_store import CHUNK_BYTES, ChunkStore
+from vitucb.storage.foreign_files import check_inside, open_regular, read_json
+from vitucb.storage.limits import check_limit, limit
 from vitucb.types import State
 
 _TENSOR, _ARRAY, _ITEMS, _CHUNKS = "__tensor__", "__array__", "__items__", "__pieces__"
@@ -43,12 +48,16 @@ def save_state(state: State, folder: Path, chunks: ChunkStore | None = None) -> 
     tensors: dict[str, torch.Tensor] = {}
     tree = _strip(state, tensors, chunks)
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / "state.safetensors.tmp"
+    final = folder / "state.safetensors"
+    temporary = temporary_beside(final)
     try:
+        create_file(temporary).close()
         save_file(tensors, temporary)
+        replace_file(temporary, final)
     except SafetensorError as error:  # a full disk, say, in a type of its own
-        raise OSError(f"{temporary} cannot be written: {error}") from error
-    replace_file(temporary, folder / "state.safetensors")
+        raise OSError(f"{final} cannot be written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
     write_durably(folder / "state.json", json.dumps(tree))
 
 
@@ -66,14 +75,23 @@ def load_state(
         ValueError: If a file is missing or damaged, or a device is not there.
     """
     try:
-        tree = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / "state.safetensors")
-        state: State = _fill(tree, tensors, chunks, keep_devices)
+        check_inside(folder, folder / "state.json")
+        check_inside(folder, folder / "state.safetensors")
+        tree = read_json(folder / "state.json", is_nested_freely=True)
+        with open_regular(folder / "state.safetensors") as file:
+            size = os.fstat(file.fileno()).st_size
+        state = _Reader(load_file(folder / "state.safetensors"), size, chunks, keep_devices)(tree)
+        if not isinstance(state, dict):
+            raise ValueError("state.json holds no mapping")
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ValueError(f"checkpoint {folder} cannot be read: {error}") from error
+        raise ValueError(f"checkpoint {folder} cannot be read: {_one_line(error)}") from error
     except Exception as error:  # safetensors raises its own type for a damaged header
-        raise ValueError(f"checkpoint {folder} is damaged: {error}") from error
+        raise ValueError(f"checkpoint {folder} is damaged: {_one_line(error)}") from error
     return state
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _strip(value: Any, tensors: dict[str, torch.Tensor], chunks: ChunkStore | None) -> Any:
@@ -101,25 +119,66 @@ def _strip(value: Any, tensors: dict[str, torch.Tensor], chunks: ChunkStore | No
     raise TypeError(f"a state dict holds a {type(value).__name__}; only data can be saved")
 
 
-def _fill(
-    tree: Any, tensors: dict[str, torch.Tensor], chunks: ChunkStore | None, keep_devices: bool
-) -> Any:
-    """Undo `_strip`."""
-    if isinstance(tree, list):
-        return [_fill(item, tensors, chunks, keep_devices) for item in tree]
-    if not isinstance(tree, dict):
-        return tree
-    if _ITEMS in tree:
-        pairs = tree[_ITEMS]
-        return {key: _fill(item, tensors, chunks, keep_devices) for key, item in pairs}
-    if _CHUNKS in tree:
-        tensor, kind = _join(tree[_CHUNKS], chunks), tree[_CHUNKS]["kind"]
-    else:
-        kind = _TENSOR if _TENSOR in tree else _ARRAY
-        tensor = tensors[tree[kind]]
-    if kind == _ARRAY:
-        return tensor.numpy()
-    return tensor.to(tree.get(_DEVICE, "cpu")) if keep_devices else tensor
+class _Reader:
+    """Undoes `_strip`."""
+
+    def __init__(
+        self,
+        tensors: dict[str, torch.Tensor],
+        size: int,
+        chunks: ChunkStore | None,
+        keep_devices: bool,
+    ) -> None:
+        self._tensors, self._chunks, self._keep_devices = tensors, chunks, keep_devices
+        self._on_disk, self._claimed = size, 0
+        self._names: set[str] = set()
+
+    def __call__(self, tree: Any, depth: int = 0) -> Any:
+        check_limit("depth", depth, "its depth")
+        if isinstance(tree, list):
+            return [self(item, depth + 1) for item in tree]
+        if not isinstance(tree, dict):
+            return tree
+        if _ITEMS in tree:
+            return {key: self(item, depth + 1) for key, item in tree[_ITEMS]}
+        if _CHUNKS in tree:
+            tensor, kind = self._join(tree[_CHUNKS]), tree[_CHUNKS]["kind"]
+        else:
+            kind = _TENSOR if _TENSOR in tree else _ARRAY
+            tensor = self._tensors[tree[kind]]
+            self._claim(tensor.nbytes, ())
+        if kind == _ARRAY:
+            return tensor.numpy()
+        return tensor.to(tree.get(_DEVICE, "cpu")) if self._keep_devices else tensor
+
+    def _join(self, reference: dict[str, Any]) -> torch.Tensor:
+        """Undo `_cut`."""
+        if self._chunks is None:
+            raise ValueError("it was saved in chunks; give their folder")
+        names, shape = list(map(str, reference["names"])), list(map(int, reference["shape"]))
+        dtype = getattr(torch, reference["dtype"]) if reference["dtype"] in _DTYPES else None
+        if dtype is None or any(extent < 0 for extent in shape):
+            raise ValueError(f"{reference['dtype']!r} {shape} is no type and shape of an array")
+        size = math.prod(shape) * dtype.itemsize
+        if -(-size // CHUNK_BYTES) != len(names):
+            raise ValueError(f"an array of {size:,} bytes is said to lie in {len(names)} chunks")
+        self._claim(size, names)
+        tensor = torch.empty(shape, dtype=dtype)
+        self._chunks.read_into(_bytes_of(tensor), names)
+        return tensor
+
+    def _claim(self, size: int, names: Collection[str]) -> None:
+        """Refuse what stands for far more than is on disk: equal chunks are stored once."""
+        new = set(names) - self._names
+        self._names |= new
+        self._on_disk += self._chunks.size_of(new) if self._chunks is not None else 0
+        self._claimed += size
+        if self._claimed > limit("state_ratio") * self._on_disk:
+            check_limit("state_mib", self._claimed >> 20, "the size of its arrays in MiB,")
+
+
+# No attribute of torch but these is looked up: some import on demand.
+_DTYPES = frozenset(name for name, value in vars(torch).items() if isinstance(value, torch.dtype))
 
 
 def _cut(tensor: torch.Tensor, chunks: ChunkStore) -> dict[str, Any]:
@@ -127,15 +186,6 @@ def _cut(tensor: torch.Tensor, chunks: ChunkStore) -> dict[str, Any]:
     names = chunks.put(_bytes_of(tensor.contiguous()))
     dtype = str(tensor.dtype).removeprefix("torch.")
     return {"names": names, "dtype": dtype, "shape": list(tensor.shape)}
-
-
-def _join(reference: dict[str, Any], chunks: ChunkStore | None) -> torch.Tensor:
-    """Undo `_cut`."""
-    if chunks is None:
-        raise ValueError("it was saved in chunks; give their folder")
-    tensor = torch.empty(reference["shape"], dtype=getattr(torch, reference["dtype"]))
-    chunks.read_into(_bytes_of(tensor), reference["names"])
-    return tensor
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:

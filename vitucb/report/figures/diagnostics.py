@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from vitucb.statistics import FloatArray
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_logger = logging.getLogger(__name__)
 _MAX_PANELS = 6
 _MAX_RUNS = 10
 _MEANINGS: Mapping[str, str] = {
@@ -83,7 +85,12 @@ def _curves(result: AgentResult, horizon: int) -> dict[str, FloatArray]:
     at = plotted_rounds(horizon) - 1
     collected: dict[str, list[FloatArray]] = {}
     for run in result.runs[:_MAX_RUNS]:
-        for name, (rounds, values) in load_metrics(run).items():
+        try:
+            metrics = load_metrics(run)
+        except ValueError as error:
+            _logger.warning("%s; its diagnostics are left out", error)
+            continue
+        for name, (rounds, values) in metrics.items():
             curve = np.interp(at, rounds, values, left=np.nan)
             collected.setdefault(name, []).append(curve)
     return {name: _mean(np.stack(parts)) for name, parts in collected.items()}

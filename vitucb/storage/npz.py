@@ -1,0 +1,91 @@
+"""NPZ files of plain arrays whose claims are checked before memory is set aside for them."""
+
+from __future__ import annotations
+
+import math
+import os
+import zipfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitucb.storage.foreign_files import open_regular
+from vitucb.storage.limits import check_limit, limit
+
+_SUFFIX = ".npy"
+
+
+def read_npz(path: Path, names: Collection[str]) -> dict[str, NDArray[Any]]:
+    """Those arrays of an NPZ file that are called one of `names`, in the order of the file.
+
+    Raises:
+        OSError: If it is no regular file that can be read.
+        ValueError: If it is damaged, holds objects, or claims more than the limits allow; the
+            reason is one line and does not name the file.
+    """
+    with open_regular(path) as stream:
+        try:
+            return _read(stream, names)
+        except (OSError, MemoryError):
+            raise
+        # A damaged file makes zipfile, zlib and numpy raise many kinds.
+        except Exception as error:
+            raise ValueError(_first_line(error)) from error
+
+
+def _read(stream: BinaryIO, names: Collection[str]) -> dict[str, NDArray[Any]]:
+    if not zipfile.is_zipfile(stream):
+        stream.seek(0)
+        is_array = stream.read(6) == np.lib.format.MAGIC_PREFIX
+        raise ValueError("it holds a single array" if is_array else "it is no whole zip archive")
+    with zipfile.ZipFile(stream) as archive:
+        members = [m for m in archive.infolist() if m.filename.removesuffix(_SUFFIX) in names]
+        _check_sizes(members, os.fstat(stream.fileno()).st_size)
+        return {m.filename.removesuffix(_SUFFIX): _array(archive, m) for m in members}
+
+
+def _check_sizes(members: Collection[zipfile.ZipInfo], on_disk: int) -> None:
+    """Refuse a file that would fill the memory; reading stops at the sizes it declares."""
+    size = sum(member.file_size for member in members)
+    if size > limit("npz_ratio") * on_disk:
+        check_limit(
+            "npz_mib",
+            size >> 20,
+            f"it holds {size // max(1, on_disk):,} times its size, as no real images do (np.savez "
+            "without compression if yours do): its arrays in MiB,",
+        )
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
+    name = member.filename.removesuffix(_SUFFIX)
+    with archive.open(member) as stream:
+        shape, dtype = _header(stream)
+        claimed, held = math.prod(shape) * dtype.itemsize, member.file_size - stream.tell()
+        if dtype.hasobject:
+            raise ValueError("Object arrays cannot be loaded: that may run code")
+        if min(shape, default=0) < 0 or claimed != held:
+            raise ValueError(f"array {name!r} is said to be {dtype} {shape}, but {held:,} bytes")
+    with archive.open(member) as stream:
+        array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+        stream.read(1)  # its checksum is looked at behind its end
+        return array
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    version = np.lib.format.read_magic(stream)
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in readers:
+        raise ValueError(f"its arrays are of version {version}; write it again")
+    shape, _, dtype = readers[version](stream)
+    return shape, dtype
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).split("\n") if str(error) else []
+    return " ".join(lines[0].split()) if lines else type(error).__name__
