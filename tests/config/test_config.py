@@ -188,3 +188,12 @@ def test_numbers_too_large_to_be_are_refused_in_one_line(tmp_path: Path) -> None
             load_config(path)
         assert "\n" not in str(error.value)
         assert len(str(error.value)) < 1_000
+
+
+def test_a_value_that_is_no_more_loads_as_the_nearest(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "old.yaml"
+    path.write_text("agent: {training: {rebuild: replay}}\n")
+    assert load_config(path).agent.training.rebuild == "doubling"
+    assert "rebuild replay is no more, read as doubling" in caplog.text

@@ -9,6 +9,7 @@ import tyro
 
 from vitucb.cli.arguments import parse
 from vitucb.cli.output import cell, table
+from vitucb.inert_text import visible
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ def evaluate(words: list[str]) -> None:
         trust=args.trust,
     )
     for warning in result.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    print("\n".join(f"{name}: {cell(value)}" for name, value in result.facts.items()))
+        print(f"warning: {visible(warning)}", file=sys.stderr)
+    print("\n".join(f"{visible(name)}: {cell(value)}" for name, value in result.facts.items()))
     if result.true_value is not None:
         print(f"true value: {cell(result.true_value)}")
     print(f"\n{table(result.rows())}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
 
 from vitucb.cli.output import UsageError, fail
+from vitucb.inert_text import InertFormatter
 from vitucb.registry import import_path, unknown_name
 
 # Name -> import path, loaded when it is called, and a line for `vitucb --help`.
@@ -50,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     words = words or ["--help"]
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(InertFormatter())
     try:
         if words[0] in ("-h", "--help"):
             print(_overview(), flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from vitucb.config.override import flatten, override, to_dict
 from vitucb.config.run import RunConfig
 from vitucb.storage.atomic_files import write_durably
 from vitucb.storage.foreign_files import read_yaml
+
+_logger = logging.getLogger(__name__)
 
 
 def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
@@ -36,6 +39,10 @@ _HARMLESS = (
 _RETIRED: dict[str, tuple[Any, str]] = {
     "parallel.seeds": (1, "play seeds in processes: vitucb sweep --seeds N --workers N"),
 }
+
+
+# Values that are no more, by setting: the nearest that is.
+_NEAREST = {"agent.training.rebuild": {"replay": "doubling"}}
 
 
 def load_config(path: str | Path) -> RunConfig:
@@ -67,6 +74,15 @@ def _without_retired(values: dict[str, Any], path: Path) -> dict[str, Any]:
             raise ValueError(f"--config {path}: {key} {settings[name]} is no more; {remedy}")
         kept = {field: value for field, value in settings.items() if field != name}
         values = {**values, section: kept}
+    for key, nearest in _NEAREST.items():
+        *sections, name = key.split(".")
+        settings: Any = values
+        for section in sections:
+            settings = settings.get(section) if isinstance(settings, dict) else None
+        if isinstance(settings, dict) and settings.get(name) in nearest:
+            old = settings[name]
+            settings[name] = nearest[old]
+            _logger.warning("%s: %s %s is no more, read as %s", path, key, old, nearest[old])
     return values
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vitucb.config import flatten
+from vitucb.inert_text import visible
 from vitucb.report import page_tables, provenance, sentences
 from vitucb.report.analysis import Analysis
 from vitucb.report.figures.theme import css_variables
@@ -52,6 +53,12 @@ def unbroken(text: str) -> str:
     return re.sub(r"(?<=[\d%]) \[[^\]]*\]", lambda m: m.group().replace(" ", "\u00a0"), text)
 
 
+def _shown(value: object) -> object:
+    """Text whose control and bidirectional characters do nothing; markup is ours, and stays."""
+    is_text = isinstance(value, str) and not hasattr(value, "__html__")
+    return visible(str(value), keep="\n\t") if is_text else value
+
+
 def _environment() -> Environment:
     # Imported here so that `vitucb report --help` does not wait for jinja2.
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -59,6 +66,8 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("vitucb.report"),
         autoescape=True,
+        # Names come from run folders.
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vitucb.inert_text import visible
 from vitucb.report.run_files import (
     Json,
     UnknownRegretError,
@@ -174,10 +175,10 @@ def load_run(folder: Path) -> Run:
         )
     return Run(
         folder=folder,
-        experiment=folder.resolve().parent.name,
-        agent=str(agent.get("label") or name),
+        experiment=visible(folder.resolve().parent.name),
+        agent=visible(str(agent.get("label") or name)),
         agent_name=name,
-        env=str(env.get("id") or "environment"),
+        env=visible(str(env.get("id") or "environment")),
         seed=_integer(config, "seed", folder) or 0,
         num_rounds=_integer(config, "num_rounds", folder) or rounds,
         is_finished=bool(summary),

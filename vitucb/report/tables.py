@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from vitucb.inert_text import csv_cell
 from vitucb.report.analysis import AgentResult, Analysis, plotted_rounds
 from vitucb.report.runs import Run
 from vitucb.report.series import overall_coverage
@@ -43,7 +44,7 @@ def write_tables(analysis: Analysis, folder: Path, prefix: str) -> None:
         with (folder / f"{prefix}{name}.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(header)
-            writer.writerows(["" if _is_nan(cell) else cell for cell in row] for row in rows)
+            writer.writerows(["" if _is_nan(c) else csv_cell(c) for c in row] for row in rows)
 
 
 def costs(result: AgentResult) -> dict[str, float]:
