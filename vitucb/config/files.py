@@ -76,12 +76,12 @@ def _without_retired(values: dict[str, Any], path: Path) -> dict[str, Any]:
         values = {**values, section: kept}
     for key, nearest in _NEAREST.items():
         *sections, name = key.split(".")
-        settings: Any = values
+        found: Any = values
         for section in sections:
-            settings = settings.get(section) if isinstance(settings, dict) else None
-        if isinstance(settings, dict) and settings.get(name) in nearest:
-            old = settings[name]
-            settings[name] = nearest[old]
+            found = found.get(section) if isinstance(found, dict) else None
+        if isinstance(found, dict) and found.get(name) in nearest:
+            old = found[name]
+            found[name] = nearest[old]
             _logger.warning("%s: %s %s is no more, read as %s", path, key, old, nearest[old])
     return values
 
