@@ -14,7 +14,7 @@ def covering_pairs(first: Iterable[Any], second: Iterable[Any]) -> list[Paramete
     rows, columns = list(first), list(second)
     period = min(len(rows), len(columns))
     return [
-        pytest.param(a, b, marks=() if (j - i) % period == 0 else pytest.mark.slow)
+        pytest.param(a, b, marks=() if (j - i) % period == 0 else pytest.mark.slow, id=f"{a}-{b}")
         for i, a in enumerate(rows)
         for j, b in enumerate(columns)
     ]
