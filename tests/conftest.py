@@ -7,5 +7,10 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # BLAS, and the processes that tests start
 
 import torch
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+
+# Of a busy machine nothing can be concluded: examples have no deadline and may come slowly.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")

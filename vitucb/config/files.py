@@ -79,8 +79,8 @@ def _without_retired(values: dict[str, Any], path: Path) -> dict[str, Any]:
         found: Any = values
         for section in sections:
             found = found.get(section) if isinstance(found, dict) else None
-        if isinstance(found, dict) and found.get(name) in nearest:
-            old = found[name]
+        old = found.get(name) if isinstance(found, dict) else None
+        if isinstance(old, str) and old in nearest:
             found[name] = nearest[old]
             _logger.warning("%s: %s %s is no more, read as %s", path, key, old, nearest[old])
     return values
