@@ -62,9 +62,14 @@ AGENTS: dict[str, AgentEntry] = {
         "vitucb.agents.vit_ucb_build:build",
         "ViT with LoRA adapters updated online, UCB bonus from LoRA-gradient features",
         reads=_FROZEN
-        | {"precision", "head", "head_ridge", "features", "readout", "link"}
+        | {"experts", "precision", "head", "head_ridge", "features", "readout", "link"}
         | {"lora", "optimizer", "covariance", "policy", "training"},
         needs_phi=False,
+    ),
+    "kernel-ucb": AgentEntry(
+        "vitucb.agents.expert_build:build_kernel_ucb",
+        "Gaussian process and UCB on frozen features of the same backbone, for an image per arm",
+        reads=_FROZEN | _POLICY | {"training.discount"},
     ),
     "lin-ucb": AgentEntry(
         "vitucb.agents.baselines.linear:build_lin_ucb",
@@ -108,6 +113,12 @@ AGENTS: dict[str, AgentEntry] = {
         "vitucb.agents.baselines.prototype:build",
         "the ViT-UCB research prototype with its quirks, each switchable",
         reads=_BACKBONE | _POLICY - {"policy.alpha"},
+        needs_phi=False,
+    ),
+    "item-ucb": AgentEntry(
+        "vitucb.agents.baselines.item_ucb:build",
+        "UCB on the mean reward of every distinct image: a memory that sees no pixel",
+        reads=frozenset({"training.discount"}),
         needs_phi=False,
     ),
     "ucb1": _context_free("build_ucb1", "UCB1 on arms by their number, blind to the images"),

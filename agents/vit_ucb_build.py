@@ -10,6 +10,7 @@ import gymnasium as gym
 import torch
 
 from vitucb.agents.context import images_per_round, num_label_actions
+from vitucb.agents.expert_build import build_experts
 from vitucb.agents.options import refuse_options
 from vitucb.agents.ridges import covariance_ridge, head_ridge
 from vitucb.agents.vit_ucb import ViTUCB
@@ -36,10 +37,23 @@ from vitucb.optim import OPTIMIZERS, create_optimizer
 from vitucb.policies import make_policy
 from vitucb.registry import lookup
 from vitucb.seeding import numpy_generator, stream_seed
+from vitucb.types import Agent
 
 
-def build(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -> ViTUCB:
-    """Factory of `vit-ucb`.
+def build(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -> Agent:
+    """Factory of `vit-ucb`: the experts that are named, or the adapted network alone.
+
+    Raises:
+        ValueError: If a name or a setting of `config` is not usable.
+    """
+    if config.experts in (None, ("adapted",)):
+        return build_alone(config, env, seed, device)
+    refuse_options(config)
+    return build_experts(config, env, seed, device, config.experts)
+
+
+def build_alone(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -> ViTUCB:
+    """The adapted network alone, with the covariance of its own features.
 
     Raises:
         ValueError: If a name or a setting of `config` is not usable.
@@ -147,9 +161,9 @@ def _trainer(
     optimizer = create_optimizer(
         config.optimizer.name,
         model,
-        lr=config.optimizer.lr,
+        lr=config.optimizer.lr_alone,
         other_params=[*others, *(model.head.parameters() if by_gradient else ())],
-        other_lr=config.optimizer.head_lr if by_gradient else config.optimizer.lr,
+        other_lr=config.optimizer.head_lr if by_gradient else config.optimizer.lr_alone,
         **_optimizer_options(config.optimizer, seed),
     )
     if getattr(optimizer, "needs_full", False):

@@ -285,7 +285,11 @@ def build_network(
         {"params": list(model.head.parameters()), "lr": config.optimizer.head_lr},
     ]
     # No decay: pretrained weights are where they should be unless rewards say otherwise.
-    return model, preprocess, torch.optim.AdamW(groups, lr=config.optimizer.lr, weight_decay=0.0)
+    return (
+        model,
+        preprocess,
+        torch.optim.AdamW(groups, lr=config.optimizer.lr_alone, weight_decay=0.0),
+    )
 
 
 def last_layer_covariance(model: RewardModel, ridge: float) -> FeatureCovariance:

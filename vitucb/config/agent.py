@@ -33,18 +33,28 @@ class LoRAConfig:
         check_most(self, "agent.lora.", "rank", "rank")
 
 
+LR_ALONE = 3e-5
+"""Learning rate of the adapters in agents that train alone."""
+
+
 @dataclass(frozen=True)
 class OptimizerConfig:
     """The LoRA optimizer; the reward head is stepped by AdamW inside it."""
 
     name: str = "adamw"
     """See `vitucb list optimizers`, or an import path module:Class."""
-    lr: float = 3e-5
-    """Learning rate of the adapters."""
+    lr: float | None = None
+    """Learning rate of the adapters; if not given, the optimizer's own among experts, and 3e-5 in
+    agents that train alone."""
     head_lr: float = 1e-2
     """Learning rate of the reward head, where it is trained by gradient steps."""
     options: Options = field(default_factory=dict)
     """Further keyword arguments of the optimizer, e.g. ratio 16 betas 0.9,0.99."""
+
+    @property
+    def lr_alone(self) -> float:
+        """The learning rate in agents that train alone."""
+        return LR_ALONE if self.lr is None else self.lr
 
     def __post_init__(self) -> None:
         """Check the options, and read truth values in any case."""
@@ -127,6 +137,9 @@ class TrainingConfig:
     """When the features in the covariance are computed anew with today's adapters: whenever the
     history has doubled or a probe of them has moved; when it has doubled; or never (the
     prototype's behaviour)."""
+    augment: Literal["none", "shift"] = "shift"
+    """Images that the expert `adapted` trains on among others: as they are, or also moved by up to
+    3/32 of a side; never mirrored."""
     drift_threshold: float = 0.2
     """Relative movement of the probe's features that triggers a rebuild."""
 
@@ -144,6 +157,10 @@ class AgentConfig:
     """See `vitucb list agents`, or an import path module:factory."""
     label: str | None = None
     """Name in run folders and reports; the agent's name if not given."""
+    experts: tuple[str, ...] | None = None
+    """Experts whose predictions vit-ucb mixes: any of linear softmax logistic (one image, K labels)
+    kernel (an image per arm) adapted, or import paths module:factory; if not given, `adapted` with
+    its own covariance, alone."""
     backbone: str = "vitucb-nano"
     """vitucb-nano (ships with the package), any timm ViT name, or local-dir:PATH."""
     weights: str | None = None

@@ -18,9 +18,17 @@ _logger = logging.getLogger(__name__)
 
 def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
     """Settings that change what a run records: dotted key -> (old, new) where they differ."""
-    olds, news = (flatten(to_dict(config)) for config in (old, new))
+    olds, news = (_played(config) for config in (old, new))
     keys = [key for key in dict.fromkeys([*olds, *news]) if key not in _HARMLESS]
     return {k: (olds.get(k), news.get(k)) for k in keys if olds.get(k) != news.get(k)}
+
+
+def _played(config: RunConfig) -> dict[str, Any]:
+    """The settings, flat; a learning rate that is left to the agent as the number it stands for."""
+    values = flatten(to_dict(config))
+    if config.agent.experts in (None, ("adapted",)):
+        values["agent.optimizer.lr"] = config.agent.optimizer.lr_alone
+    return values
 
 
 # Settings that may change between the parts of a run: its rounds stay the same.

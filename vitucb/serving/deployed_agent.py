@@ -76,7 +76,8 @@ class DeployedAgent:
         name = blueprint.config.name
         # Of agents that are not ours nobody knows what they look at when a reward comes.
         entry = AGENTS.get(name)
-        self._keeps_whole, self._keeps_phi = entry is None, entry is None or entry.needs_phi
+        needs_phi = getattr(agent, "needs_phi", entry is None or entry.needs_phi)
+        self._keeps_whole, self._keeps_phi = entry is None, needs_phi
         self._knows_numbers = entry is not None and entry.knows_arms_by_number
         self._has_fixed_arms = blueprint.shares_image or self._knows_numbers
 

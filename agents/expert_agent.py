@@ -1,0 +1,222 @@
+"""An agent that mixes experts by how well each predicted rewards before it saw them.
+
+One round: the frozen features of the images are made once, every expert that is awake says what it
+expects of every arm, the weights mix that, and the policy chooses. Every expert learns from every
+reward, whoever would have chosen the arm, so mixing needs no exploration of its own: this is
+aggregation of forecasters, not a bandit over bandits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from vitucb.agents.baselines.frozen_features import FrozenFeatures
+from vitucb.agents.saving import Savable
+from vitucb.learning.experts.expert import Expert, Offer, Prediction, Sleeper
+from vitucb.learning.experts.weights import ExpertWeights, WeightRule, mix
+from vitucb.models.grad_mode import with_gradients
+from vitucb.policies import Array, Choice, Policy, choose
+from vitucb.policies.choice import undrawn
+from vitucb.seeding import numpy_generator
+from vitucb.types import Decision, Observation, State
+
+
+class ExpertAgent(Savable):
+    """Experts, their weights and a policy put together.
+
+    The choice counts when it is made; its reward may come at any time and in any order, with the
+    same `Decision`, or never.
+
+    Attributes:
+        experts: Name -> expert.
+        weights: By what each predicted.
+        rounds: Choices made so far.
+        parameters: Counts that the experts tell.
+    """
+
+    needs_phi = True
+    """Rewards that come late judge the experts by what `Decision.phi` keeps of their means."""
+
+    def __init__(
+        self,
+        frozen: FrozenFeatures,
+        experts: Mapping[str, Expert],
+        policy: Policy,
+        *,
+        seed: int = 0,
+        rule: WeightRule | None = None,
+        is_discounted: bool = False,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            frozen: Features h / rms of images.
+            experts: Name -> expert. Those that are a `Sleeper` may be put to sleep.
+            policy: Turns mixed means and bonuses into an action; its multiplier of the width must
+                be 1, since every expert has its own.
+            seed: Of the policy's generator.
+            rule: How losses become weights.
+            is_discounted: Whether a prediction lets a round pass.
+        """
+        self._frozen, self.experts, self._policy = frozen, dict(experts), policy
+        trained = [name for name, expert in experts.items() if isinstance(expert, Sleeper)]
+        self.weights = ExpertWeights(tuple(experts), trained=trained, rule=rule)
+        self._rng, self._is_discounted = numpy_generator(seed, "policy"), is_discounted
+        self.rounds = 0
+        self.parameters: dict[str, int] = {}
+        for expert in experts.values():
+            self.parameters |= getattr(expert, "parameters", {})
+        # The last round's offer: most rewards are of the round just played.
+        self._latest: tuple[int, Offer] | None = None
+
+    def select_action(self, obs: Observation) -> Decision:
+        """Ask every expert, let the policy choose, and tell every expert of the choice."""
+        return self.select_actions([obs])[0]
+
+    @with_gradients()
+    def select_actions(self, observations: Sequence[Observation]) -> list[Decision]:
+        """Choose for several contexts; every choice counts before the next one is made."""
+        return [self._decide(obs) for obs in observations]
+
+    def _decide(self, obs: Observation) -> Decision:
+        offer = self._offer(obs)
+        predictions = self._predict(offer)
+        mixed, choice = self._choose(offer, predictions, obs)
+        for expert in self.experts.values():
+            expert.choose(offer, choice.action)
+        means = [
+            predictions[name].mean[choice.action] if name in predictions else np.nan
+            for name in self.experts
+        ]
+        self._latest = (self.rounds, offer)
+        self.rounds += 1
+        return Decision(
+            action=choice.action,
+            propensity=choice.propensity,
+            mean=mixed.mean,
+            width=mixed.width,
+            phi=torch.tensor(means, dtype=torch.float64),
+            round=self.rounds - 1,
+            bonus=choice.bonus,
+        )
+
+    @with_gradients()
+    def probabilities(self, obs: Observation) -> Array:
+        """Probability of choosing each arm now, float64 (K,); changes nothing.
+
+        Raises:
+            ValueError: If the policy does not tell them.
+        """
+        # The first images set the scale of the features, and a discount lets a round pass.
+        before = self.state_dict() if self.rounds == 0 or self._is_discounted else None
+        try:
+            offer = self._offer(obs)
+            with undrawn(self._rng):
+                choice = self._choose(offer, self._predict(offer), obs)[-1]
+        finally:
+            if before is not None:
+                self.load_state_dict(before)
+        return choice.known_probabilities()
+
+    def _offer(self, obs: Observation) -> Offer:
+        return Offer(obs["images"], self._frozen(obs["images"]), len(obs["action_mask"]))
+
+    def _predict(self, offer: Offer) -> dict[str, Prediction]:
+        """Name -> prediction, of the experts that are awake."""
+        asleep = self.weights.asleep
+        return {n: expert.predict(offer) for n, expert in self.experts.items() if n not in asleep}
+
+    def _choose(
+        self, offer: Offer, predictions: Mapping[str, Prediction], obs: Observation
+    ) -> tuple[Prediction, Choice]:
+        """The mixture and the choice; draws from the generator."""
+        weights = self.weights.weights
+        mixed = mix(list(predictions.values()), [weights[name] for name in predictions])
+
+        def covariance() -> Array:
+            correlation = self._correlation(offer, predictions)
+            joint: Array = mixed.bonus[:, None] * correlation * mixed.bonus
+            return joint
+
+        mask, rng = obs["action_mask"], self._rng
+        choice = choose(self._policy, mixed.mean, mixed.bonus, mask, self.rounds, rng, covariance)
+        return mixed, choice
+
+    def _correlation(self, offer: Offer, predictions: Mapping[str, Prediction]) -> Array:
+        """Of the arms, (K, K): mixed from the experts that tell one, or none at all."""
+        weights, known = self.weights.weights, {}
+        for name in predictions:
+            if (tell := getattr(self.experts[name], "correlation", None)) is not None:
+                known[name] = tell(offer)
+        total = sum(weights[name] for name in known)
+        mixed = sum(weights[name] / total * matrix for name, matrix in known.items())
+        return np.asarray(mixed) if known else np.eye(offer.num_arms)
+
+    def update(self, obs: Observation, decision: Decision, reward: float) -> dict[str, float]:
+        """Judge the experts by the reward of an earlier decision, and let them learn from it."""
+        return self.update_batch([(obs, decision, reward)])
+
+    @with_gradients()
+    def update_batch(
+        self, feedback: Sequence[tuple[Observation, Decision, float]]
+    ) -> dict[str, float]:
+        """Learn from several rewards; returns the metrics of the last."""
+        metrics: dict[str, float] = {}
+        for obs, decision, reward in feedback:
+            metrics |= self._learn(obs, decision, reward)
+        return metrics
+
+    def _learn(self, obs: Observation, decision: Decision, reward: float) -> dict[str, float]:
+        is_latest = self._latest is not None and self._latest[0] == decision.round
+        offer = self._latest[1] if self._latest is not None and is_latest else self._offer(obs)
+        metrics: dict[str, float] = {}
+        for expert in self.experts.values():
+            age = self.rounds - 1 - decision.round
+            metrics |= expert.observe(offer, decision.action, reward, age)
+        changed = self.weights.observe(self._expected(decision), reward)
+        for name in changed:
+            expert = self.experts[name]
+            assert isinstance(expert, Sleeper)
+            if name in self.weights.asleep:
+                expert.sleep()
+            else:
+                expert.wake()
+        return metrics | self.weights.metrics()
+
+    def _expected(self, decision: Decision) -> dict[str, float | None]:
+        """Name -> what the expert expected of the chosen arm, None where it slept."""
+        means = [np.nan] * len(self.experts) if decision.phi is None else decision.phi.tolist()
+        told = zip(self.experts, means, strict=True)
+        return {name: None if np.isnan(mean) else mean for name, mean in told}
+
+    def state_dict(self) -> State:
+        """Experts, weights, scale of the features, counter and generator."""
+        return {
+            "experts": {name: expert.state_dict() for name, expert in self.experts.items()},
+            "weights": self.weights.state_dict(),
+            "frozen": self._frozen.state_dict(),
+            "rounds": self.rounds,
+            "rng": self._rng.bit_generator.state,
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            ValueError: If it is of other experts.
+        """
+        if set(state["experts"]) != set(self.experts):
+            raise ValueError(
+                f"the state is of the experts {', '.join(state['experts'])}; this agent has "
+                f"{', '.join(self.experts)}: build it with the former"
+            )
+        for name, expert in self.experts.items():
+            expert.load_state_dict(state["experts"][name])
+        self.weights.load_state_dict(state["weights"])
+        self._frozen.load_state_dict(state["frozen"])
+        self.rounds = int(state["rounds"])
+        self._rng.bit_generator.state = state["rng"]
+        self._latest = None

@@ -1,0 +1,69 @@
+"""When to train and at which rate: closed forms, and what must not be."""
+
+from __future__ import annotations
+
+import pytest
+
+from vitucb.learning.experts.adapted.schedule import (
+    Schedule,
+    decay,
+    effective_rewards,
+    is_due,
+    steps_until,
+    warm_up,
+)
+
+DEFAULT = Schedule()
+
+
+def test_training_starts_with_the_64th_reward() -> None:
+    assert not is_due(63, DEFAULT)
+    assert is_due(64, DEFAULT)
+
+
+def test_every_reward_is_trained_on_up_to_2000_and_every_second_one_after() -> None:
+    assert all(is_due(t, DEFAULT) for t in range(64, 2_001))
+    assert [t for t in range(2_001, 2_009) if is_due(t, DEFAULT)] == [2_002, 2_004, 2_006, 2_008]
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        DEFAULT,
+        Schedule(start=5, dense_until=9, sparse_every=3),
+        Schedule(start=12, dense_until=5, sparse_every=4),
+    ],
+)
+@pytest.mark.parametrize("rewards", [0, 1, 4, 9, 11, 12, 17, 64, 2_001, 5_000])
+def test_steps_until_counts_the_rewards_that_are_due(schedule: Schedule, rewards: int) -> None:
+    counted = sum(is_due(t, schedule) for t in range(1, rewards + 1))
+
+    assert steps_until(rewards, schedule) == counted
+
+
+def test_the_rate_warms_up_over_20_steps() -> None:
+    assert warm_up(1, DEFAULT) == pytest.approx(1 / 20)
+    assert warm_up(10, DEFAULT) == pytest.approx(0.5)
+    assert warm_up(20, DEFAULT) == warm_up(10_000, DEFAULT) == 1.0
+
+
+def test_the_rate_falls_as_the_power_of_rewards_past_1000() -> None:
+    assert decay(0, DEFAULT) == decay(1_000, DEFAULT) == 1.0
+    assert decay(10_000, DEFAULT) == pytest.approx(0.1**0.3)
+
+
+def test_discounted_rewards_that_count_are_bounded() -> None:
+    assert effective_rewards(5_000, 1.0) == 5_000
+    assert effective_rewards(5_000, 0.99) == pytest.approx(100)
+    assert effective_rewards(7, 0.99) == 7
+
+
+@pytest.mark.parametrize("name", ["start", "sparse_every", "warm_up", "flat_until"])
+def test_counts_below_1_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"schedule.{name} 0 must be at least 1"):
+        Schedule(**{name: 0})
+
+
+def test_a_rate_that_rises_is_refused() -> None:
+    with pytest.raises(ValueError, match="power -1 must not be negative"):
+        Schedule(power=-1)

@@ -1,0 +1,40 @@
+"""Choices that wait for their reward are known again, and bounded."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vitucb.learning.awaited_choices import AwaitedChoices
+
+A, B = b"a" * 16, b"b" * 16
+
+
+def test_a_choice_is_taken_once_by_image_and_age() -> None:
+    awaited = AwaitedChoices(10)
+    awaited.add(A, np.zeros(1))
+    awaited.add(B, np.zeros(1))
+    assert not awaited.take(B, 1)  # that was A
+    assert awaited.take(A, 1)
+    assert not awaited.take(A, 1)
+    assert awaited.count(A) == 0
+    assert awaited.count(B) == 1
+
+
+def test_past_the_bound_the_oldest_is_lost() -> None:
+    awaited = AwaitedChoices(2)
+    for _ in range(3):
+        awaited.add(A, np.zeros(1))
+    assert awaited.has_lost
+    assert awaited.count(A) == len(awaited) == 2
+    assert not awaited.take(A, 2)
+
+
+def test_restored_choices_are_the_same() -> None:
+    awaited, other = AwaitedChoices(3), AwaitedChoices(3)
+    for key in (A, B, A, B):
+        awaited.add(key, np.ones(2))
+    other.load_state_dict(awaited.state_dict())
+    assert other.total == 4
+    assert other.has_lost
+    assert other.take(A, 1)
+    assert len(other) == 2

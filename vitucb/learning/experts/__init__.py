@@ -1,0 +1,1 @@
+"""Experts that predict rewards, and how they are weighed."""

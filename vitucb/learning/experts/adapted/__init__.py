@@ -1,0 +1,1 @@
+"""The expert `adapted`: the LoRA ViT trained online."""

@@ -1,0 +1,237 @@
+"""A LoRA network in training: tokens in, optimizer steps, averaged weights to act on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import Parameter
+from torch.nn.functional import linear
+from torch.optim import Optimizer
+
+from vitucb.learning.experts.adapted.augmentation import ImageCopies
+from vitucb.learning.experts.adapted.averaged_weights import AveragedWeights
+from vitucb.learning.experts.adapted.likelihoods import Likelihood
+from vitucb.learning.replay import Batch
+from vitucb.models.lora import LoRAPair, lora_pairs
+from vitucb.models.lora_layers import AdaptedLayer, FastAdapters, find_adapted_layers, layers_run_by
+from vitucb.models.reward_model import RewardModel
+from vitucb.types import State
+
+# Norm of what the head reads. The head starts at 0 and AdamW's steps do not see the size of its
+# input: this and the head's rate say how fast outputs move. 0.3 times that of the embedded ViT.
+_HEAD_INPUT_NORM = 6.5
+
+
+class AdaptedNetwork:
+    """Reward model, optimizer and averaged weights.
+
+    The head starts at 0, and so do all outputs. Features are in the unit of the frozen network's:
+    with adapters untrained they are the same.
+
+    Attributes:
+        model: Its trainable parameters are adapters and head.
+        passes: Images that went through the adapted blocks so far, in training and in acting.
+        version: Changes whenever the weights that are acted on do.
+    """
+
+    def __init__(
+        self,
+        model: RewardModel,
+        copies: ImageCopies,
+        optimizer: Optimizer,
+        *,
+        changes_base: bool = False,
+    ) -> None:
+        """Put the parts together, and set the head to 0.
+
+        Args:
+            model: Backbone with adapters, and a head with one output for every label, or one.
+            copies: Tokens, or inputs, of images.
+            optimizer: Steps the adapters, and the head in its last group.
+            changes_base: Whether the optimizer writes into base weights.
+        """
+        self.model, self.passes, self.version = model, 0, 0
+        self._copies, self._optimizer = copies, optimizer
+        self._zero(model.head.parameters())
+        self._rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self._pairs = lora_pairs(model)
+        self._run_training = FastAdapters(model, self._pairs, model.precision)
+        self._layers = find_adapted_layers(model, self._pairs)
+        self._trained = [p for p in model.parameters() if p.requires_grad]
+        bases = [p.base for p in self._pairs if isinstance(p.base, Parameter)]
+        self._bases = bases if changes_base else []
+        self._average = AveragedWeights(self._trained + self._bases)
+        self._merged: dict[int, Tensor] = {}
+        self._scale: float | None = None
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs of the head."""
+        return self.model.head.out_features
+
+    @property
+    def num_copies(self) -> int:
+        """Copies of every image to train on, numbered from 0, the image itself."""
+        return self._copies.num_copies
+
+    @property
+    def misses(self) -> int:
+        """Images and copies that went through the part before the first adapter so far."""
+        return self._copies.misses
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps taken."""
+        return self._average.steps
+
+    @torch.no_grad()
+    def hidden(self, images: Sequence[NDArray[np.uint8]], frozen: Tensor) -> Tensor:
+        """Last-layer features of images under the weights acted on: float64 (n, d), on the CPU.
+
+        Args:
+            images: uint8 (H, W, C) each.
+            frozen: Those of the frozen network, float64 (n, d); given back while the weights are
+                those of the start, where a pass would make them again.
+        """
+        if not self._average.is_read and self._scale is not None:
+            return frozen
+        with self._average.in_use():
+            h = self._act(self._tokens(images)).double().cpu()
+        self.passes += len(images)
+        if self._scale is None:
+            norms = (x.norm(dim=1).square().mean().sqrt() for x in (frozen, h))
+            self._scale = float(next(norms) / next(norms).clamp_min(1e-12))
+        return h * self._scale
+
+    @torch.no_grad()
+    def outputs(self, hidden: Tensor) -> Tensor:
+        """Outputs float64 (n, K) of the head that is acted on, for features (n, d)."""
+        with self._average.in_use():
+            weight, bias = self.model.head.weight, self.model.head.bias
+            return linear(hidden * _HEAD_INPUT_NORM, weight.double().cpu(), bias.double().cpu())
+
+    def step(
+        self,
+        batch: Batch,
+        copies: NDArray[np.int64],
+        likelihood: Likelihood,
+        *,
+        decay: float = 1.0,
+        warm_up: float = 1.0,
+    ) -> float:
+        """One optimizer step; the loss before it.
+
+        Args:
+            batch: Images with their rewards.
+            copies: Which copy of each image, int64 (b,).
+            likelihood: What is fitted.
+            decay: Factor of all rates.
+            warm_up: Further factor of the adapters' rates.
+        """
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * decay * warm_up
+        self._optimizer.param_groups[-1]["lr"] = self._rates[-1] * decay
+        tokens = self._tokens(batch.images, copies)
+        self.model.train()
+        self._optimizer.zero_grad(set_to_none=True)
+        h = self._run_training(self.model.features, tokens)
+        outputs = self.model.head(h * ((self._scale or 1.0) * _HEAD_INPUT_NORM))
+        actions = torch.as_tensor(batch.actions, device=outputs.device)
+        loss = likelihood.loss(outputs, actions, torch.as_tensor(batch.rewards).to(outputs))
+        torch.autograd.backward(loss)
+        self._optimizer.step()
+        self.passes += len(batch.images)
+        self._average.update(self._effective())
+        return float(loss.detach())
+
+    def read(self) -> None:
+        """Act on the average weights as they are now."""
+        self._average.read()
+        self._merge()
+        self.version += 1
+
+    def reset_head(self) -> None:
+        """Set the head to 0, its averages too: its outputs are to mean something else."""
+        self._zero(self.model.head.parameters())
+        first = len(self._trained) - 2
+        for values in (self._average.average, self._average.acting):
+            self._zero(values[first : first + 2])
+        self.version += 1
+
+    @staticmethod
+    @torch.no_grad()
+    def _zero(tensors: Iterable[Tensor]) -> None:
+        for tensor in tensors:
+            tensor.zero_()
+
+    def _tokens(
+        self, images: Sequence[NDArray[np.uint8]], copies: NDArray[np.int64] | None = None
+    ) -> Tensor:
+        return self._copies(images, copies).to(self.model.head.weight)
+
+    def _act(self, tokens: Tensor) -> Tensor:
+        self.model.eval()
+        if not self._merged:
+            return self._run_training(self.model.features, tokens)
+
+        def run(layer: AdaptedLayer, x: Tensor) -> Tensor:
+            return linear(x, self._merged[layer.offset], layer.base.bias)
+
+        with layers_run_by(run, self._layers):
+            return self.model.features(tokens)
+
+    @torch.no_grad()
+    def _merge(self) -> None:
+        """W + s B A of every layer under the weights acted on: one product instead of three."""
+        self.model.eval()
+        if len(self._layers) < len(self._pairs) or not all(x.is_plain for x in self._layers):
+            return
+        with self._average.in_use():
+            self._merged = {x.offset: _merged_weight(x.pair) for x in self._layers}
+
+    @torch.no_grad()
+    def _effective(self) -> list[Tensor] | None:
+        """What to average where base weights change: W + s B A in their place, and factors of 0.
+
+        A merge moves B A into W: averages of the three apart would be of different blocks.
+        """
+        if not self._bases:
+            return None
+        factors = {id(f) for pair in self._pairs for f in (pair.A, pair.B)}
+        own = [torch.zeros_like(p) if id(p) in factors else p for p in self._trained]
+        return own + [_merged_weight(pair) for pair in self._pairs]
+
+    def state_dict(self) -> State:
+        """Adapters, head, optimizer, averages, scale and counters."""
+        trained = {n: p.detach() for n, p in self.model.named_parameters() if p.requires_grad}
+        return {
+            "model": {name: tensor.clone() for name, tensor in trained.items()},
+            "optimizer": self._optimizer.state_dict(),
+            "average": self._average.state_dict(),
+            "scale": self._scale,
+            "passes": self.passes,
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Restore what `state_dict` returned."""
+        parameters = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, tensor in state["model"].items():
+                parameters[name].copy_(tensor)
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._average.load_state_dict(state["average"])
+        self._scale, self.passes = state["scale"], int(state["passes"])
+        self.version += 1
+        self._merged = {}
+        if self._average.is_read:
+            self._merge()
+
+
+def _merged_weight(pair: LoRAPair) -> Tensor:
+    base = pair.base
+    assert base is not None
+    return torch.addmm(base.detach(), pair.B.detach(), pair.A.detach(), alpha=pair.scaling)

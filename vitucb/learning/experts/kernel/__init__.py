@@ -1,0 +1,1 @@
+"""The expert `kernel`: a Gaussian process on frozen features."""

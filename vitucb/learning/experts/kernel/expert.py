@@ -1,0 +1,317 @@
+"""The expert `kernel`: a Gaussian process on frozen features, coarse and fine.
+
+KernelUCB (Valko et al., "Finite-time analysis of kernelised contextual bandits", UAI 2013) and
+GP-UCB (Srinivas et al., "Gaussian process optimization in the bandit setting", ICML 2010) with a
+kernel of two scales (`kernel_features`), prior variances and noise by evidence
+(`two_scale_regression`), and a multiplier for each scale: what classes are worth pays for being
+explored, the oddities of single images hardly. It knows no image before it is offered.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitucb.learning.awaited_choices import AwaitedChoices
+from vitucb.learning.experts.expert import Offer, Prediction
+from vitucb.learning.experts.kernel.features import (
+    GROUPS,
+    KernelFeatures,
+    KernelSettings,
+    fit_kernel,
+)
+from vitucb.learning.experts.kernel.regression import (
+    Moments,
+    Seen,
+    TwoScaleRegression,
+    noise_variance,
+)
+from vitucb.learning.experts.kernel.reward_sums import RewardedImages
+from vitucb.learning.experts.kernel.scales import START, best_scales
+from vitucb.learning.image_memory import ImageMemory, image_key
+from vitucb.learning.reward_scale import RewardScale
+from vitucb.seeding import numpy_generator
+from vitucb.types import State
+
+Array = NDArray[np.float64]
+_FIRST_FITS = (1, 4, 10, 20, 40, 60)
+_GROWTH = 1.5
+_STALENESS = 0.05  # of a discounted weight, at most
+# Before that evidence is too weak to tell scales; measured.
+_EVIDENCE_FROM = 60
+
+
+@dataclass(frozen=True, slots=True)
+class KernelLimits:
+    """Bounds of what the expert keeps, whatever the horizon.
+
+    Attributes:
+        offered: Distinct images offered, of which the kernel is made.
+        rewarded: Distinct images rewarded; past it the oldest merge into their neighbours.
+        awaited: Choices whose reward has not come; past it the oldest count as lost.
+    """
+
+    offered: int = 2_000
+    rewarded: int = 4_000
+    awaited: int = 1_000
+
+
+class KernelExpert:
+    """A two-scale Gaussian process that learns by rank-one updates, for arms with an image each.
+
+    Kernel and scales are fitted anew after 1, 4, 10, 20, 40 and 60 choices and then at every growth
+    by half. In between, posterior and noise are exact for the current kernel. At a fit the past is
+    that of `RewardedImages`. With a discount, every weight in the covariance is exact at a rebuild
+    and at most 5 % off before the next.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        coarse_alpha: float = 2.5,
+        fine_alpha: float = 0.5,
+        discount: float = 1.0,
+        settings: KernelSettings | None = None,
+        limits: KernelLimits | None = None,
+    ) -> None:
+        """Start with nothing learnt.
+
+        Args:
+            seed: Of the starts of k-means.
+            coarse_alpha: Multiplier of the deviation of the coarse part.
+            fine_alpha: Multiplier of the deviation of the fine part.
+            discount: Weight of an observation after one more round, 1 for none.
+            settings: Shape of the kernel.
+            limits: Bounds of what is kept.
+
+        Raises:
+            ValueError: If a multiplier is negative or the discount not in (0, 1].
+        """
+        if min(coarse_alpha, fine_alpha) < 0:
+            raise ValueError(f"alphas {coarse_alpha}, {fine_alpha} must be at least 0")
+        if not 0 < discount <= 1:
+            raise ValueError(f"discount {discount} must be in (0, 1]")
+        limits = limits or KernelLimits()
+        self._alphas, self._discount = (coarse_alpha, fine_alpha), discount
+        self._settings = settings or KernelSettings()
+        self._rng = numpy_generator(seed, "kernel")
+        self._offered = ImageMemory(limits.offered)
+        self._rewarded = RewardedImages(limits.rewarded)
+        self._awaited = AwaitedChoices(limits.awaited)
+        self._scale = RewardScale()
+        self._rho = START
+        self._level = 0.0
+        self._since_rebuild = 0
+        self._next_fit = _FIRST_FITS[0]
+        self._kernel: KernelFeatures | None = None
+        self._regression: TwoScaleRegression | None = None
+        self._latest: tuple[Offer, _Arms] | None = None
+
+    def predict(self, offer: Offer) -> Prediction:
+        """Posterior means, deviations and the two bonuses; changes nothing.
+
+        Raises:
+            ValueError: If the arms share one image.
+        """
+        arms, sigma = self._look_at(offer), self.noise
+        if self._regression is None:
+            zeros = np.zeros(offer.num_arms)
+            return Prediction(zeros, zeros + sigma, zeros + sum(self._alphas) * sigma)
+        awaited = np.array([self._awaited.count(key) for key in arms.keys], np.float64)
+        whole, coarse, fine = self._regression.deviations(self._seen(arms, awaited))
+        bonus = sigma * (self._alphas[0] * coarse + self._alphas[1] * fine)
+        mean = self._level + self._regression.means(self._seen(arms))
+        return Prediction(mean, sigma * whole, bonus)
+
+    @property
+    def noise(self) -> float:
+        """Deviation of the noise, reward units."""
+        regression = self._regression
+        errors, count = (regression.errors, regression.count) if regression else (0.0, 0.0)
+        return float(np.sqrt(noise_variance(errors, count, self._unit)))
+
+    @property
+    def _unit(self) -> float:
+        """Prior guess of the noise variance: half of that of the rewards."""
+        return self._scale.std**2 / 2
+
+    def choose(self, offer: Offer, action: int) -> None:
+        """Remember what was offered, and await the reward of the choice.
+
+        Raises:
+            ValueError: If the arms share one image.
+        """
+        arms = self._look_at(offer)
+        if self._discount < 1:
+            self._pass_round()
+        self._offered.add(arms.keys, arms.rows)
+        self._awaited.add(arms.keys[action], arms.rows[action])
+        if not self._fit_if_due():
+            self._expect(arms.keys[action], arms.rows[action])
+
+    def observe(self, offer: Offer, action: int, reward: float, age: int) -> dict[str, float]:
+        """Learn from a reward, `age` rounds after its choice; returns the noise and the scales.
+
+        Raises:
+            ValueError: If the arms share one image.
+        """
+        arms = self._look_at(offer)
+        key, row = arms.keys[action], arms.rows[action]
+        was_awaited = self._awaited.take(key, age)
+        weight = self._discount**age
+        self._scale.add(reward)
+        if self._regression is not None:
+            self._learn(key, row, reward, weight, was_awaited=was_awaited)
+        self._rewarded.add_image(key, row, reward, weight)
+        self._fit_if_due()
+        return {
+            "kernel/noise": self.noise,
+            **{f"kernel/rho_{name}": rho for name, rho in zip(GROUPS, self._rho, strict=True)},
+        }
+
+    def _learn(
+        self, key: bytes, row: Array, reward: float, weight: float, *, was_awaited: bool
+    ) -> None:
+        assert self._regression is not None
+        if self._scale.count == 1:
+            self._level = reward
+        if not was_awaited:
+            self._expect(key, row, weight)
+        seen = self._seen(self._arms([key], row[None]))
+        self._regression.learn(seen, reward - self._level, weight)
+        if len(self._awaited) == 0 and not self._awaited.has_lost:
+            self._regression.settle()
+
+    def _expect(self, key: bytes, row: Array, weight: float = 1.0) -> None:
+        """Narrow the widths as this reward will; of its image, others may be awaited already."""
+        if self._regression is not None:
+            awaited = np.array([max(self._awaited.count(key) - 1, 0)], np.float64)
+            seen = self._seen(self._arms([key], row[None]), awaited)
+            self._regression.expect(seen, weight)
+
+    def _look_at(self, offer: Offer) -> _Arms:
+        """Keys and features of the arms; those of the latest offer are kept."""
+        if self._latest is None or self._latest[0] is not offer:
+            if offer.is_shared:
+                raise ValueError(
+                    "the expert 'kernel' needs an image per arm; this environment shows one image "
+                    "to all of them: choose the experts linear, softmax or adapted"
+                )
+            keys = [image_key(image) for image in offer.images]
+            self._latest = (offer, self._arms(keys, offer.features.numpy()))
+        return self._latest[1]
+
+    def _arms(self, keys: list[bytes], rows: Array) -> _Arms:
+        latest = None if self._latest is None else self._latest[1]
+        if latest is not None and len(keys) == 1 and keys[0] in latest.keys:
+            return latest.only(latest.keys.index(keys[0]))
+        if self._kernel is None or self._regression is None:
+            return _Arms(keys, rows, np.zeros((len(rows), 0)), np.zeros(len(rows)))
+        return _Arms(keys, rows, *self._regression.scaled(self._kernel(rows)))
+
+    def _seen(self, arms: _Arms, awaited: Array | float = 0.0) -> Seen:
+        """The arms with their rewards, and with `awaited` (n,) more of each as if they had come."""
+        counts, sums = self._rewarded.look_up(arms.keys, self._level)
+        return Seen(arms.phi, arms.effects, counts + awaited, sums)
+
+    def _pass_round(self) -> None:
+        """Let what was learnt fade."""
+        self._rewarded.discount(self._discount)
+        self._since_rebuild += 1
+        if self._regression is not None:
+            self._regression.discount(self._discount)
+            if 1 - self._discount**self._since_rebuild > _STALENESS:
+                self._rebuild()
+
+    def _fit_if_due(self) -> bool:
+        """Fit kernel and scales anew if enough happened since; whether that was so."""
+        happened = max(self._awaited.total, self._scale.count)
+        if happened < self._next_fit or len(self._offered) == 0:
+            return False
+        while self._next_fit <= happened:
+            self._next_fit = _fit_after(self._next_fit)
+        self._kernel = fit_kernel(self._offered.features, self._settings, self._rng)
+        self._rebuild(choose_scales=self._scale.count >= _EVIDENCE_FROM)
+        return True
+
+    def _rebuild(self, *, choose_scales: bool = False) -> None:
+        """The posterior of the current kernel from all that is remembered."""
+        assert self._kernel is not None
+        past, sizes = self._rewarded, self._kernel.group_sizes
+        self._level = past.mean
+        parts = self._kernel(past.features) if len(past) else np.zeros((0, sum(sizes)))
+        sums, squares = past.centred(self._level)
+        if choose_scales:
+            self._rho = best_scales(parts, sizes, past.counts, sums, squares, self._unit)
+        self._regression = TwoScaleRegression(sizes, self._rho)
+        if len(past):
+            seen = Seen(*self._regression.scaled(parts), past.counts, sums)
+            self._regression.condition(Moments(seen, squares))
+        self._latest = None
+        self._awaited.has_lost, self._since_rebuild = False, 0
+        self._expect_all()
+
+    def _expect_all(self) -> None:
+        """Narrow the widths of a new posterior by everything that is awaited."""
+        assert self._regression is not None
+        before: Counter[bytes] = Counter()
+        for key, row in self._awaited.images:
+            seen = self._seen(self._arms([key], row[None]), float(before[key]))
+            self._regression.expect(seen)
+            before[key] += 1
+
+    def state_dict(self) -> State:
+        """Everything learnt and remembered, and the generator."""
+        return {
+            "rng": self._rng.bit_generator.state,
+            "offered": self._offered.state_dict(),
+            "rewarded": self._rewarded.state_dict(),
+            "awaited": self._awaited.state_dict(),
+            "scale": self._scale.state_dict(),
+            "rho": list(self._rho),
+            "level": self._level,
+            "since_rebuild": self._since_rebuild,
+            "next_fit": self._next_fit,
+            "kernel": None if self._kernel is None else self._kernel.state_dict(),
+            "regression": None if self._regression is None else self._regression.state_dict(),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Restore what `state_dict` returned."""
+        self._rng.bit_generator.state = state["rng"]
+        self._offered.load_state_dict(state["offered"])
+        self._rewarded.load_state_dict(state["rewarded"])
+        self._awaited.load_state_dict(state["awaited"])
+        self._scale.load_state_dict(state["scale"])
+        self._rho = tuple(map(float, state["rho"]))
+        self._level, self._next_fit = float(state["level"]), int(state["next_fit"])
+        self._since_rebuild = int(state["since_rebuild"])
+        kernel, regression = state["kernel"], state["regression"]
+        self._kernel = None if kernel is None else KernelFeatures.from_state(kernel)
+        self._regression = None if regression is None else TwoScaleRegression.from_state(regression)
+        self._latest = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Arms:
+    """Images: keys, frozen features (n, d), scaled kernel features (n, m), effects (n,)."""
+
+    keys: list[bytes]
+    rows: Array
+    phi: Array
+    effects: Array
+
+    def only(self, arm: int) -> _Arms:
+        """One of them."""
+        one = slice(arm, arm + 1)
+        return _Arms(self.keys[one], self.rows[one], self.phi[one], self.effects[one])
+
+
+def _fit_after(count: int) -> int:
+    """When the next fit is due after one at `count` choices."""
+    later = [step for step in _FIRST_FITS if step > count]
+    return later[0] if later else int(count * _GROWTH) + 1

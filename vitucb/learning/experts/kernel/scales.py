@@ -1,0 +1,58 @@
+"""Prior variances of the parts of the kernel, chosen by evidence.
+
+Which coarse part says most differs between sets of images: clusters where a backbone has learnt
+similar classes, the graph where classes are connected, the linear part where what is rated is a
+matter of degree. A few mixtures of them are compared; see MacKay, "Bayesian interpolation", 1992.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitucb.learning.experts.kernel.regression import Moments, Seen, log_evidence, prior_scales
+
+Array = NDArray[np.float64]
+# Shares of clusters, graph and linear part.
+_MIXTURES = ((0.8, 0.1, 0.1), (0.45, 0.45, 0.1), (0.45, 0.1, 0.45), (0.1, 0.8, 0.1))
+_COARSE, _FINE = (0.3, 1.0, 3.0), (0.03, 0.1, 0.3, 1.0)
+# Log-normal priors of the coarse and fine variances: center, deviation of the log.
+_PRIORS = ((1.0, 0.7), (0.1, 1.2))
+START: tuple[float, ...] = (0.6, 0.2, 0.2, 0.1)
+"""Variances of clusters, graph, linear and fine part before evidence can tell."""
+
+
+def best_scales(
+    parts: Array, sizes: Sequence[int], counts: Array, sums: Array, squares: float, unit: float
+) -> tuple[float, ...]:
+    """Variances of clusters, graph, linear and fine part with the largest posterior.
+
+    Args:
+        parts: Features (n, m - 1) of the images rewarded.
+        sizes: Numbers of features of the groups.
+        counts: Numbers of their rewards, (n,).
+        sums: Sums of their rewards less the level, (n,).
+        squares: Sum of the squares of all rewards less the level.
+        unit: Prior guess of the noise variance, squared reward units.
+    """
+    phi = np.concatenate([np.ones((len(parts), 1)), parts], axis=1)
+    left = np.maximum(1 - np.square(parts[:, sum(sizes[:-1]) :]).sum(axis=1), 0.0)
+    scored = []
+    for fine in _FINE:
+        moments = Moments(Seen(phi, fine * left, counts, sums), squares)
+        for mixture, coarse in itertools.product(_MIXTURES, _COARSE):
+            rho = (*(coarse * share for share in mixture), fine)
+            evidence = log_evidence(moments, unit, prior_scales(sizes, rho))
+            scored.append((evidence + _log_prior((coarse, fine)), rho))
+    return max(scored)[1]
+
+
+def _log_prior(variances: Sequence[float]) -> float:
+    return -sum(
+        (math.log(value / center) / deviation) ** 2 / 2
+        for value, (center, deviation) in zip(variances, _PRIORS, strict=True)
+    )
