@@ -23,7 +23,7 @@ from vitucb.types import State
 _GROWTH = 0.03
 _ITERATIONS = 8
 _ITERATIONS_AWAKENING = 32
-# L2 penalty of the weights, in observations; between 10 and 100 regret changes by 2 %.
+# L2 penalty of the weights over the number of observations.
 _DECAY = 30.0
 # Where the range of the rewards changes by this share, the head is solved for at once.
 _RANGE_GROWTH = 0.1
