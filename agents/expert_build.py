@@ -15,7 +15,7 @@ from vitucb.agents.context import images_per_round, num_label_actions, require_i
 from vitucb.agents.expert_agent import ExpertAgent
 from vitucb.agents.options import read_options
 from vitucb.agents.ridges import head_ridge
-from vitucb.config import AgentConfig, CovarianceConfig, LoRAConfig
+from vitucb.config import AgentConfig, LoRAConfig
 from vitucb.learning.experts.adapted.build import build_adapted_expert
 from vitucb.learning.experts.adapted.expert import AdaptedExpert
 from vitucb.learning.experts.adapted.settings import AdaptedSettings
@@ -184,7 +184,8 @@ def build_adapted(context: ExpertContext) -> AdaptedExpert:
         optimizer_options=optimizer.options,
         lora=None if config.lora == LoRAConfig() else dataclasses.asdict(config.lora),
         augment=config.training.augment,
-        covariance=None if config.covariance == CovarianceConfig() else config.covariance.name,
+        # `exact` in few dimensions is dense, and in many its place is a sketch's.
+        covariance=None if config.covariance.name == "exact" else config.covariance.name,
         replay_capacity=config.training.replay_capacity,
         cache_mib=config.prefix_cache_mib,
         precision=torch.bfloat16 if config.precision == "bfloat16" else None,

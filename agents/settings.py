@@ -26,6 +26,14 @@ _ONLY_WHERE: Mapping[str, tuple[str, tuple[object, ...]]] = {
     "readout": ("features", ("lora-gradient", "both")),
     "training.drift_threshold": ("training.rebuild", ("drift",)),
 }
+# Of vit-ucb: only among experts, and only without them.
+_AMONG_EXPERTS = frozenset({"training.augment"})
+_ALONE = frozenset(
+    {"head", "features", "readout", "link", "policy.radius"}
+    | {"covariance.ridge", "covariance.rank", "covariance.budget_mib", "optimizer.head_lr"}
+    | {"training.update_every", "training.gradient_steps", "training.replay"}
+    | {"training.reset_on_drift", "training.rebuild", "training.drift_threshold"}
+)
 # In agents that read both settings: the first has no effect unless the second is one of these.
 
 
@@ -47,6 +55,10 @@ def _has_effect(key: str, agent: str, values: Mapping[str, object]) -> bool:
     if key in POLICY_FIELDS and _is_read("policy.name", agent):
         policy = POLICY_SETTINGS.get(str(values["policy.name"]))
         if policy is not None and key.removeprefix("policy.") not in policy:
+            return False
+    if agent == "vit-ucb":
+        is_alone = values["experts"] in (None, ["adapted"])
+        if key in (_AMONG_EXPERTS if is_alone else _ALONE):
             return False
     other, allowed = _ONLY_WHERE.get(key, ("name", ()))
     if not allowed or not _is_read(other, agent):

@@ -28,12 +28,16 @@ SMALL: dict[str, dict[str, Any]] = {
     "prototype": {"options": {"rank": 1, "replay": 2}},
 }
 # What is read in these settings alone.
-MORE: dict[str, dict[str, Any]] = {
-    "vit-ucb": {"head": "gradient", "policy": {"radius": "oful"}},
-    "neural-ts": {"policy": {"joint": True, "draws": 3}},
+MORE: dict[str, tuple[dict[str, Any], ...]] = {
+    "vit-ucb": (
+        {"head": "gradient", "policy": {"radius": "oful"}},
+        {"experts": ["kernel", "adapted"]},
+    ),
+    "neural-ts": ({"policy": {"joint": True, "draws": 3}},),
 }
 # Another value of every setting, far from the default.
 OTHER: dict[str, Any] = {
+    "experts": ["kernel"],
     "backbone": "nowhere",
     "weights": "nowhere.safetensors",
     "img_size": 48,
@@ -82,6 +86,7 @@ OTHER: dict[str, Any] = {
     "training.reset_on_drift": True,
     "training.rebuild": "none",
     "training.drift_threshold": 1e-6,
+    "training.augment": "none",
 }
 OWN = {"name", "label", "options"}
 
@@ -158,8 +163,8 @@ def test_every_agent_and_policy_and_setting_is_told_of() -> None:
 @pytest.mark.parametrize("name", AGENTS)
 def test_agent_reads_what_is_told_and_nothing_else(name: str, reads_of: Any) -> None:
     log = reads_of(small(name)) - OWN
-    if name in MORE:
-        log |= reads_of(small(name, MORE[name])) - OWN
+    for more in MORE.get(name, ()):
+        log |= reads_of(small(name, more)) - OWN
     told = {
         key for key in OTHER if key in AGENTS[name].reads or key.split(".")[0] in AGENTS[name].reads
     }
@@ -187,6 +192,7 @@ def test_policy_reads_what_is_told_and_nothing_else(name: str) -> None:
         ("lin-ucb", {"policy": "epsilon-greedy"}),
         ("lin-ucb", {"policy": "thompson"}),
         ("vit-ucb", {"features": "last-layer", "head": "gradient"}),
+        ("vit-ucb", {"experts": ["kernel", "adapted"]}),
         ("vit-ucb", {"covariance": "dense", "training": {"rebuild": "doubling"}}),
     ],
 )

@@ -70,7 +70,10 @@ def test_empty_file_is_the_defaults(tmp_path: Path) -> None:
         ("agent: {options: {a: null}}", "agent.options.a: expected int or float or bool or str or"),
         ("agnet: {}", "unknown config key 'agnet'; did you mean 'agent'"),
         ("agent: {optimizer: {lrr: 1}}", "'agent.optimizer.lrr'; did you mean 'lr'"),
-        ("agent: {optimizer: {lr: fast}}", "agent.optimizer.lr: expected float, got 'fast'"),
+        (
+            "agent: {optimizer: {lr: fast}}",
+            "agent.optimizer.lr: expected float or nothing, got 'fast'",
+        ),
         ("seed: 1.5", "seed: expected int, got 1.5"),
         ("seed: true", "seed: expected int, got True"),
         ("tensorboard: 1", "tensorboard: expected bool, got 1"),
