@@ -48,7 +48,7 @@ class ItemOptions:
     """
 
     alpha: float = 1.0
-    capacity: int = 100_000
+    capacity: int = 65_536
 
 
 class ItemUCB(Savable):

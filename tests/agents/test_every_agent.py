@@ -25,6 +25,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "lin-ts": ("lin-ts", {"policy": {"draws": 20}}),
     "greedy": ("greedy", {"policy": {"name": "greedy"}}),
     "neural-ucb": ("neural-ucb", {"options": MLP}),
+    "kernel-ucb": ("kernel-ucb", {}),
     "neural-ts": ("neural-ts", {"options": MLP, "covariance": "diagonal"}),
     "neural-ucb-cnn": (
         "neural-ucb",
@@ -52,6 +53,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 BLIND = {"ucb1", "kl-ucb", "gaussian-ts", "beta-ts", "random", "best-fixed-arm", "oracle"}
+BLIND |= {"item-ucb"}  # which knows images again, and sees none of their pixels
 EVERY = sorted(SETTINGS)
 Modes = list[contextlib.AbstractContextManager[Any]]
 # A variant whose state is that of another one is played for learning and masks only.
