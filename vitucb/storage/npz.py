@@ -16,6 +16,7 @@ from vitucb.storage.foreign_files import open_regular
 from vitucb.storage.limits import check_limit, limit
 
 _SUFFIX = ".npy"
+_BLOCK = 1 << 20
 
 
 def read_npz(path: Path, names: Collection[str]) -> dict[str, NDArray[Any]]:
@@ -37,11 +38,14 @@ def read_npz(path: Path, names: Collection[str]) -> dict[str, NDArray[Any]]:
 
 
 def _read(stream: BinaryIO, names: Collection[str]) -> dict[str, NDArray[Any]]:
-    if not zipfile.is_zipfile(stream):
+    try:
+        archive = zipfile.ZipFile(stream)
+    except zipfile.BadZipFile:
         stream.seek(0)
         is_array = stream.read(6) == np.lib.format.MAGIC_PREFIX
-        raise ValueError("it holds a single array" if is_array else "it is no whole zip archive")
-    with zipfile.ZipFile(stream) as archive:
+        problem = "it holds a single array" if is_array else "it is no whole zip archive"
+        raise ValueError(problem) from None
+    with archive:
         members = [m for m in archive.infolist() if m.filename.removesuffix(_SUFFIX) in names]
         _check_sizes(members, os.fstat(stream.fileno()).st_size)
         return {m.filename.removesuffix(_SUFFIX): _array(archive, m) for m in members}
@@ -62,19 +66,30 @@ def _check_sizes(members: Collection[zipfile.ZipInfo], on_disk: int) -> None:
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
     name = member.filename.removesuffix(_SUFFIX)
     with archive.open(member) as stream:
-        shape, dtype = _header(stream)
-        claimed, held = math.prod(shape) * dtype.itemsize, member.file_size - stream.tell()
+        shape, is_fortran, dtype = _header(stream)
+        size, held = math.prod(shape) * dtype.itemsize, member.file_size - stream.tell()
         if dtype.hasobject:
             raise ValueError("Object arrays cannot be loaded: that may run code")
-        if min(shape, default=0) < 0 or claimed != held:
+        if min(shape, default=0) < 0 or size != held:
             raise ValueError(f"array {name!r} is said to be {dtype} {shape}, but {held:,} bytes")
-    with archive.open(member) as stream:
-        array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+        array = np.empty(math.prod(shape), dtype)
+        if size:
+            _fill(array.view(np.uint8).data, stream)
         stream.read(1)  # its checksum is looked at behind its end
-        return array
+    return array.reshape(shape[::-1]).T if is_fortran else array.reshape(shape)
 
 
-def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _fill(data: memoryview, stream: IO[bytes]) -> None:
+    at = 0
+    while at < len(data):
+        block = stream.read(min(_BLOCK, len(data) - at))
+        if not block:
+            raise ValueError("an array ends too early")
+        data[at : at + len(block)] = block
+        at += len(block)
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = np.lib.format.read_magic(stream)
     readers = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -82,8 +97,8 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     }
     if version not in readers:
         raise ValueError(f"its arrays are of version {version}; write it again")
-    shape, _, dtype = readers[version](stream)
-    return shape, dtype
+    shape, is_fortran, dtype = readers[version](stream)
+    return shape, is_fortran, dtype
 
 
 def _first_line(error: Exception) -> str:

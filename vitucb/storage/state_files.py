@@ -132,9 +132,11 @@ class _Reader:
         self._tensors, self._chunks, self._keep_devices = tensors, chunks, keep_devices
         self._on_disk, self._claimed = size, 0
         self._names: set[str] = set()
+        self._depth, self._ratio = limit("depth"), limit("state_ratio")
 
     def __call__(self, tree: Any, depth: int = 0) -> Any:
-        check_limit("depth", depth, "its depth")
+        if depth > self._depth:
+            check_limit("depth", depth, "its depth")
         if isinstance(tree, list):
             return [self(item, depth + 1) for item in tree]
         if not isinstance(tree, dict):
@@ -173,7 +175,7 @@ class _Reader:
         self._names |= new
         self._on_disk += self._chunks.size_of(new) if self._chunks is not None else 0
         self._claimed += size
-        if self._claimed > limit("state_ratio") * self._on_disk:
+        if self._claimed > self._ratio * self._on_disk:
             check_limit("state_mib", self._claimed >> 20, "the size of its arrays in MiB,")
 
 
