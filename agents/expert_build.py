@@ -123,7 +123,6 @@ def build_linear(context: ExpertContext) -> LinearExpert:
         ridge=head_ridge(config, context.env),
         alpha=config.policy.alpha * (1.0 if context.is_alone else _MIXED_ALPHA),
         discount=config.training.discount,
-        seed=context.seed,
     )
 
 

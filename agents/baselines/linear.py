@@ -24,7 +24,8 @@ from vitucb.agents.feature_agent import FeatureAgent
 from vitucb.agents.options import refuse_options
 from vitucb.agents.ridges import head_ridge
 from vitucb.config import AgentConfig
-from vitucb.covariance import FeatureCovariance, make_covariance
+from vitucb.covariance import FeatureCovariance
+from vitucb.covariance.label_blocks import ridge_covariance
 from vitucb.models.grad_mode import with_gradients
 from vitucb.policies import Array, Policy, make_policy
 from vitucb.seeding import numpy_generator
@@ -130,14 +131,13 @@ def build_lin_ucb(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device
     if not 0 < discount <= 1:
         raise ValueError(f"agent.training.discount {discount} must be in (0, 1]")
     frozen = build_frozen_features(config, env, device)
-    dim = (frozen.dim + 1) * (num_label_actions(env) or 1)
     return LinearAgent(
         frozen,
-        make_covariance(
-            "dense" if discount == 1 else "discounted",
-            dim,
+        ridge_covariance(
+            frozen.dim + 1,
+            num_label_actions(env) or 1,
             ridge=head_ridge(config, env),
-            seed=seed,
+            discount=discount,
         ),
         make_policy(config.policy),
         numpy_generator(seed, "policy"),

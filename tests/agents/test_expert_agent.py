@@ -17,7 +17,7 @@ from vitucb.agents.baselines.linear import LinearAgent
 from vitucb.agents.expert_agent import ExpertAgent
 from vitucb.agents.expert_build import EXPERTS, ExpertContext, build_experts
 from vitucb.config import AgentConfig, override
-from vitucb.covariance import make_covariance
+from vitucb.covariance.label_blocks import ridge_covariance
 from vitucb.learning.experts.expert import Expert, Offer, Prediction
 from vitucb.learning.experts.linear import LinearExpert
 from vitucb.learning.experts.softmax import LabelExpert
@@ -131,7 +131,7 @@ def test_linear_alone_is_lin_ucb_bit_for_bit(family: Any) -> None:
 @pytest.mark.parametrize("discount", [1.0, 0.97])
 def test_linear_alone_is_the_linear_agent_over_many_rounds(family: Any, discount: float) -> None:
     blocks = 4 if family is labels else 1
-    covariance = make_covariance("dense" if discount == 1 else "discounted", 7 * blocks, ridge=0.1)
+    covariance = ridge_covariance(7, blocks, ridge=0.1, discount=discount)
     policy, rng = make_policy(configured().policy), numpy_generator(3, "policy")
     agent = LinearAgent(pixels(4 // blocks), covariance, policy, rng, discount)
     expert = LinearExpert(6, num_blocks=blocks, ridge=0.1, discount=discount)

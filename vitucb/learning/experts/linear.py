@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitucb.covariance import FeatureCovariance, make_covariance
+from vitucb.covariance.label_blocks import ridge_covariance
 from vitucb.learning.experts.expert import Array, Offer, Prediction
 from vitucb.learning.reward_scale import ResidualNoise
 from vitucb.types import State
@@ -37,7 +37,6 @@ class LinearExpert:
         ridge: float = 1.0,
         alpha: float = 0.3,
         discount: float = 1.0,
-        seed: int = 0,
     ) -> None:
         """Start from no observations.
 
@@ -47,18 +46,14 @@ class LinearExpert:
             ridge: Ridge of A.
             alpha: Multiplier of the width.
             discount: Weight of an observation after one more round, in (0, 1]; 1 forgets nothing.
-            seed: Of the covariance; the dense ones draw nothing.
 
         Raises:
             ValueError: If an argument is out of range.
         """
         if not 0 < discount <= 1:
             raise ValueError(f"discount {discount} must be in (0, 1]")
-        self._covariance: FeatureCovariance = make_covariance(
-            "dense" if discount == 1 else "discounted",
-            (num_features + 1) * num_blocks,
-            ridge=ridge,
-            seed=seed,
+        self._covariance = ridge_covariance(
+            num_features + 1, num_blocks, ridge=ridge, discount=discount
         )
         self._response = torch.zeros(self._covariance.dim, dtype=torch.float64)
         self._alpha, self._discount = alpha, discount
