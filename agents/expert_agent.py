@@ -9,12 +9,14 @@ aggregation of forecasters, not a bandit over bandits.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from vitucb.agents.baselines.frozen_features import FrozenFeatures
 from vitucb.agents.saving import Savable
+from vitucb.learning.experts.adapted.expert import AdaptedExpert
 from vitucb.learning.experts.expert import Expert, Offer, Prediction, Sleeper
 from vitucb.learning.experts.weights import ExpertWeights, WeightRule, mix
 from vitucb.models.grad_mode import with_gradients
@@ -192,6 +194,12 @@ class ExpertAgent(Savable):
         told = zip(self.experts, means, strict=True)
         return {name: None if np.isnan(mean) else mean for name, mean in told}
 
+    def save_adapter(self, folder: Path) -> None:
+        """Write the adapters acted on, for `peft.PeftModel.from_pretrained`, if there are any."""
+        for expert in self.experts.values():
+            if isinstance(expert, AdaptedExpert):
+                expert.network.save_adapter(folder)
+
     def state_dict(self) -> State:
         """Experts, weights, scale of the features, counter and generator."""
         return {
@@ -208,6 +216,11 @@ class ExpertAgent(Savable):
         Raises:
             ValueError: If it is of other experts.
         """
+        if "experts" not in state:
+            raise ValueError(
+                "the state is of an agent without experts, as vit-ucb was in earlier versions: set "
+                "agent.experts adapted"
+            )
         if set(state["experts"]) != set(self.experts):
             raise ValueError(
                 f"the state is of the experts {', '.join(state['experts'])}; this agent has "

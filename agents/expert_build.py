@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -13,9 +14,10 @@ import torch
 from vitucb.agents.baselines.frozen_features import build_frozen_features
 from vitucb.agents.context import images_per_round, num_label_actions, require_image_arms
 from vitucb.agents.expert_agent import ExpertAgent
-from vitucb.agents.options import read_options
+from vitucb.agents.options import check_optimizer_options, read_options
 from vitucb.agents.ridges import head_ridge
-from vitucb.config import AgentConfig, LoRAConfig
+from vitucb.config import AgentConfig, LoRAConfig, OptimizerConfig
+from vitucb.covariance import COVARIANCES
 from vitucb.learning.experts.adapted.build import build_adapted_expert
 from vitucb.learning.experts.adapted.expert import AdaptedExpert
 from vitucb.learning.experts.adapted.settings import AdaptedSettings
@@ -26,8 +28,11 @@ from vitucb.learning.experts.softmax import LabelExpert
 from vitucb.learning.experts.weights import WeightRule
 from vitucb.models.backbone import create_backbone
 from vitucb.models.preprocess import preprocess_for
+from vitucb.optim import OPTIMIZERS
 from vitucb.policies import make_policy
 from vitucb.registry import lookup
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,19 @@ EXPERTS: dict[str, str] = {
 """Name -> import path of its `ExpertFactory`."""
 
 
+_OF_LABELS = ("linear", "softmax", "adapted")
+# With an image per arm `adapted` cost four to ten times as much a round and regret was no lower on
+# any tuning law (docs/results/experts.md).
+_OF_IMAGE_ARMS = ("kernel", "linear")
+
+
+def experts_for(config: AgentConfig, env: gym.Env[Any, Any]) -> tuple[str, ...]:
+    """`agent.experts`, or what stands for it: by whether the arms of `env` share one image."""
+    if config.experts is not None:
+        return config.experts
+    return _OF_IMAGE_ARMS if num_label_actions(env) is None else _OF_LABELS
+
+
 def build_experts(
     config: AgentConfig,
     env: gym.Env[Any, Any],
@@ -100,6 +118,8 @@ def build_experts(
         raise ValueError(
             f"agent.experts {', '.join(experts) or 'none'}: name at least one, each once"
         )
+    if config.name == "vit-ucb" and "adapted" not in experts:
+        _check_unused(config, experts)
     frozen = build_frozen_features(config, env, device)
     context = ExpertContext(config, env, seed, device, frozen.dim, is_alone=len(experts) == 1)
     made: dict[str, Expert] = {name: lookup("expert", name, EXPERTS)(context) for name in experts}
@@ -112,6 +132,21 @@ def build_experts(
         rule=rule,
         is_discounted=discount < 1,
     )
+
+
+def _check_unused(config: AgentConfig, experts: Sequence[str]) -> None:
+    """Say that settings of training have no effect, and refuse those that nobody could use."""
+    check_optimizer_options(config.optimizer)
+    lookup("optimizer", config.optimizer.name, OPTIMIZERS)
+    lookup("covariance", config.covariance.name, COVARIANCES)
+    sections = {"lora": LoRAConfig(), "optimizer": OptimizerConfig()}
+    unused = [f"agent.{name}" for name, own in sections.items() if getattr(config, name) != own]
+    if unused:
+        _logger.warning(
+            "the experts %s train no network, so %s has no effect; add adapted to agent.experts",
+            ", ".join(experts),
+            " and ".join(unused),
+        )
 
 
 def build_linear(context: ExpertContext) -> LinearExpert:
@@ -168,6 +203,7 @@ def build_adapted(context: ExpertContext) -> AdaptedExpert:
     Adapters are of rank 8 and scale 2 where the settings say nothing else.
     """
     config, optimizer = context.config, context.config.optimizer
+    check_optimizer_options(optimizer)
     backbone = create_backbone(config.backbone, weights=config.weights, img_size=config.img_size)
     return build_adapted_expert(
         backbone.to(context.device),

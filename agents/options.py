@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import TypeVar
 
-from vitucb.config import AgentConfig, override
+from vitucb.config import AgentConfig, OptimizerConfig, override
 from vitucb.storage.limits import check_limit
 
 OptionsT = TypeVar("OptionsT")
@@ -35,6 +35,20 @@ def refuse_options(config: AgentConfig) -> None:
     if config.options:
         names = ", ".join(sorted(config.options))
         raise ValueError(f"agent.options {names}: agent {config.name!r} has none; remove them")
+
+
+def check_optimizer_options(config: OptimizerConfig) -> None:
+    """Refuse options of the optimizer that have a setting of their own.
+
+    Raises:
+        ValueError: Names the option, and the settings.
+    """
+    for name in ("lr", "other_lr", "other_params"):
+        if name in config.options:
+            raise ValueError(
+                f"agent.optimizer.options.{name} {config.options[name]}: set agent.optimizer.lr or "
+                "agent.optimizer.head_lr instead"
+            )
 
 
 def require_positive(**values: float) -> None:

@@ -57,7 +57,7 @@ def _has_effect(key: str, agent: str, values: Mapping[str, object]) -> bool:
         if policy is not None and key.removeprefix("policy.") not in policy:
             return False
     if agent == "vit-ucb":
-        is_alone = values["experts"] in (None, ["adapted"])
+        is_alone = values["experts"] == ["adapted"]
         if key in (_AMONG_EXPERTS if is_alone else _ALONE):
             return False
     other, allowed = _ONLY_WHERE.get(key, ("name", ()))

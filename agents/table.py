@@ -60,11 +60,10 @@ def _context_free(function: str, summary: str) -> AgentEntry:
 AGENTS: dict[str, AgentEntry] = {
     "vit-ucb": AgentEntry(
         "vitucb.agents.vit_ucb_build:build",
-        "ViT with LoRA adapters updated online, UCB bonus from LoRA-gradient features",
+        "LoRA ViT trained online, mixed with models of frozen features by how well each predicts",
         reads=_FROZEN
         | {"experts", "precision", "head", "head_ridge", "features", "readout", "link"}
         | {"lora", "optimizer", "covariance", "policy", "training"},
-        needs_phi=False,
     ),
     "kernel-ucb": AgentEntry(
         "vitucb.agents.expert_build:build_kernel_ucb",

@@ -52,6 +52,8 @@ class ViTUCB(Savable):
         on_choice: Told of every choice, if set.
     """
 
+    needs_phi = False
+
     def __init__(
         self,
         trainer: OnlineTrainer,

@@ -10,8 +10,8 @@ import gymnasium as gym
 import torch
 
 from vitucb.agents.context import images_per_round, num_label_actions
-from vitucb.agents.expert_build import build_experts
-from vitucb.agents.options import refuse_options
+from vitucb.agents.expert_build import build_experts, experts_for
+from vitucb.agents.options import check_optimizer_options, refuse_options
 from vitucb.agents.ridges import covariance_ridge, head_ridge
 from vitucb.agents.vit_ucb import ViTUCB
 from vitucb.config import AgentConfig, OptimizerConfig
@@ -41,15 +41,15 @@ from vitucb.types import Agent
 
 
 def build(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -> Agent:
-    """Factory of `vit-ucb`: the experts that are named, or the adapted network alone.
+    """Factory of `vit-ucb`: the experts of its family or those named; `adapted` alone is ViTUCB.
 
     Raises:
         ValueError: If a name or a setting of `config` is not usable.
     """
-    if config.experts in (None, ("adapted",)):
+    if config.experts == ("adapted",):
         return build_alone(config, env, seed, device)
     refuse_options(config)
-    return build_experts(config, env, seed, device, config.experts)
+    return build_experts(config, env, seed, device, experts_for(config, env))
 
 
 def build_alone(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: str) -> ViTUCB:
@@ -134,12 +134,7 @@ def _features(
 
 def _optimizer_options(config: OptimizerConfig, seed: int) -> dict[str, Any]:
     """The options asked for; an optimizer that draws and was given no seed follows the run's."""
-    for name in ("lr", "other_lr", "other_params"):
-        if name in config.options:
-            raise ValueError(
-                f"agent.optimizer.options.{name} {config.options[name]}: set agent.optimizer.lr or "
-                "agent.optimizer.head_lr instead"
-            )
+    check_optimizer_options(config)
     builder = lookup("optimizer", config.name, OPTIMIZERS)
     if "seed" not in inspect.signature(builder).parameters:
         return config.options

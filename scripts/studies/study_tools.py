@@ -47,9 +47,15 @@ def study_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
     return options
 
 
-def base_config(options: argparse.Namespace, experiment: str, env: Mapping[str, Any]) -> RunConfig:
-    """The config all runs of one table share."""
-    values = {"experiment": experiment, "env": env, "num_rounds": options.rounds}
+def base_config(
+    options: argparse.Namespace,
+    experiment: str,
+    env: Mapping[str, Any],
+    experts: tuple[str, ...] | None = ("adapted",),
+) -> RunConfig:
+    """The config all runs of one table share; most studies are of the adapted network alone."""
+    values: dict[str, Any] = {"experiment": experiment, "env": env, "num_rounds": options.rounds}
+    values["agent"] = {"experts": experts}
     return override(RunConfig(), {**values, "out": options.runs, "tensorboard": False})
 
 

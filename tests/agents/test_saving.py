@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 import vitucb
 from vitucb import assets
+from vitucb.agents.expert_agent import ExpertAgent
 from vitucb.agents.vit_ucb import ViTUCB
 from vitucb.config import RunConfig, override
 from vitucb.evaluation.target_policy import load_policy
@@ -81,7 +82,7 @@ def test_agent_of_an_experiment_is_saved_and_its_adapter_is_pefts(tmp_path: Path
     from peft import PeftModel
 
     env = gym.make("vitucb/ImageArms-v0", num_arms=3, max_episode_steps=6)
-    agent = vitucb.make_agent("vit-ucb", env, seed=3, **SMALL)
+    agent = vitucb.make_agent("vit-ucb", env, seed=3, experts=["adapted"], **SMALL)
     for last in vitucb.run(env, agent, seed=0):
         obs = last.observation
     assert isinstance(agent, ViTUCB)
@@ -245,7 +246,7 @@ def test_a_folder_with_anything_else_is_never_replaced(tmp_path: Path) -> None:
 
 def test_agent_put_together_by_hand_says_so(tmp_path: Path) -> None:
     agent = vitucb.deploy("vit-ucb", num_arms=2, **SMALL).agent
-    assert isinstance(agent, ViTUCB)
+    assert isinstance(agent, ExpertAgent)
     agent.blueprint = None
     with pytest.raises(ValueError, match="build it with make_agent"):
         agent.save(tmp_path / "agent")

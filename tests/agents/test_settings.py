@@ -20,7 +20,11 @@ from vitucb.registry import lookup
 ConfigT = TypeVar("ConfigT")
 ROUNDS = 4
 SMALL: dict[str, dict[str, Any]] = {
-    "vit-ucb": {"lora": {"rank": 1, "blocks": [-1]}, "training": {"batch_size": 2}},
+    "vit-ucb": {
+        "experts": ["adapted"],
+        "lora": {"rank": 1, "blocks": [-1]},
+        "training": {"batch_size": 2},
+    },
     "neural-ucb": {"options": {"hidden": 4, "steps": 1}},
     "neural-ts": {"options": {"hidden": 4, "steps": 1}},
     "neural-linear": {"options": {"steps": 1, "refresh_every": 3}, "lora": {"rank": 1}},
@@ -191,9 +195,12 @@ def test_policy_reads_what_is_told_and_nothing_else(name: str) -> None:
         *[(name, {}) for name in AGENTS],
         ("lin-ucb", {"policy": "epsilon-greedy"}),
         ("lin-ucb", {"policy": "thompson"}),
-        ("vit-ucb", {"features": "last-layer", "head": "gradient"}),
+        ("vit-ucb", {"experts": ["adapted"], "features": "last-layer", "head": "gradient"}),
         ("vit-ucb", {"experts": ["kernel", "adapted"]}),
-        ("vit-ucb", {"covariance": "dense", "training": {"rebuild": "doubling"}}),
+        (
+            "vit-ucb",
+            {"experts": ["adapted"], "covariance": "dense", "training": {"rebuild": "doubling"}},
+        ),
     ],
 )
 def test_run_is_the_same_whatever_is_ignored(name: str, more: dict[str, Any]) -> None:
@@ -215,9 +222,11 @@ def test_agent_by_import_path_is_left_alone() -> None:
 
 def test_policy_and_covariance_by_import_path_may_read_anything() -> None:
     policy = {"name": "my:fading", "epsilon": 0.5}
-    config = override(AgentConfig(), {"policy": policy, "covariance": {"name": "my:A", "rank": 3}})
+    alone = {"experts": ["adapted"], "covariance": {"name": "my:A", "rank": 3}}
+    config = override(AgentConfig(), {"policy": policy, **alone})
     assert ignored(config) == []
     assert ignored(override(config, {"name": "lin-ucb"})) == [
+        "agent.experts",
         "agent.covariance.name",
         "agent.covariance.rank",
     ]

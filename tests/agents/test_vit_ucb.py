@@ -20,7 +20,7 @@ from vitucb.optim.chains.chain import Chain
 from vitucb.storage.state_files import load_state, save_state
 from vitucb.types import Round
 
-SMALL = {"training": {"batch_size": 4}, "lora": {"rank": 2}}
+SMALL = {"experts": ["adapted"], "training": {"batch_size": 4}, "lora": {"rank": 2}}
 
 
 def make(env: gym.Env[Any, Any], seed: int = 0, **overrides: Any) -> ViTUCB:

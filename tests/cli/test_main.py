@@ -98,7 +98,7 @@ def test_free_options_are_added_to_those_of_the_file(
     assert {"ratio", "inner_options"} <= given.keys()
 
 
-OPTIMIZER = ("--agent.name", "vit-ucb", "--agent.optimizer.name")
+OPTIMIZER = ("--agent.name", "vit-ucb", "--agent.experts", "adapted", "--agent.optimizer.name")
 WIDE = ("--agent.lora.rank", "200", "--agent.covariance.name", "low-rank")
 OPTION = ("--agent.optimizer.options",)
 

@@ -23,7 +23,12 @@ from vitucb.experiment.run_folder import is_finished, run_folder
 from vitucb.learning.split import WholeBatch
 
 SAME_BYTES = ("rounds.csv", "metrics.csv", "summary.json", "gallery.npz")
-TINY: dict[str, Any] = {"training": {"batch_size": 4}, "lora": {"rank": 2, "blocks": [-1]}}
+TINY: dict[str, Any] = {
+    "experts": ["adapted"],
+    "training": {"batch_size": 4},
+    "lora": {"rank": 2, "blocks": [-1]},
+}
+ALONE = {"experts": ["adapted"], "lora": TINY["lora"]}
 DELAY = {"law": "geometric", "rounds": 3, "loss_probability": 0.1}
 SIZE = 2
 # Each exercises other parts: (changes of the config).
@@ -145,7 +150,7 @@ def write_covariance(folder: Path, ranks: Any) -> None:
     from vitucb.experiment.environments import make_env
     from vitucb.experiment.episode import Episode
 
-    agent = {"lora": TINY["lora"], "training": {"rebuild": "none", "discount": 0.9}}
+    agent = {**ALONE, "training": {"rebuild": "none", "discount": 0.9}}
     settings = at_this_rank(config(folder, agent=agent, parallel={"sync_every": 4}))
     env = make_env(settings.env, settings.num_rounds)
     inner: Any = make_agent("vit-ucb", env, config=settings.agent)
@@ -166,7 +171,7 @@ def write_steps(folder: Path, ranks: Any) -> None:
 
     far = {}
     for head in ("ridge", "gradient"):
-        settings = {"lora": TINY["lora"], "head": head, "optimizer": {"name": "sgd", "lr": 0.1}}
+        settings = {**ALONE, "head": head, "optimizer": {"name": "sgd", "lr": 0.1}}
         ends = []
         for size in (3, 6):
             agent = {**settings, "training": {"batch_size": size}}

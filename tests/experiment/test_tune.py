@@ -106,13 +106,17 @@ def test_search_uses_other_seeds_and_images_and_resumes(
         ("ucb1", ["agent.policy.alpha=0.1..3", "env.num_arms=2..5"], ["agent.policy.alpha"]),
         ("vit-ucb", ["agent.policy.alpha=0.1..3", "agent.lora.rank=1..8"], []),
         ("vit-ucb", ["agent.optimizer.head_lr=0.1..3"], ["agent.optimizer.head_lr"]),
-        ("vit-ucb", ["agent.optimizer.head_lr=0.1..3", "agent.head=ridge,gradient"], []),
+        (
+            {"name": "vit-ucb", "experts": ["adapted"]},
+            ["agent.optimizer.head_lr=0.1..3", "agent.head=ridge,gradient"],
+            [],
+        ),
         ("ucb1", ["agent.policy.alpha=0.1..3", "agent=ucb1,lin-ucb"], []),
         ("my_agents:build", ["agent.policy.alpha=0.1..3"], []),
     ],
 )
 def test_settings_searched_in_vain_are_told(
-    agent: str, searched: list[str], in_vain: list[str]
+    agent: Any, searched: list[str], in_vain: list[str]
 ) -> None:
     base = override(RunConfig(), {"agent": agent})
     assert searched_in_vain(base, list(map(parse_dimension, searched))) == in_vain

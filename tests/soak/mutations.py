@@ -185,6 +185,8 @@ def sum_again(folder: Path, draw: Draw) -> None:
     """Make the manifest of a saved agent right, and now and then wrong in itself."""
     path = folder / "agent.json"
     try:
+        if not _is_plain(path):
+            return
         manifest = json.loads(path.read_text(encoding="utf-8"))
         files = [p for p in folder.rglob("*") if p.is_file() and not p.is_symlink() and p != path]
         sums = {p.relative_to(folder).as_posix(): _sha256(p) for p in files}
@@ -203,12 +205,20 @@ def sum_checkpoints_again(folder: Path) -> None:
     """Make the manifests of the checkpoints of a run right."""
     for manifest in folder.glob("checkpoint/round-*/manifest.json"):
         try:
+            if not _is_plain(manifest):
+                continue
             content = json.loads(manifest.read_text(encoding="utf-8"))
             for name in content["files"]:
-                content["files"][name] = _sha256(manifest.parent / name)
+                if _is_plain(manifest.parent / name):
+                    content["files"][name] = _sha256(manifest.parent / name)
             manifest.write_text(json.dumps(content), encoding="utf-8")
         except (OSError, ValueError, TypeError, KeyError):
             continue
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether it can be read to its end: no FIFO, no device, and no link to one."""
+    return path.is_file() and not path.is_symlink()
 
 
 def _sha256(path: Path) -> str:

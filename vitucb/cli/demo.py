@@ -15,14 +15,14 @@ from vitucb.config import EnvConfig, RunConfig, override
 
 @dataclass(frozen=True)
 class DemoArgs:
-    """Play the main job on real handwritten digits and write a report."""
+    """Play two laws of real handwritten digits, image arms and labels, and write a report."""
 
     num_rounds: int = 500
     """Horizon T of every run."""
     seeds: int = 3
     """Seeds per agent; every agent faces the same streams."""
     num_arms: int = 10
-    """Digits on offer each round, K."""
+    """Digits on offer each round, and labels to choose from, K."""
     out: str = "runs"
     """Folder of experiments."""
     report: str = "report"
@@ -38,30 +38,20 @@ class DemoArgs:
             raise ValueError(f"seeds {self.seeds} must be at least 1")
 
 
-DEMO_AGENTS = ("vit-ucb", "lin-ucb", "greedy", "ucb1", "gaussian-ts", "random", "oracle")
+AGENTS_OF_ARMS = ("vit-ucb", "kernel-ucb", "item-ucb", "lin-ucb", "ucb1", "random", "oracle")
+AGENTS_OF_LABELS = ("vit-ucb", "item-ucb", "lin-ucb", "ucb1", "random", "oracle")
 
 
 def demo(words: list[str]) -> None:
-    """Play the main job: vit-ucb and every baseline on handwritten digits, then a report."""
+    """Play vit-ucb and simpler agents on two laws of handwritten digits, then write a report."""
     args = parse(DemoArgs, words, "demo")
     from vitucb.experiment.sweep import run_jobs
 
-    base = RunConfig(
-        experiment=f"demo-T{args.num_rounds}-K{args.num_arms}",
-        env=EnvConfig(dataset="digits", num_arms=args.num_arms, reward="bernoulli"),
-        num_rounds=args.num_rounds,
-        out=args.out,
-        tensorboard=True,
-        overwrite=args.overwrite,
-    )
-    jobs = [
-        dataclasses.replace(override(base, {"agent": name}), seed=seed)
-        for name in DEMO_AGENTS
-        for seed in range(args.seeds)
-    ]
+    jobs = _jobs(args)
     print(
-        f"{len(DEMO_AGENTS)} agents x {args.seeds} seeds x {args.num_rounds} rounds: each round "
-        f"shows {args.num_arms} handwritten digits; higher digits pay more often.",
+        f"{len(jobs)} runs of {args.num_rounds} rounds. Image arms: each round shows "
+        f"{args.num_arms} handwritten digits; higher digits pay more often. Labels: each round "
+        "shows one, and 1 is paid for naming it.",
         file=sys.stderr,
     )
     errors = run_jobs(jobs, workers=args.workers)
@@ -69,4 +59,23 @@ def demo(words: list[str]) -> None:
         print(f"{folder}: {message}", file=sys.stderr)
     if len(errors) == len(jobs):
         raise UsageError("no run came to its end; see the messages above")
-    write_report_page(ReportArgs(str(Path(args.out) / base.experiment), args.report))
+    write_report_page(ReportArgs(str(Path(args.out) / jobs[0].experiment), args.report))
+
+
+def _jobs(args: DemoArgs) -> list[RunConfig]:
+    """The runs of both laws, those of one seed together."""
+    base = RunConfig(
+        experiment=f"demo-T{args.num_rounds}-K{args.num_arms}",
+        num_rounds=args.num_rounds,
+        out=args.out,
+        tensorboard=True,
+        overwrite=args.overwrite,
+    )
+    arms = EnvConfig(dataset="digits", num_arms=args.num_arms, reward="bernoulli")
+    labels = EnvConfig(id="vitucb/ImageContext-v0", dataset="digits", num_arms=args.num_arms)
+    return [
+        dataclasses.replace(override(base, {"agent": name}), env=env, seed=seed)
+        for env, names in ((arms, AGENTS_OF_ARMS), (labels, AGENTS_OF_LABELS))
+        for seed in range(args.seeds)
+        for name in names
+    ]

@@ -159,8 +159,9 @@ class AgentConfig:
     """Name in run folders and reports; the agent's name if not given."""
     experts: tuple[str, ...] | None = None
     """Experts whose predictions vit-ucb mixes: any of linear softmax logistic (one image, K labels)
-    kernel (an image per arm) adapted, or import paths module:factory; if not given, `adapted` with
-    its own covariance, alone."""
+    kernel (an image per arm) adapted, or import paths module:factory; if not given, linear softmax
+    adapted for labels, and kernel linear for an image per arm. `adapted` alone is the network with
+    the covariance of its own features."""
     backbone: str = "vitucb-nano"
     """vitucb-nano (ships with the package), any timm ViT name, or local-dir:PATH."""
     weights: str | None = None

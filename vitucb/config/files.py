@@ -26,7 +26,7 @@ def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
 def _played(config: RunConfig) -> dict[str, Any]:
     """The settings, flat; a learning rate that is left to the agent as the number it stands for."""
     values = flatten(to_dict(config))
-    if config.agent.experts in (None, ("adapted",)):
+    if config.agent.name != "vit-ucb" or config.agent.experts == ("adapted",):
         values["agent.optimizer.lr"] = config.agent.optimizer.lr_alone
     return values
 

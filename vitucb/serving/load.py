@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from vitucb.config import AgentConfig, override
 from vitucb.registry import reading_folder
 from vitucb.serving.deployed_agent import MAX_UNANSWERED, DeployedAgent
 from vitucb.serving.run_agent import read_run_agent
+from vitucb.types import State
 
 
 def load_agent(
@@ -61,6 +63,7 @@ def _load(
             f"{folder} holds neither a saved agent ({MANIFEST}) nor a run (config.yaml and "
             "checkpoint/); name the folder given to save, or a run folder"
         )
+    blueprint = _as_it_was(blueprint, state)
     try:
         if max_unanswered is None:
             max_unanswered = int(state["table"]["capacity"]) if "table" in state else MAX_UNANSWERED
@@ -78,6 +81,16 @@ def _load(
     except _MISFITS as error:
         raise ValueError(f"{folder}: the state does not fit config.yaml: {_told(error)}") from error
     return deployed
+
+
+def _as_it_was(blueprint: Blueprint, state: State) -> Blueprint:
+    """Before it had experts `vit-ucb` was the adapted network alone, and its settings said none."""
+    config, learnt = blueprint.config, state.get("agent")
+    is_older = isinstance(learnt, dict) and "trainer" in learnt and "history" in learnt
+    if config.name == "vit-ucb" and config.experts is None and is_older:
+        alone = dataclasses.replace(config, experts=("adapted",))
+        return dataclasses.replace(blueprint, config=alone)
+    return blueprint
 
 
 # What settings and states of the wrong kind make agents raise; ValueErrors say enough themselves.

@@ -91,7 +91,8 @@ class CountReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @pytest.mark.parametrize("optimizer", ["sgd", "lora-rite"])
 def test_a_round_waits_for_the_device_a_dozen_times(optimizer: str) -> None:
     env = make_env(EnvConfig(), 40)
-    rounds = vitucb.run(env, vitucb.make_agent("vit-ucb", env, optimizer=optimizer, seed=0), seed=0)
+    made = vitucb.make_agent("vit-ucb", env, experts=["adapted"], optimizer=optimizer, seed=0)
+    rounds = vitucb.run(env, made, seed=0)
     for _ in range(20):
         next(rounds)
     counter = CountReads()  # type: ignore[no-untyped-call]

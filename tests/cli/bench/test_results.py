@@ -36,7 +36,9 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
 
 def test_time_of_a_round_is_split_among_its_phases(tmp_path: Path) -> None:
     contestant = Contestant(
-        "vit-ucb", {"lora": {"rank": 1}}, model_settings("vitucb-nano", None, tmp_path)
+        "vit-ucb",
+        {"experts": ["adapted"], "lora": {"rank": 1}},
+        model_settings("vitucb-nano", None, tmp_path),
     )
     for _ in range(2):
         contestant.play()

@@ -46,32 +46,34 @@ MODELS: dict[str, tuple[str, int | None, int]] = {
 """Label -> (backbone, image size, rounds timed). Times do not depend on the weights."""
 NEVER = 10**9
 _SCORING_ONLY = {"update_every": NEVER, "rebuild": "none"}
+_ALONE = {"experts": ("adapted",)}
 _LATE = 10_000
 _WARM_UP, _BATCH = 2, 16
 AGENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "vit-ucb": ("vit-ucb", {}),
-    "vit-ucb, bfloat16": ("vit-ucb", {"precision": "bfloat16"}),
-    "vit-ucb, no prefix cache": ("vit-ucb", {"prefix_cache_mib": 0}),
-    "vit-ucb, no training": ("vit-ucb", {"training": _SCORING_ONLY}),
-    "vit-ucb, no training, bfloat16": (
+    "adapted alone": ("vit-ucb", _ALONE),
+    "adapted alone, bfloat16": ("vit-ucb", {**_ALONE, "precision": "bfloat16"}),
+    "adapted alone, no prefix cache": ("vit-ucb", {**_ALONE, "prefix_cache_mib": 0}),
+    "adapted alone, no training": ("vit-ucb", {**_ALONE, "training": _SCORING_ONLY}),
+    "adapted alone, no training, bfloat16": (
         "vit-ucb",
-        {"training": _SCORING_ONLY, "precision": "bfloat16"},
+        {**_ALONE, "training": _SCORING_ONLY, "precision": "bfloat16"},
     ),
-    "vit-ucb, no training, last half": (
+    "adapted alone, no training, last half": (
         "vit-ucb",
-        {"training": _SCORING_ONLY, "lora": {"blocks": "half"}},
+        {**_ALONE, "training": _SCORING_ONLY, "lora": {"blocks": "half"}},
     ),
-    "vit-ucb, no training, last layer": (
+    "adapted alone, no training, last layer": (
         "vit-ucb",
-        {"training": _SCORING_ONLY, "features": "last-layer", "covariance": "dense"},
+        {**_ALONE, "training": _SCORING_ONLY, "features": "last-layer", "covariance": "dense"},
     ),
-    "vit-ucb, no training, low-rank": (
+    "adapted alone, no training, low-rank": (
         "vit-ucb",
-        {"training": _SCORING_ONLY, "covariance": "low-rank"},
+        {**_ALONE, "training": _SCORING_ONLY, "covariance": "low-rank"},
     ),
-    f"vit-ucb, no training, low-rank, round {_LATE:,}": (
+    f"adapted alone, no training, low-rank, round {_LATE:,}": (
         "vit-ucb",
-        {"training": _SCORING_ONLY, "covariance": "low-rank"},
+        {**_ALONE, "training": _SCORING_ONLY, "covariance": "low-rank"},
     ),
     "lin-ucb": ("lin-ucb", {}),
     "prototype": ("prototype", {}),

@@ -86,8 +86,8 @@ class DataParallelAgent:
         """
         if not isinstance(agent, ViTUCB):
             raise ValueError(
-                f"agent {config.agent.name} cannot train on several ranks; use vit-ucb, or "
-                "vitucb sweep for independent runs"
+                f"agent {config.agent.name} cannot train on several ranks; use vit-ucb with "
+                "agent.experts adapted, or vitucb sweep for independent runs"
             )
         if config.agent.training.update_every != 1:
             raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -153,6 +154,14 @@ class AdaptedNetwork:
         self._average.read()
         self._merge()
         self.version += 1
+
+    @torch.no_grad()
+    def save_adapter(self, folder: Path) -> None:
+        """Write the averaged adapters as PEFT reads them; those of changed base weights are not."""
+        if self._bases:
+            return
+        with self._average.in_use():
+            self.model.backbone.save_pretrained(str(folder))  # type: ignore[operator]  # PeftModel
 
     def reset_head(self) -> None:
         """Set the head to 0, its averages too: its outputs are to mean something else."""
