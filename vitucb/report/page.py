@@ -76,7 +76,7 @@ def _environment() -> Environment:
     filters = (
         *(sentences.section_title, sentences.headline, sentences.rivals_line, sentences.warnings),
         *(sentences.caveats, sentences.comparison_sentence, sentences.tests_note),
-        *(page_tables.summary_rows, page_tables.cost_rows),
+        *(page_tables.summary_rows, page_tables.images_line, page_tables.cost_rows),
         *(provenance.facts, provenance.differing_settings),
         *(flatten, smoothing_window, unbroken),
     )
