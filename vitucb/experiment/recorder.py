@@ -21,6 +21,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from vitucb.config import flatten, save_config, to_dict
+from vitucb.experiment.offered_images import OfferedImages
 from vitucb.experiment.provenance import describe_environment, peak_memory_mib
 from vitucb.experiment.rounds_file import ROUND_COLUMNS
 from vitucb.experiment.run_folder import RunFolder, sha256_of_start
@@ -77,6 +78,7 @@ class Recorder:
         self._rewards = self._seconds = self._earlier_seconds = 0.0
         self._rounds, self._regret = 0, 0.0
         self._metrics: dict[str, tuple[int, float]] = {}
+        self._offered = OfferedImages()
         self.folder.mkdir(parents=True, exist_ok=True)
         drop_leftovers(self.folder)
         (self.folder / "summary.json").unlink(missing_ok=True)
@@ -154,6 +156,7 @@ class Recorder:
                 _greedy_action(round),
             )
         )
+        self._offered.add(round.observation)
         self._rewards += round.reward
         self._seconds += round.seconds
         self._rounds, self._regret = round.index + 1, round.cumulative_regret
@@ -202,6 +205,7 @@ class Recorder:
             "rounds": self._rounds,
             "regret": self._regret,
             "metrics": {name: list(pair) for name, pair in self._metrics.items()},
+            "recurrence": self._offered.state_dict(),
         }
 
     def _wall_seconds(self) -> float:
@@ -214,6 +218,7 @@ class Recorder:
         self._rounds, self._regret = int(state["rounds"]), float(state["regret"])
         pairs = state["metrics"].items()
         self._metrics = {name: (int(index), float(value)) for name, (index, value) in pairs}
+        self._offered.load_state_dict(state.get("recurrence") or {})  # older checkpoints have none
 
     def finish(self) -> None:
         """Write gallery, times and, last, the summary that marks the run as finished.
@@ -244,6 +249,7 @@ class Recorder:
             "rounds": self._rounds,
             "cumulative_regret": self._regret,
             "mean_reward": self._rewards / self._rounds,
+            **self._offered.summary(),
             "parameters": self.parameters,
             "version": metadata.version("vitucb"),
         }

@@ -74,9 +74,10 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     filters = (
-        *(sentences.section_title, sentences.headline, sentences.rivals_line, sentences.warnings),
-        *(sentences.caveats, sentences.comparison_sentence, sentences.tests_note),
-        *(page_tables.summary_rows, page_tables.cost_rows),
+        *(sentences.section_title, sentences.headline, sentences.best_rival_sentence),
+        *(sentences.rivals_line, sentences.warnings, sentences.caveats),
+        *(sentences.comparison_sentence, sentences.tests_note),
+        *(page_tables.summary_rows, page_tables.images_line, page_tables.cost_rows),
         *(provenance.facts, provenance.differing_settings),
         *(flatten, smoothing_window, unbroken),
     )

@@ -89,6 +89,24 @@ def cost_rows(analysis: Analysis) -> list[Row]:
     ]
 
 
+def images_line(analysis: Analysis) -> str:
+    """How many images there were and how often each was on offer, means over runs.
+
+    Empty where it is not known, as of runs that were cut to a common horizon.
+    """
+    summaries = [run.summary for result in analysis.results for run in result.runs]
+    counts = [
+        (s["distinct_images"], s["offers_per_image"]) for s in summaries if s.keys() >= _RECURS
+    ]
+    if not counts or analysis.group.is_truncated:
+        return ""
+    distinct, offers = (sum(column) / len(counts) for column in zip(*counts, strict=True))
+    return f"Images: {distinct:,.0f} distinct, each offered {offers:,.1f} times on average."
+
+
+_RECURS = {"distinct_images", "offers_per_image"}
+
+
 def _summary_cells(result: AgentResult) -> list[Cell]:
     summary = result.summary
     covered, milliseconds = overall_coverage(result), 1000 * result.seconds_per_round

@@ -158,7 +158,7 @@ def load_run(folder: Path) -> Run:
         ValueError: If a file is damaged or a column is missing.
     """
     config = read_settings(folder)
-    summary = read_record(folder, "summary.json", numbers=("rounds",), mappings=("parameters",))
+    summary = read_record(folder, "summary.json", numbers=_COUNTS, mappings=("parameters",))
     if summary:
         for name, count in summary.get("parameters", {}).items():
             if not is_number(count):
@@ -189,6 +189,7 @@ def load_run(folder: Path) -> Run:
     )
 
 
+_COUNTS = ("rounds", "distinct_images", "offers_per_image")
 _TIMES = ("seconds_per_round", "wall_seconds", "peak_memory_mib")
 
 

@@ -16,6 +16,9 @@ from vitucb.statistics import IntervalEstimate, PairedDifference
 _LEVEL = 0.05
 _SHOWN_RIVALS: Mapping[Family, int] = {"contextual": 2, "context-free": 2, "random": 1}
 
+# It is told the means, so it learns nothing, though its family is that of learners.
+_TOLD = ("best-fixed-arm",)
+
 Verdict: TypeAlias = Literal["better", "worse", "open"]
 
 
@@ -91,6 +94,50 @@ def comparison_sentence(comparison: RivalComparison) -> Sentence:
     return Sentence(f"{sentence.text[:-1]} ({p_text(comparison.holm_p)}).", sentence.verdict)
 
 
+def best_rival(analysis: Analysis) -> tuple[RivalComparison, int] | None:
+    """The other learning agent of the lowest mean regret, and how many there are; None if none.
+
+    Random play learns nothing, and references are told the means.
+    """
+    if not _learns(analysis.main):
+        return None
+    others = [c for c in analysis.comparisons if _learns(c.rival)]
+    if not others:
+        return None
+    return min(others, key=lambda c: c.rival.summary.final_regret.value), len(others)
+
+
+def best_rival_sentence(analysis: Analysis) -> Sentence | None:
+    """What the paired seeds say of the main agent against the best of all others; None if none."""
+    found = best_rival(analysis)
+    if found is None:
+        return None
+    comparison, count = found
+    main, paired = comparison.main, comparison.paired
+    among = f"the best of {count} other agents" if count > 1 else "the only other agent"
+    rival = f"{before_number(comparison.rival.label)}, {among} that learn{'s' * (count == 1)}"
+    if paired is None:
+        return Sentence(f"{main} shares no seed with {rival}, so they are not compared.", "open")
+    outcome = verdict(paired)
+    seeds = f"{paired.num_pairs} shared seed{'s' if paired.num_pairs > 1 else ''}"
+    text = f"{main} {_VERBS[outcome]} {rival}: difference in regret "
+    text += f"{estimate_text(paired.difference)} on {seeds}"
+    if paired.num_pairs > 1 and paired.smallest_p <= _LEVEL:
+        text += f" ({p_text(comparison.holm_p)})"
+    return Sentence(f"{text}.", outcome)
+
+
+_VERBS: Mapping[Verdict, str] = {
+    "better": "beats",
+    "worse": "loses to",
+    "open": "is not told apart from",
+}
+
+
+def _learns(result: AgentResult) -> bool:
+    return result.family in ("contextual", "context-free") and result.name not in _TOLD
+
+
 def tests_note(analysis: Analysis) -> str:
     """How the comparisons were tested, and what the number of pairs allows."""
     paired = [c.paired for c in analysis.comparisons if c.paired is not None]
@@ -106,6 +153,9 @@ def tests_note(analysis: Analysis) -> str:
             " p: two-sided Wilcoxon signed-rank test, exact up to 50 pairs, Holm-corrected over "
             f"{len(paired)} comparison{'s' if len(paired) > 1 else ''}."
         )
+    found = best_rival(analysis)
+    if found is not None and found[1] > 1:
+        note += " Which other agent is best was read off these seeds too, which favours it."
     few = max((p.num_pairs for p in paired if p.smallest_p > _LEVEL), default=0)
     if few > 1:
         note += (

@@ -27,7 +27,7 @@ _logger = logging.getLogger(__name__)
 _PNG_DPI = 144
 _MAX_GALLERIES = 4
 _WRITTEN = re.compile(
-    r"(\d+-)?((regret|differences|learning|growth|calibration|arms|diagnostics|gallery)(-\d+)?"
+    r"(\d+-)?((regret|differences|learning|growth|calibration|arms|experts|diagnostics|gallery)(-\d+)?"
     r"\.(svg|png)|(summary|comparisons|runs|curves|costs)\.csv)"
 )
 
@@ -132,9 +132,11 @@ def _missing_glyphs_named_once() -> Iterator[None]:
 
 def _figures(analysis: Analysis) -> dict[str, Figure | None]:
     """Figures by name, None where there is too little to show."""
-    from vitucb.report.figures import arms, curves, diagnostics, forest
+    from vitucb.report.figures import arms, curves, diagnostics, experts, forest
 
     styles = line_styles(analysis.results, analysis.main)
+    horizon = analysis.group.horizon
+    metrics = {r.label: diagnostics.metric_curves(r, horizon) for r in analysis.results}
     return {
         "regret": curves.regret_figure(analysis, styles),
         "differences": forest.difference_figure(analysis),
@@ -142,7 +144,8 @@ def _figures(analysis: Analysis) -> dict[str, Figure | None]:
         "growth": curves.growth_figure(analysis, styles),
         "calibration": curves.calibration_figure(analysis, styles),
         "arms": arms.arms_figure(analysis),
-        **dict(diagnostics.diagnostics_figures(analysis, styles)),
+        **dict(experts.experts_figures(analysis, metrics)),
+        **dict(diagnostics.diagnostics_figures(analysis, metrics, styles)),
     }
 
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _logger = logging.getLogger(__name__)
+EXPERT = "expert/"
+"""What the metrics of experts begin with; they have figures of their own."""
+
 _MAX_PANELS = 6
 _MAX_RUNS = 10
 _MEANINGS: Mapping[str, str] = {
@@ -41,19 +44,25 @@ _MEANINGS: Mapping[str, str] = {
 
 
 def diagnostics_figures(
-    analysis: Analysis, styles: Mapping[str, LineStyle]
+    analysis: Analysis,
+    curves: Mapping[str, Mapping[str, FloatArray]],
+    styles: Mapping[str, LineStyle],
 ) -> list[tuple[str, Figure]]:
     """Figures of up to three panels, one metric a panel; none if no agent reported any.
 
     Long labels leave room for two panels beside each other. At most six metrics are shown.
-    Curves are means over the first ten seeds, at the rounds at which the metric was recorded.
+
+    Args:
+        analysis: Which rounds are shown.
+        curves: Metric curves by agent, as `metric_curves` returns them.
+        styles: How each agent is drawn.
     """
-    curves = {r.label: _curves(r, analysis.group.horizon) for r in analysis.results}
     names = {name for of_agent in curves.values() for name in of_agent}
+    names = {name for name in names if not name.startswith(EXPERT)}
     known = [name for name in _MEANINGS if name in names]
     order = known + sorted(names - set(known))
     order = order[:_MAX_PANELS]
-    widest = label_width_inches([label for label, own in curves.items() if own])
+    widest = label_width_inches([label for label, own in curves.items() if names & own.keys()])
     has_room = label_room_inches(WIDTH_INCHES, 3) >= 3 * widest
     panels = 3 if has_room else 2
     rows = [order[i : i + panels] for i in range(0, len(order), panels)]
@@ -80,8 +89,11 @@ def _figure(
     return figure
 
 
-def _curves(result: AgentResult, horizon: int) -> dict[str, FloatArray]:
-    """Every metric of an agent at the plotted rounds, mean over seeds; NaN before its first."""
+def metric_curves(result: AgentResult, horizon: int) -> dict[str, FloatArray]:
+    """Every metric of an agent at `plotted_rounds(horizon)`; NaN before its first.
+
+    Curves are means over the first ten seeds, joined by lines between the rounds of its records.
+    """
     at = plotted_rounds(horizon) - 1
     collected: dict[str, list[FloatArray]] = {}
     for run in result.runs[:_MAX_RUNS]:

@@ -111,6 +111,16 @@ def line_styles(results: Sequence[AgentResult], main: AgentResult) -> dict[str, 
     return styles
 
 
+def series_styles(names: Sequence[str]) -> dict[str, LineStyle]:
+    """A style per name by position, none before the others."""
+    return {
+        name: LineStyle(
+            colour(_SERIES[i % len(_SERIES)]), _DASHES[i // len(_SERIES) % len(_DASHES)], 1.9, False
+        )
+        for i, name in enumerate(names)
+    }
+
+
 def to_svg(figure: Figure, name: str) -> str:
     """`figure` as an SVG document, the same bytes every time.
 
