@@ -10,7 +10,7 @@ Calvera is optional, and nothing of vitucb needs it. To put it where it replaces
 
     pip install --target PEERS --no-deps calvera lightning lightning-utilities torchmetrics
     PYTHONPATH=PEERS python scripts/benchmarks/bench_peers.py
-    python scripts/benchmarks/bench_peers.py --quick --agents vit-ucb lin-ucb    # without it
+    python scripts/benchmarks/bench_peers.py --quick --agents adapted lin-ucb    # without it
 
 Writes `peers-time.csv`, `peers.csv` and `peers.png`. Finished seeds stay in `--runs`.
 """
@@ -43,7 +43,7 @@ from vitucb.seeding import torch_generator
 from vitucb.types import Agent, Decision, Observation, State
 
 ARMS = 10
-REFERENCE = "vit-ucb"
+REFERENCE = "adapted"
 OURS = (REFERENCE, "neural-linear", "neural-ucb", "lin-ucb", "random")
 _INSTALL = (
     "calvera is not installed: pip install --target PEERS --no-deps calvera lightning "
@@ -228,7 +228,9 @@ def make(label: str, seed: int, rounds: int) -> tuple[Episode, Clocked]:
     if label in PEERS:
         agent = PeerAgent(PEERS[label], build_frozen_features(AgentConfig(), env, "cpu"), seed)
     else:
-        agent = vitucb.make_agent(label, env, seed=seed)
+        is_alone = label == REFERENCE
+        alone = {"experts": ["adapted"]} if is_alone else {}
+        agent = vitucb.make_agent("vit-ucb" if is_alone else label, env, seed=seed, **alone)
     clocked = Clocked(agent)
     return Episode(env, clocked, seed=seed), clocked
 

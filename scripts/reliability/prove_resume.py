@@ -26,7 +26,7 @@ from vitucb.experiment.playing import play
 from vitucb.experiment.run_folder import is_finished, run_folder
 
 SAME_BYTES = ("rounds.csv", "metrics.csv", "summary.json", "gallery.npz")
-_SMALL = {"training": {"batch_size": 8}, "lora": {"rank": 2}}
+_SMALL = {"experts": ["adapted"], "training": {"batch_size": 8}, "lora": {"rank": 2}}
 CONFIGS: dict[str, dict[str, Any]] = {
     "delay": {
         "agent": {"name": "vit-ucb", **_SMALL},

@@ -23,6 +23,7 @@ from vitucb.experiment.run_folder import run_folder
 from vitucb.experiment.sweep import run_jobs
 
 _ARMS = {"env.dataset": "digits", "env.num_arms": 10, "env.reward": "bernoulli"}
+_ALONE = {**_ARMS, "agent.experts": ("adapted",)}
 _CONTEXT = {"env.id": "vitucb/ImageContext-v0", "env.dataset": "digits"}
 _AGENTS = (
     "lin-ucb greedy ucb1 gaussian-ts random oracle vit-ucb "
@@ -30,22 +31,23 @@ _AGENTS = (
 )
 SETTINGS: dict[str, dict[str, Any]] = {
     **{name: {**_ARMS, "agent.name": name} for name in _AGENTS.split()},
-    "lora-rite": {**_ARMS, "agent.optimizer.name": "lora-rite"},
-    "rac-lora": {**_ARMS, "agent.optimizer.name": "rac-lora"},
-    "lora-pro": {**_ARMS, "agent.optimizer.name": "lora-pro"},
-    "bernoulli": {**_ARMS, "agent.optimizer.name": "bernoulli-lora"},
-    "low-rank": {**_ARMS, "agent.covariance.name": "low-rank"},
-    "logistic": {**_ARMS, "agent.link": "bernoulli"},
-    "last-layer": {**_ARMS, "agent.features": "last-layer"},
-    "every4": {**_ARMS, "agent.training.update_every": 4, "agent.policy.name": "thompson"},
-    "drift": {**_ARMS, "env.drift.kind": "abrupt", "agent.training.discount": 0.99},
+    "lora-rite": {**_ALONE, "agent.optimizer.name": "lora-rite"},
+    "rac-lora": {**_ALONE, "agent.optimizer.name": "rac-lora"},
+    "lora-pro": {**_ALONE, "agent.optimizer.name": "lora-pro"},
+    "bernoulli": {**_ALONE, "agent.optimizer.name": "bernoulli-lora"},
+    "low-rank": {**_ALONE, "agent.covariance.name": "low-rank"},
+    "logistic": {**_ALONE, "agent.link": "bernoulli"},
+    "last-layer": {**_ALONE, "agent.features": "last-layer"},
+    "every4": {**_ALONE, "agent.training.update_every": 4, "agent.policy.name": "thompson"},
+    "drift": {**_ALONE, "env.drift.kind": "abrupt", "agent.training.discount": 0.99},
     "delayed": {
-        **_ARMS,
+        **_ALONE,
         "env.delay.law": "fixed",
         "env.delay.rounds": 5,
         "env.delay.loss_probability": 0.1,
     },
     "context": _CONTEXT,
+    "adapted": _ALONE,
 }
 """Name -> what differs from the defaults; 200 rounds, seed 0, one thread."""
 

@@ -22,7 +22,7 @@ Writes runs that `vitucb report` reads, and a table and a figure of all seeds th
 study that is stopped goes on where it was.
 
     python scripts/studies/study_bandits.py mnist --data FOLDER_WITH_mnist_test10k.npz --seeds 3
-    python scripts/studies/study_bandits.py digits-paper --agents vit-ucb ucb1 --seeds 1
+    python scripts/studies/study_bandits.py digits-paper --agents adapted ucb1 --seeds 1
     python scripts/studies/study_bandits.py digits-shuffled --quick
 """
 
@@ -58,17 +58,17 @@ BLIND_AGENTS: dict[str, dict[str, Any]] = {
 }
 CONTEXT_AGENTS: dict[str, dict[str, Any]] = {
     # Labels share no parameter of a bonus: the last layer tells them apart at a tenth of the cost.
-    "vit-ucb": {"features": "last-layer", "optimizer": {"lr": 1e-4}},
-    "vit-ucb, lora-gradient": {"optimizer": {"lr": 1e-4}},
+    "adapted": {"features": "last-layer", "optimizer": {"lr": 1e-4}},
+    "adapted, lora-gradient": {"optimizer": {"lr": 1e-4}},
     "neural-ucb": {"name": "neural-ucb"},
     "lin-ucb": {"name": "lin-ucb"},
     **BLIND_AGENTS,
 }
 ARM_AGENTS: dict[str, dict[str, Any]] = {
-    "vit-ucb": {},
-    "vit-ucb, frozen": {"optimizer": {"name": "sgd", "lr": 0.0}},
+    "adapted": {},
+    "adapted, frozen": {"optimizer": {"name": "sgd", "lr": 0.0}},
     # The default was chosen for rewards of 0 and 1; noise three times the gaps asks for more.
-    "vit-ucb, alpha 1": {"policy": {"alpha": 1.0}},
+    "adapted, alpha 1": {"policy": {"alpha": 1.0}},
     "lin-ucb": {"name": "lin-ucb"},
     # The numbers of the dense p x p inverse in less memory and time.
     "prototype": {

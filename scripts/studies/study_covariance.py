@@ -63,7 +63,7 @@ def rows_and_arms(dataset: str, rounds: int, seed: int) -> tuple[Tensor, Tensor]
     """Rows (rounds, p) in the covariance, and the arms (rounds, K, p) of the rounds that follow."""
     total = rounds + QUERY_ROUNDS
     env = make_env(EnvConfig(dataset=dataset), total)
-    agent = vitucb.make_agent("vit-ucb", env, seed=seed)
+    agent = vitucb.make_agent("vit-ucb", env, seed=seed, experts=["adapted"])
     assert isinstance(agent, ViTUCB)
     recording = Recording(agent.covariance.dim, agent.covariance.ridge)
     agent.history.covariance = recording

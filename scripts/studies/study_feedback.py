@@ -26,15 +26,15 @@ from study_tools import (
 
 DELAYS = (0, 32, 128, 256)
 LATE: dict[str, dict[str, Any]] = {
-    "vit-ucb": {},
+    "adapted": {},
     "lin-ucb": {"name": "lin-ucb"},
     "ucb1": {"name": "ucb1"},
 }
 FORGETTING: dict[str, dict[str, Any]] = {
-    "vit-ucb": {},
-    "vit-ucb, reset": {"training": {"reset_on_drift": True}},
-    "vit-ucb, window 150": {"training": {"replay": "window", "replay_capacity": 150}},
-    "vit-ucb, discount 0.99": {"training": {"discount": 0.99}},
+    "adapted": {},
+    "adapted, reset": {"training": {"reset_on_drift": True}},
+    "adapted, window 150": {"training": {"replay": "window", "replay_capacity": 150}},
+    "adapted, discount 0.99": {"training": {"discount": 0.99}},
     "lin-ucb": {"name": "lin-ucb"},
     "lin-ucb, discount 0.99": {"name": "lin-ucb", "training": {"discount": 0.99}},
     "ucb1": {"name": "ucb1"},

@@ -118,6 +118,7 @@ def stream(fit: Fit, data: Path) -> Iterator[OnlineTrainer]:
         "vit-ucb",
         env,
         seed=seed,
+        experts=["adapted"],
         features="last-layer",  # of the bonus, which nobody asks for here
         optimizer={"name": name, "lr": fit.lr, "options": options},
         training={"batch_size": BATCH},

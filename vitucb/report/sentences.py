@@ -19,6 +19,12 @@ _SHOWN_RIVALS: Mapping[Family, int] = {"contextual": 2, "context-free": 2, "rand
 # It is told the means, so it learns nothing, though its family is that of learners.
 _TOLD = ("best-fixed-arm",)
 
+_SIMPLER: Mapping[str, str] = {
+    "lin-ucb": "which only fits a line to frozen features",
+    "kernel-ucb": "which trains no network",
+    "item-ucb": "which remembers images and sees no pixel",
+}
+
 Verdict: TypeAlias = Literal["better", "worse", "open"]
 
 
@@ -212,9 +218,9 @@ def warnings(analysis: Analysis) -> list[str]:
     for result in analysis.of_family("contextual"):
         for reference in analysis.of_family("context-free"):
             found += _behind(result, reference, "which never looks at the images")
-    frozen = [r for r in analysis.results if r.name == "lin-ucb" and r is not analysis.main]
-    for reference in frozen if analysis.main.family == "contextual" else []:
-        found += _behind(analysis.main, reference, "which only fits a line to frozen features")
+    simpler = [r for r in analysis.results if r.name in _SIMPLER and r is not analysis.main]
+    for reference in simpler if analysis.main.family == "contextual" else []:
+        found += _behind(analysis.main, reference, _SIMPLER[reference.name])
     for reference in analysis.of_family("random"):
         for result in analysis.results:
             if result.family in ("contextual", "context-free"):
