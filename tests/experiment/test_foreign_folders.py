@@ -6,12 +6,15 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vitucb.config import RunConfig, override
+from vitucb.experiment import playing
 from vitucb.experiment.playing import play
-from vitucb.experiment.run_folder import run_folder
+from vitucb.experiment.run_folder import RunFolder, run_folder
+from vitucb.types import Round
 
 
 def config(out: Path) -> RunConfig:
@@ -116,3 +119,26 @@ def test_names_in_a_checkpoint_stay_in_it(name: str, tmp_path: Path) -> None:
     manifest.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"state\.json is not in its manifest"):
         checkpoints.load(5)
+
+
+def test_state_of_the_wrong_kind_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(round: Round) -> None:
+        if round.index == 3:
+            raise KeyboardInterrupt
+
+    settings = config(tmp_path / "runs")
+    with pytest.raises(KeyboardInterrupt):
+        play(settings, stop)
+    earlier = playing.earlier_state
+
+    def changed(folder: RunFolder) -> Any:
+        state = earlier(folder)
+        assert state is not None
+        state["recorder"]["metrics"] = {"score/noise": 0.5}
+        return state
+
+    monkeypatch.setattr(playing, "earlier_state", changed)
+    with pytest.raises(ValueError, match=r"does not fit its settings: .*--overwrite"):
+        play(settings)

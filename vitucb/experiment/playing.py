@@ -74,6 +74,10 @@ def play(config: RunConfig, on_round: Callable[[Round], None] | None = None) -> 
     return recorder
 
 
+# What a state of the wrong kind makes agents and recorders raise.
+_MISFITS = (LookupError, TypeError, RuntimeError, AttributeError, ArithmeticError, AssertionError)
+
+
 def _loop_hook(config: ParallelConfig) -> AbstractContextManager[LoopHook]:
     if config.ranks == 1:
         return contextlib.nullcontext(LoopHook())
@@ -88,16 +92,22 @@ def _begin(
     """A new episode, or the one that was left, and the recorder of its rounds."""
     config, state = folder.config, earlier_state(folder)
     episode = Episode(env, agent, seed=rank_seed(config.seed, config.parallel))
-    if state is not None:
+    names = Blueprint.of(config.agent, env, config.seed).action_names
+    parameters = getattr(agent, "parameters", {})
+    if state is None:
+        return episode, Recorder(folder, parameters, action_names=names, started=started)
+    try:
         agent.load_state_dict(state["agent"])
         episode.resume(state["episode"], folder.recorded_rounds(state["rounds"]))
-    recorder = Recorder(
-        folder,
-        getattr(agent, "parameters", {}),
-        None if state is None else state["recorder"],
-        action_names=Blueprint.of(config.agent, env, config.seed).action_names,
-        started=started,
-    )
+        recorder = Recorder(
+            folder, parameters, state["recorder"], action_names=names, started=started
+        )
+    except _MISFITS as error:
+        told = " ".join(repr(error).split())[:300]
+        raise ValueError(
+            f"the checkpoint of {folder.path} does not fit its settings: {told}; start the run "
+            "anew with --overwrite"
+        ) from error
     return episode, recorder
 
 
