@@ -54,7 +54,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "score": {
         "agent": {
-            "lora": TINY["lora"],
+            **ALONE,
             "readout": "head",
             "training": {"batch_size": 4, "rebuild": "doubling", "discount": 0.95},
         },

@@ -15,7 +15,7 @@ from vitucb.registry import import_path, unknown_name
 COMMANDS = {
     "demo": (
         "vitucb.cli.demo:demo",
-        "Play the main job: vit-ucb and every baseline on handwritten digits, then a report.",
+        "Play vit-ucb and simpler agents on two laws of handwritten digits, then write a report.",
     ),
     "run": ("vitucb.cli.run:run", "Play one agent in one environment and record it."),
     "sweep": (
