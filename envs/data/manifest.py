@@ -14,6 +14,7 @@ from vitucb.envs.data.image_dataset import ImageDataset, dataset_error
 from vitucb.envs.data.image_source import Reading, file_source, read_source
 from vitucb.envs.data.tables import Row, TableError, read_table
 
+_LONGEST_SHOWN = 200
 SUFFIXES = (".csv", ".parquet")
 """File names of manifests."""
 
@@ -73,7 +74,7 @@ def _text(name: str, line: int, row: Mapping[str, Any], column: str) -> str:
     value = row[column]
     text = "" if value is None else str(value).strip()
     if not text or any(character in text for character in "\0\n\r"):
-        raise dataset_error(name, f"line {line}: {column} {value!r} is no name; fill it in")
+        raise dataset_error(name, f"line {line}: {column} {_shown(value)} is no name; fill it in")
     return text
 
 
@@ -84,7 +85,8 @@ def _number(name: str, line: int, row: Mapping[str, Any], column: str) -> float:
         number = math.nan
     if not abs(number) <= float(np.finfo(np.float32).max):  # NaN too
         raise dataset_error(
-            name, f"line {line}: {column} {row[column]!r} is no finite number; mend or remove it"
+            name,
+            f"line {line}: {column} {_shown(row[column])} is no finite number; mend or remove it",
         )
     return number
 
@@ -94,3 +96,9 @@ def _in_order(names: set[str]) -> tuple[str, ...]:
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     except ValueError:
         return tuple(sorted(names))
+
+
+def _shown(value: object) -> str:
+    """A value for a message of one line that is not too long."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

@@ -77,6 +77,7 @@ def main() -> None:
     parser.add_argument("laws", nargs="*", help="all of them if not given")
     parser.add_argument("--agents", nargs="+", help="vit-ucb and the simpler ones if not given")
     parser.add_argument("--tuning", action="store_true", help="tuning laws, seeds from 100 on")
+    parser.add_argument("--table", action="store_true", help="of what is finished; play nothing")
     parser.add_argument("--name", default="experts", help="of the table")
     options = study_options(parser)
     known = TUNING if options.tuning else LAWS
@@ -93,7 +94,7 @@ def main() -> None:
         plans.append((base, agents_of(law, options.agents)))
         marks.append((name, range(first, first + (options.seeds or law.seeds))))
     # One call per number of seeds: workers start once for all laws that have it.
-    for count in sorted({len(seeds) for _, seeds in marks}):
+    for count in sorted({len(seeds) for _, seeds in marks} if not options.table else ()):
         same = [plan for plan, (_, seeds) in zip(plans, marks, strict=True) if len(seeds) == count]
         play_each(same, seeds=range(first, first + count), workers=options.workers)
     table = [HEADER]

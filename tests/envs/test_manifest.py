@@ -72,6 +72,10 @@ def test_paths_may_be_absolute_or_in_subfolders_and_blank_lines_are_nothing(tmp_
         ("path,label\na.png,x\nb.png, \n", "line 3: label ' ' is no name"),
         ("path,score\na.png,1\nb.png,high\n", "line 3: score 'high' is no finite number"),
         ("path,score\na.png,1\nb.png,inf\n", "line 3: score 'inf' is no finite number"),
+        (
+            f"path,score\na.png,{'9é' * 500}\n",
+            r"line 2: score '(9é){99}9\.\.\. is no finite number",
+        ),
         ("path,score\na.png,1e39\n", "line 2: score '1e39' is no finite number"),
         ("path,label\na.png,x\nb.png,x\n", "only one class, 'x'; give at least two"),
         ('path,label\n"a.png,x\n', "line 2: cannot be read as CSV: unexpected end of data; write"),

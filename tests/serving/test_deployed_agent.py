@@ -280,7 +280,7 @@ def test_example_of_the_docs_runs(
     exec(adapters, {})
 
 
-@pytest.mark.parametrize("reward", [1e31, -1e200, float("inf")])
+@pytest.mark.parametrize("reward", [1e31, -1e200, float("inf"), 10**400, -(10**400)])
 def test_a_reward_past_all_bounds_is_refused_and_changes_nothing(reward: float) -> None:
     agent = deploy("ucb1")
     decision = agent.act(pictures(0))

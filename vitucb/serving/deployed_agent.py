@@ -312,4 +312,4 @@ def _number(reward: object) -> float:
     try:
         return float(reward)
     except OverflowError:  # an integer of hundreds of digits
-        return math.copysign(math.inf, reward)
+        return math.inf if reward > 0 else -math.inf
