@@ -229,7 +229,7 @@ def make(label: str, seed: int, rounds: int) -> tuple[Episode, Clocked]:
         agent = PeerAgent(PEERS[label], build_frozen_features(AgentConfig(), env, "cpu"), seed)
     else:
         is_alone = label == REFERENCE
-        alone = {"experts": ["adapted"]} if is_alone else {}
+        alone: dict[str, Any] = {"experts": ["adapted"]} if is_alone else {}
         agent = vitucb.make_agent("vit-ucb" if is_alone else label, env, seed=seed, **alone)
     clocked = Clocked(agent)
     return Episode(env, clocked, seed=seed), clocked

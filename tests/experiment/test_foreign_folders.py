@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from vitucb.config import RunConfig, override
-from vitucb.experiment import playing
+from vitucb.experiment import playing, resume
 from vitucb.experiment.playing import play
 from vitucb.experiment.run_folder import RunFolder, run_folder
 from vitucb.types import Round
@@ -131,7 +131,7 @@ def test_state_of_the_wrong_kind_is_one_line(
     settings = config(tmp_path / "runs")
     with pytest.raises(KeyboardInterrupt):
         play(settings, stop)
-    earlier = playing.earlier_state
+    earlier = resume.earlier_state
 
     def changed(folder: RunFolder) -> Any:
         state = earlier(folder)

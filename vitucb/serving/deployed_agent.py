@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -312,4 +312,4 @@ def _number(reward: object) -> float:
     try:
         return float(reward)
     except OverflowError:  # an integer of hundreds of digits
-        return math.inf if reward > 0 else -math.inf
+        return math.inf if cast(int, reward) > 0 else -math.inf
