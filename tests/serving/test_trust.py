@@ -81,8 +81,11 @@ def test_a_saved_agent_names_no_module_of_its_own(
     assert not spy.exists()
 
 
-def test_names_inside_options_are_not_imported_either(tmp_path: Path, spy: Path) -> None:
-    folder = saved(tmp_path / "agent", "vit-ucb", **TINY)
+@pytest.mark.parametrize("experts", [["adapted"], ["linear", "adapted"]])
+def test_names_inside_options_are_not_imported_either(
+    experts: list[str], tmp_path: Path, spy: Path
+) -> None:
+    folder = saved(tmp_path / "agent", "vit-ucb", experts=experts, **TINY)
     rewritten(folder, {"optimizer": {"name": "rac-lora", "options": {"inner": "spy_module:x"}}})
     with pytest.raises(ValueError, match="names 'spy_module:x'"):
         vitucb.load_agent(folder)
