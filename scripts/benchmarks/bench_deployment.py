@@ -113,6 +113,7 @@ def main() -> None:
         args.agent,
         num_arms=args.num_arms,
         max_unanswered=_CAP,
+        experts=["adapted"] if args.agent == "vit-ucb" else None,
         covariance=args.covariance,
         training=training,
         prefix_cache_mib=args.prefix_cache_mib,

@@ -19,6 +19,7 @@ from vitucb.types import Agent, Decision
 
 _MLP = {"hidden": 8, "steps": 1, "batch_size": 8}
 _FEW: dict[str, Any] = {"training": {"batch_size": 4}, "lora": {"rank": 1, "blocks": [-1]}}
+_ALONE = {"experts": ["adapted"], **_FEW}
 _OWN: Mapping[str, dict[str, Any]] = {
     "vit-ucb": _FEW,
     "neural-ucb": {"options": _MLP},
@@ -30,10 +31,15 @@ _OWN: Mapping[str, dict[str, Any]] = {
 }
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, _OWN.get(name, {})) for name in AGENTS},
-    "vit-ucb, gradient head": ("vit-ucb", {"head": "gradient", **_FEW}),
-    "vit-ucb, both features": ("vit-ucb", {"features": "both", **_FEW}),
-    "vit-ucb, lora-rite": ("vit-ucb", {"optimizer": "lora-rite", **_FEW}),
-    "vit-ucb, low-rank": ("vit-ucb", {"covariance": {"name": "low-rank", "rank": 8}, **_FEW}),
+    "vit-ucb, all experts": ("vit-ucb", {"experts": ["kernel", "linear", "adapted"], **_FEW}),
+    "adapted alone": ("vit-ucb", _ALONE),
+    "adapted alone, gradient head": ("vit-ucb", {"head": "gradient", **_ALONE}),
+    "adapted alone, both features": ("vit-ucb", {"features": "both", **_ALONE}),
+    "adapted alone, lora-rite": ("vit-ucb", {"optimizer": "lora-rite", **_ALONE}),
+    "adapted alone, low-rank": (
+        "vit-ucb",
+        {"covariance": {"name": "low-rank", "rank": 8}, **_ALONE},
+    ),
     "lin-ucb, discount": ("lin-ucb", {"training": {"discount": 0.9}}),
 }
 FOR_UNIT_REWARDS = ("kl-ucb", "beta-ts")

@@ -134,7 +134,10 @@ class Material:
                 decision = deployed.act(np.zeros((3, 8, 8, 3), np.uint8))
             deployed.observe(decision.id, 1.0)
             deployed.save(root / agent / "agent")
-        vitucb.deploy("vit-ucb", num_arms=3, lora={"rank": 1}).save(root / "vit-ucb" / "agent")
+        alone = vitucb.deploy("vit-ucb", num_arms=3, experts=["adapted"], lora={"rank": 1})
+        alone.save(root / "adapted" / "agent")
+        mixed = vitucb.deploy("vit-ucb", num_arms=3, shares_image=True, lora={"rank": 1})
+        mixed.save(root / "experts" / "agent")
         self.run(root / "run")
         self.run(root / "unfinished", stop_at=7)
         self.logs(root / "logs")
@@ -145,7 +148,8 @@ class Material:
             "saved agent, context-free": ("ucb1", read_agent, 3),
             "saved agent, last layer": ("lin-ucb", read_agent, 3),
             "saved agent, frozen": ("greedy", read_agent, 1),
-            "saved agent, adapters": ("vit-ucb", read_agent, 1),
+            "saved agent, adapters": ("adapted", read_agent, 1),
+            "saved agent, experts": ("experts", read_agent, 1),
             "run, reported": ("run", read_runs, 4),
             "run, its agent": ("run", read_run_as_agent, 1),
             "run, as a log": ("run", read_run_as_log, 1),

@@ -170,7 +170,7 @@ def _play_quietly(settings: RunConfig) -> None:
     "the same bytes",
 )
 def test_how_the_process_began_changes_nothing(tmp_path: Path, trials: Trials) -> None:
-    agent = {"name": "vit-ucb", "training": {"batch_size": 4}, "lora": {"rank": 1}}
+    agent = {"experts": ["adapted"], "training": {"batch_size": 4}, "lora": {"rank": 1}}
     settings = config(tmp_path / "main", agent=agent, num_rounds=20)
     wanted = contents(play(settings).folder)
 

@@ -60,11 +60,12 @@ def test_memory_of_a_long_run_is_flat(name: str, tmp_path: Path, trials: Trials)
 
 @LINUX
 @pytest.mark.soak(
-    "3,000 rounds of vit-ucb (low-rank covariance, replay of 300 images)",
+    "3,000 rounds of vit-ucb, adapted alone (low-rank covariance, replay of 300 images)",
     "finishes; resident memory flat from the 600th round on",
 )
 def test_memory_of_vit_ucb_is_flat(tmp_path: Path, trials: Trials) -> None:
     agent = {
+        "experts": ["adapted"],
         "covariance": {"name": "low-rank", "rank": 32},
         "lora": {"rank": 1, "blocks": [-1]},
         "training": {"batch_size": 4, "replay_capacity": 300},

@@ -63,6 +63,7 @@ def drawn_config(seed: int) -> RunConfig:
         },
     }
     if agent["name"] == "vit-ucb":
+        agent["experts"] = ["adapted"]
         agent["optimizer"] = {"name": pick(list(ENTRIES)), "lr": pick([1e-4, 1e-2])}
     reward = "bernoulli" if link == "bernoulli" else pick(["bernoulli", "gaussian"])
     env: dict[str, Any] = {"dataset": "digits", "num_arms": pick([2, 3, 10]), "reward": reward}
@@ -127,7 +128,8 @@ def test_random_settings_are_refused_or_played(seed: int, tmp_path: Path, trials
 def test_random_settings_hand_over(seed: int, tmp_path: Path, trials: Trials) -> None:
     lora = {"targets": LoRAConfig.targets, "blocks": None, "rank": 4}
     exact = {"name": "exact", "rank": None, "budget_mib": 1}  # 5 rows
-    agent: dict[str, Any] = {"name": "vit-ucb", "covariance": exact, "lora": lora}
+    agent: dict[str, Any] = {"name": "vit-ucb", "experts": ["adapted"], "covariance": exact}
+    agent["lora"] = lora
     try:
         config = drawn_config(seed)
         if config.agent.features == "last-layer":

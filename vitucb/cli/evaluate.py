@@ -44,8 +44,9 @@ def evaluate(words: list[str]) -> None:
     """Estimate from a log what a saved agent would have earned on it."""
     args = parse(EvaluateArgs, words, "evaluate")
     from vitucb.evaluation import evaluate as off_policy
+    from vitucb.models.threads import use_threads
 
-    off_policy.use_threads(args.threads)
+    use_threads(args.threads)
     result = off_policy.evaluate(
         args.log,
         args.policy,

@@ -47,7 +47,7 @@ class RunConfig:
     device: str = "cpu"
     """Torch device, e.g. cpu, cuda."""
     threads: int = 1
-    """Torch threads; one seed reproduces a run bit for bit at the same number."""
+    """Threads of torch and of BLAS; one seed reproduces a run bit for bit at the same number."""
     tensorboard: bool = True
     """Write TensorBoard events."""
     record_every: int = 10

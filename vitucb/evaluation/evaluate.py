@@ -181,13 +181,6 @@ def match_actions(
         ) from error
 
 
-def use_threads(count: int) -> None:
-    """Let torch use `count` threads."""
-    import torch
-
-    torch.set_num_threads(count)
-
-
 def target_probabilities(log: LoggedRounds, policy: PolicyFunction) -> Array:
     """Probability of every arm in every round of a log, float64 (n, K).
 

@@ -28,6 +28,7 @@ from vitucb.experiment.resume import (
     stop_flag,
 )
 from vitucb.experiment.run_folder import RunFolder
+from vitucb.models.threads import use_threads
 from vitucb.types import Agent, Round
 
 
@@ -162,7 +163,7 @@ def _save_checkpoint(agent: Agent, folder: Path) -> None:
 def _set_torch(config: RunConfig) -> None:
     import torch
 
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         torch.empty(0, device=config.device)
