@@ -143,7 +143,8 @@ def _check_unused(config: AgentConfig, experts: Sequence[str]) -> None:
     unused = [f"agent.{name}" for name, own in sections.items() if getattr(config, name) != own]
     if unused:
         _logger.warning(
-            "the experts %s train no network, so %s has no effect; add adapted to agent.experts",
+            "the experts %s train no network, so setting %s has no effect; add adapted to "
+            "agent.experts",
             ", ".join(experts),
             " and ".join(unused),
         )

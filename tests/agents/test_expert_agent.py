@@ -352,3 +352,29 @@ def test_every_expert_of_the_table_can_be_built() -> None:
     assert set(build_experts(AgentConfig(), labels(3), 0, "cpu", names).experts) == set(names)
     both = build_experts(AgentConfig(), image_arms(3), 0, "cpu", ("kernel", "adapted"))
     assert list(both.experts) == ["kernel", "adapted"]
+
+
+@pytest.mark.parametrize(
+    ("family", "experts"),
+    [(image_arms, ["kernel", "linear"]), (labels, ["linear", "softmax", "adapted"])],
+)
+def test_experts_follow_from_whether_arms_share_an_image(family: Any, experts: list[str]) -> None:
+    agent = vitucb.make_agent("vit-ucb", family(3), lora={"rank": 1})
+    assert isinstance(agent, ExpertAgent)
+    assert list(agent.experts) == experts
+
+
+def test_settings_of_training_that_nobody_uses_are_told_or_refused(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    vitucb.make_agent("vit-ucb", image_arms(3), optimizer="lora-rite", lora={"rank": 1})
+    assert "setting agent.lora and agent.optimizer has no effect; add adapted" in caplog.text
+    with pytest.raises(ValueError, match="did you mean 'lora-rite'"):
+        vitucb.make_agent("vit-ucb", image_arms(3), optimizer="lora-rit")
+
+
+def test_state_of_the_network_alone_is_refused_with_the_remedy() -> None:
+    alone = vitucb.make_agent("vit-ucb", image_arms(3), experts=["adapted"], lora={"rank": 1})
+    mixed = vitucb.make_agent("vit-ucb", image_arms(3))
+    with pytest.raises(ValueError, match=r"set agent\.experts adapted"):
+        mixed.load_state_dict(alone.state_dict())

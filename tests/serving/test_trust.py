@@ -14,6 +14,7 @@ import yaml
 
 import vitucb
 from vitucb.agents.saving import MANIFEST
+from vitucb.agents.vit_ucb import ViTUCB
 from vitucb.config import EnvConfig, RunConfig, override
 from vitucb.evaluation.logs import open_log
 from vitucb.experiment.environments import make_env
@@ -142,3 +143,9 @@ def test_trust_is_by_whole_names_and_ends_with_the_folder(spy: Path) -> None:
     with reading_folder("f", trust=["os"]):
         assert import_path("os.path:join")
     assert import_path("spy_module:x") is None
+
+
+def test_agent_saved_before_there_were_experts_loads_as_the_network_alone(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "agent", "vit-ucb", experts=["adapted"], **TINY)
+    agent = vitucb.load_agent(rewritten(folder, {"experts": None}))
+    assert isinstance(agent.agent, ViTUCB)
