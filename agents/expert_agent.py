@@ -64,8 +64,13 @@ class ExpertAgent(Savable):
             is_discounted: Whether a prediction lets a round pass.
         """
         self._frozen, self.experts, self._policy = frozen, dict(experts), policy
-        trained = [name for name, expert in experts.items() if isinstance(expert, Sleeper)]
-        self.weights = ExpertWeights(tuple(experts), trained=trained, rule=rule)
+        self._sleepers = {n: e for n, e in experts.items() if isinstance(e, Sleeper)}
+        starts_after = {n: getattr(e, "starts_after", 0) for n, e in self._sleepers.items()}
+        self.weights = ExpertWeights(
+            tuple(experts), trained=self._sleepers, starts_after=starts_after, rule=rule
+        )
+        for name in self.weights.asleep:
+            self._sleepers[name].sleep()
         self._rng, self._is_discounted = numpy_generator(seed, "policy"), is_discounted
         self.rounds = 0
         self.parameters: dict[str, int] = {}
@@ -180,12 +185,10 @@ class ExpertAgent(Savable):
             metrics |= expert.observe(offer, decision.action, reward, age)
         changed = self.weights.observe(self._expected(decision), reward)
         for name in changed:
-            expert = self.experts[name]
-            assert isinstance(expert, Sleeper)
             if name in self.weights.asleep:
-                expert.sleep()
+                self._sleepers[name].sleep()
             else:
-                expert.wake()
+                self._sleepers[name].wake()
         return metrics | self.weights.metrics()
 
     def _expected(self, decision: Decision) -> dict[str, float | None]:

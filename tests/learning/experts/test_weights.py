@@ -176,6 +176,23 @@ def test_a_newcomer_as_good_as_the_best_has_a_fair_share_after_the_patience() ->
     assert weights.weights["lazy"] > 0.3
 
 
+def test_an_expert_with_nothing_to_say_starts_asleep_and_enters_with_the_least_weight() -> None:
+    weights = ExpertWeights(("good", "late"), trained=("late",), starts_after={"late": 30})
+    seen = []
+    for reward in rewards(31):
+        seen.append("late" in weights.asleep)
+        late = None if seen[-1] else 0.6
+        changed = weights.observe({"good": 0.6, "late": late}, reward)
+        if changed:
+            assert weights.weights["late"] == pytest.approx(WeightRule().least)
+    assert seen == [True] * 30 + [False]
+
+
+def test_somebody_is_awake_from_the_start() -> None:
+    weights = ExpertWeights(("only",), trained=("only",), starts_after={"only": 30})
+    assert not weights.asleep
+
+
 def test_restored_weights_continue_identically() -> None:
     weights, _ = sleepy(count=173)
     restored = ExpertWeights(("good", "lazy"), trained=("lazy",), rule=SLEEPY)
@@ -227,3 +244,5 @@ def test_names_must_differ_and_trained_ones_be_among_them() -> None:
         ExpertWeights(("a", "a"))
     with pytest.raises(ValueError, match="trained c: not among a, b"):
         ExpertWeights(("a", "b"), trained=("c",))
+    with pytest.raises(ValueError, match="starts_after a: not among those that are trained"):
+        ExpertWeights(("a", "b"), trained=("b",), starts_after={"a": 5})

@@ -102,7 +102,8 @@ class ExpertWeights:
     after. Waking it gets the loss that gives it the weight `least`: what it lost before says
     nothing of what it is after its retraining, and a model that has proved nothing yet must not
     choose arms. The handicap fades with the discount, so an expert as good as the best has its full
-    share after some 500 rewards, a better one sooner, and a worse one sleeps again.
+    share after some 500 rewards, a better one sooner, and a worse one sleeps again. One that is
+    worth nothing before its first training starts asleep, and enters as one that wakes.
     """
 
     def __init__(
@@ -110,17 +111,21 @@ class ExpertWeights:
         names: Sequence[str],
         *,
         trained: Collection[str] = (),
+        starts_after: Mapping[str, int] | None = None,
         rule: WeightRule | None = None,
     ) -> None:
-        """Start from even weights.
+        """Start from even weights of those that are awake.
 
         Args:
             names: Of the experts.
             trained: Those that cost training, and so may sleep.
+            starts_after: Name -> rewards for which one of `trained` sleeps at first, because before
+                its training it has nothing to say; not heeded where nobody would be awake.
             rule: How losses become weights.
 
         Raises:
-            ValueError: If there is no name, a name twice, or `trained` has others.
+            ValueError: If there is no name, a name twice, or `trained` or `starts_after` has
+                others.
         """
         if not names or len(set(names)) < len(names):
             raise ValueError(f"experts {', '.join(names) or 'none'}: give each a name of its own")
@@ -132,7 +137,15 @@ class ExpertWeights:
         self._losses = np.zeros(count)
         self._is_asleep = np.zeros(count, bool)
         self._small_for, self._wakes_in, self._naps = np.zeros((3, count), np.int64)
+        self._begin_asleep(starts_after or {})
         self._scale, self._low, self._high = RewardScale(), math.inf, -math.inf
+
+    def _begin_asleep(self, starts_after: Mapping[str, int]) -> None:
+        if unknown := sorted(set(starts_after) - self._trained):
+            raise ValueError(f"starts_after {', '.join(unknown)}: not among those that are trained")
+        wakes_in = np.array([starts_after.get(name, 0) for name in self.names], np.int64)
+        if (wakes_in == 0).any():
+            self._is_asleep, self._wakes_in = wakes_in > 0, wakes_in
 
     @property
     def weights(self) -> dict[str, float]:

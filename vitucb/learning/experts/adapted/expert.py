@@ -47,6 +47,9 @@ class AdaptedExpert:
         network: Is trained, and makes features and outputs.
         replay: Chosen images with their rewards.
         rewards: Number of rewards.
+        starts_after: Rewards after which its steps are at their full rate. An untrained network
+            expects the same of every arm, which errs less than models with few rewards do, and so
+            would have a large weight without telling arms apart.
         is_asleep: Whether it neither trains nor looks at images.
     """
 
@@ -72,6 +75,7 @@ class AdaptedExpert:
         """
         self.network, self.replay = network, replay
         self.rewards, self.is_asleep = 0, False
+        self.starts_after = settings.schedule.start + settings.schedule.warm_up
         self._squared = SquaredLikelihood()
         is_squared = isinstance(likelihood, SquaredLikelihood)
         self._likelihood: Likelihood = self._squared if is_squared else likelihood
