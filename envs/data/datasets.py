@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vitucb.envs.data.disk_cache import data_folder
+from vitucb.envs.data.folders import load_folder
 from vitucb.envs.data.image_dataset import ImageDataset, dataset_error
 from vitucb.envs.data.image_source import Reading
 from vitucb.envs.data.manifest import SUFFIXES, load_manifest
 from vitucb.envs.data.npz import load_npz
 from vitucb.envs.data.selection import Split, select_classes, select_split
-from vitucb.envs.data.sources import TIMM_PREFIXES, load_folder, load_packaged_digits, load_timm
+from vitucb.envs.data.sources import TIMM_PREFIXES, load_packaged_digits, load_timm
 from vitucb.storage.limits import limit
 
 __all__ = ["DATASETS", "ImageDataset", "load_dataset"]

@@ -6,6 +6,7 @@ import copy
 import functools
 import io
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from vitucb.envs.data.conversion import check_samples, decoded_rgb, scale_transparency
 from vitucb.envs.data.disk_cache import DecodedCache
 from vitucb.storage.limits import limit
 
@@ -26,44 +28,6 @@ CACHE_MIB = 512
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")
 """Formats read, as Pillow names them: no others, since some of Pillow's run external programs."""
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The image in mode RGB: transparency over white, 16-bit gray scaled to 8 bit.
-
-    Raises:
-        ValueError: If its pixels are floats: 0..1 and 0..255 are as common, and one would be black.
-    """
-    from PIL import Image
-
-    if image.mode == "RGB":
-        return image
-    if image.mode == "F":
-        raise ValueError("its pixels are floats of unknown range; store it with 8 or 16 bits")
-    if image.mode.startswith("I"):
-        # Pillow would clip 16-bit values at 255, which turns most of the picture white.
-        values = np.asarray(image, np.int32)
-        gray = (values >> 8).clip(0, 255).astype(np.uint8)
-        # fromarray forgets the one gray level that a PNG file may declare transparent.
-        gray[values == image.info.get("transparency", -1)] = 255
-        image = Image.fromarray(gray)
-    if "A" in image.getbands() or "transparency" in image.info:
-        layered = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, layered).convert("RGB")
-    return image.convert("RGB")
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """The image as its camera was held, by the EXIF tag Orientation."""
-    # Transposition by value of the tag, EXIF 2.32 section 4.6.4 A; 1 is upright.
-    transpositions = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
-    orientation = image.getexif().get(0x0112)
-    if not isinstance(orientation, int) or orientation not in transpositions:
-        return image
-    from PIL import Image
-
-    return image.transpose(Image.Transpose(transpositions[orientation]))
 
 
 class LazyImages:
@@ -133,8 +97,8 @@ class LazyImages:
         try:
             with self._open_image(index) as image:
                 image.load()
-                self._log_conversion(index, image.mode)
-                return to_rgb(upright(image))
+                self._log_conversion(index, image)
+                return decoded_rgb(image)
         # Broken files make decoders raise nearly anything: OSError, SyntaxError, struct.error,
         # KeyError...
         except Exception as error:
@@ -157,7 +121,8 @@ class LazyImages:
             image = image.resize(self._size, Image.Resampling.BICUBIC)
         return np.asarray(image, dtype=np.uint8)
 
-    def _log_conversion(self, index: int, mode: str) -> None:
+    def _log_conversion(self, index: int, image: Image.Image) -> None:
+        mode = "RGBA" if "transparency" in image.info else image.mode
         if mode != "RGB" and not self._conversion_said:
             self._conversion_said = True  # said once, not for every image
             _logger.warning(
@@ -180,8 +145,10 @@ _MODES = {
     "1": "black and white",
     "L": "grayscale",
     "LA": "grayscale with transparency",
+    "La": "grayscale with transparency",
     "P": "of a palette",
     "RGBA": "transparent",
+    "RGBa": "transparent",
     "CMYK": "CMYK",
     "I": "16-bit grayscale",
     "I;16": "16-bit grayscale",
@@ -204,25 +171,60 @@ def open_image(source: io.BytesIO | Path) -> Image.Image:
     """Open an image file without decoding it, importing Pillow only now.
 
     Raises:
-        ValueError: If it has more pixels than the limits allow, or integers of unknown range.
-            Pillow raises many kinds of errors for files that are no images of `FORMATS`.
+        ValueError: If it is of a format that is not read, has more pixels than the limits allow, or
+            integers of unknown range. Pillow raises many kinds of errors for files that are broken.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
-    image = Image.open(source, formats=tuple(set(image_extensions().values())))
+    try:
+        image = Image.open(source, formats=tuple(set(image_extensions().values())))
+    except UnidentifiedImageError as error:
+        raise _unidentified(source, error) from error
+    try:
+        _check_pixels(image)
+        check_samples(image)
+        scale_transparency(image)
+    except ValueError:
+        image.close()
+        raise
+    return image
+
+
+def _check_pixels(image: Image.Image) -> None:
     most = limit("image_pixels")
     if image.width * image.height > most:
-        image.close()
         raise ValueError(
             f"its {image.width}x{image.height} pixels exceed the limit of {most:,}; if they are "
             "right, set VITUCB_LIMIT_IMAGE_PIXELS"
         )
-    if image.format == "TIFF" and image.mode == "I":  # 0..255 would be black, and 2^31 white
-        image.close()
-        raise ValueError(
-            "its pixels are signed or 32-bit integers of unknown range; store it with 8 or 16 bits"
-        )
-    return image
+
+
+_UNREAD = (
+    (re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.DOTALL), "HEIC"),
+    (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "), "JPEG XL"),
+    (re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"), "JPEG 2000"),
+    (re.compile(rb"II\*\0|MM\0\*"), "a TIFF file with samples of a kind"),
+)
+"""First bytes of formats that are common but not read -> what to call them."""
+
+UNREAD_EXTENSIONS = (".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jpx")
+"""Extensions of pictures in such formats: counted among the images of a folder, and refused."""
+
+
+def _unidentified(source: io.BytesIO | Path, error: Exception) -> ValueError:
+    """The error about a file of a format that is not read."""
+    head = source.getvalue()[:16] if isinstance(source, io.BytesIO) else _head(source)
+    for pattern, kind in _UNREAD:
+        if pattern.match(head):
+            return ValueError(
+                f"cannot identify image: it is {kind} that is not read; convert it to JPEG or PNG"
+            )
+    return ValueError(first_line(error))
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(16)
 
 
 @functools.cache

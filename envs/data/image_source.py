@@ -140,7 +140,7 @@ def _disk_cache(
     import PIL
 
     # Another decoder, or another rule in decoding.py (count it up), may give other pixels.
-    version = f"rule 2, Pillow {PIL.__version__}".encode()
+    version = f"rule 3, Pillow {PIL.__version__}".encode()
     return functools.partial(DecodedCache, folder, source.name, source.fingerprint() + version)
 
 

@@ -1,24 +1,19 @@
-"""Image sets that are not NPZ files: packaged digits, image folders, timm's data sets."""
+"""Image sets that need no file of the user: packaged digits, timm's data sets."""
 
 from __future__ import annotations
 
-import logging
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitucb.envs.data.decoding import first_line, image_extensions, open_image
+from vitucb.envs.data.decoding import first_line, open_image
 from vitucb.envs.data.disk_cache import data_folder
 from vitucb.envs.data.image_dataset import ImageDataset, class_indices, dataset_error
-from vitucb.envs.data.image_source import ImageSource, Reading, file_source, read_source
+from vitucb.envs.data.image_source import ImageSource, Reading, read_source
 from vitucb.envs.data.npz import array_images
 
 if TYPE_CHECKING:
     from PIL import Image
-
-_logger = logging.getLogger(__name__)
 
 TIMM_PREFIXES = ("torch", "hfds")
 """First part of the data set names that are handed to timm."""
@@ -38,44 +33,6 @@ def load_packaged_digits(image_size: int | None, *, rated: bool = False) -> Imag
     scores = digits.target.astype(np.float32) if rated else None
     name = "digits#value" if rated else "digits"
     return ImageDataset(name, images, labels, scores, names, lambda index: gray[index].tobytes())
-
-
-def load_folder(path: Path, reading: Reading) -> ImageDataset:
-    """An image folder: every subfolder is a class, in sorted order.
-
-    Images are found at any depth; hidden entries and files without an image's extension are left
-    out.
-
-    Raises:
-        ValueError: If there are no images, one class only, or a file cannot be read.
-    """
-    try:
-        folders = sorted(entry for entry in path.iterdir() if entry.is_dir())
-    except OSError as error:
-        raise dataset_error(str(path), f"{error.strerror}; check its permissions") from error
-    by_class = {
-        folder.name: _image_files(folder) for folder in folders if not folder.name.startswith(".")
-    }
-    for empty in [name for name, files in by_class.items() if not files]:
-        _logger.warning("%s holds no images and is left out of the classes", path / empty)
-        del by_class[empty]
-    if not by_class:
-        raise dataset_error(
-            str(path), "no images in subfolders; put the images of each class in its own subfolder"
-        )
-    paths = [file.relative_to(path).as_posix() for group in by_class.values() for file in group]
-    labels = np.repeat(np.arange(len(by_class)), [len(group) for group in by_class.values()])
-    source = file_source(str(path), path, paths)
-    return read_source(source, reading, labels.astype(np.int64), None, tuple(by_class))
-
-
-def _image_files(folder: Path) -> list[Path]:
-    return sorted(
-        Path(parent, name)
-        for parent, _, names in os.walk(folder)
-        for name in names
-        if Path(name).suffix.lower() in image_extensions() and not name.startswith(".")
-    )
 
 
 def load_timm(name: str, split: str, reading: Reading) -> ImageDataset:

@@ -144,22 +144,6 @@ def test_image_size_applies_to_files(tmp_path: Path) -> None:
     assert load_dataset(folder(tmp_path), image_size=6).images.shape == (6, 6, 6, 3)
 
 
-@pytest.mark.parametrize(
-    ("image", "expected"),
-    [
-        (Image.fromarray(np.full((2, 2), 0x4000, np.uint16)), [64, 64, 64]),
-        (Image.new("RGBA", (2, 2), (255, 0, 0, 0)), [255, 255, 255]),
-        (Image.new("LA", (2, 2), (10, 255)), [10, 10, 10]),
-        (Image.new("CMYK", (2, 2), (0, 0, 0, 255)), [0, 0, 0]),
-        (Image.new("1", (2, 2), 1), [255, 255, 255]),
-        (Image.new("RGB", (2, 2), (1, 2, 3)).quantize(), [1, 2, 3]),
-    ],
-    ids=["gray16", "transparent", "gray-alpha", "cmyk", "binary", "palette"],
-)
-def test_every_mode_becomes_rgb(image: Image.Image, expected: list[int]) -> None:
-    assert np.asarray(decoding.to_rgb(image))[0, 0].tolist() == expected
-
-
 def test_decoded_images_are_kept_only_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "CACHE_MIB", 1)
     opened: list[int] = []
