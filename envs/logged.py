@@ -98,6 +98,11 @@ class LoggedEnv(gymnasium.Env[dict[str, Any], np.int64]):
                 if dataset == "digits"
                 else read_log(dataset, image_size=image_size, skip_missing=skip_missing)
             )
+        if dataset.contexts is not None:
+            raise ValueError(
+                f"log {dataset.name}: it has no images to replay; evaluate policies on it with "
+                "vitucb evaluate, or name the images in it"
+            )
         self.log, self.shuffle, self.render_mode = dataset, shuffle, render_mode
         self._keep = _acceptance(dataset, assume_uniform)
         images = dataset.observation(0)["images"]

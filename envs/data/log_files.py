@@ -9,15 +9,18 @@
 - `reward`: a finite number.
 - `propensity`: probability with which the action was chosen, in (0, 1]; in all rows or in none.
 
+Logs of two other libraries are read too: `obp.py` and `vw_json.py` beside this module say which.
+
 Paths are relative to the folder of the log. Whatever is wrong is a ValueError that names the file,
 the line and the field.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +28,9 @@ import numpy as np
 from vitucb.envs.data.decoding import LazyImages, open_image
 from vitucb.envs.data.log_rows import LogRow, natural_order, row_error
 from vitucb.envs.data.logged_rounds import LoggedRounds
+from vitucb.envs.data.obp import read_bandit_feedback
 from vitucb.envs.data.tables import Row, TableError, read_table
+from vitucb.envs.data.vw_json import VW_SUFFIXES, is_vw_row, vw_events, vw_rounds
 from vitucb.storage.limits import check_limit
 
 __all__ = ["FIELDS", "LoggedRounds", "read_log"]
@@ -35,7 +40,7 @@ _logger = logging.getLogger(__name__)
 FIELDS = ("context_image", "arm_images", "action", "reward", "propensity")
 """The fields of a row; other columns are ignored."""
 
-_SUFFIXES = (".csv", ".jsonl", ".parquet")
+_SUFFIXES = (".csv", ".jsonl", ".parquet", ".npz", *VW_SUFFIXES)
 
 
 def read_log(
@@ -48,7 +53,8 @@ def read_log(
     """Read a log.
 
     Args:
-        path: A .csv, .jsonl or .parquet file; Parquet needs pyarrow.
+        path: A .csv, .jsonl or .parquet file (Parquet needs pyarrow), an .npz of the Open Bandit
+            Pipeline, or Vowpal Wabbit's JSON lines.
         columns: Field -> name of its column, where it is not the field's own name.
         image_size: Side in pixels to resize images to; that of the first image if None.
         skip_missing: Leave out rows whose images are missing, instead of refusing the log.
@@ -69,12 +75,22 @@ def read_log(
     unknown = sorted(set(names) - set(FIELDS))
     if unknown:
         raise ValueError(f"columns: unknown field {unknown[0]!r}; known: {', '.join(FIELDS)}")
-    rows = _rows(path, names.values())
+    if path.suffix.lower() == ".npz":
+        return read_bandit_feedback(path, image_size=image_size)
+    rows: Iterable[Row] = _rows(path, names.values())
+    first = list(itertools.islice(rows, 1))
+    rows, left_out = itertools.chain(first, rows), 0
+    if any(is_vw_row(path, fields) for _, fields in first):
+        events, left_out = vw_events(path, rows)
+        if not events[0].has_images:
+            return vw_rounds(path, events, left_out)
+        names = {field: field for field in FIELDS}
+        rows = ((event.line, event.fields()) for event in events)
     parsed = [LogRow.of(path, line, fields, names) for line, fields in rows]
     if not parsed:
         raise ValueError(f"log {path}: no rounds in it; give one row per round")
     kept = _with_images(path, parsed, skip_missing)
-    return _assemble(path, kept, image_size, len(parsed) - len(kept))
+    return _assemble(path, kept, image_size, len(parsed) - len(kept) + left_out)
 
 
 def _rows(path: Path, columns: Collection[str]) -> Iterator[Row]:

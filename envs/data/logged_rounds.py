@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+_BLACK = (32, 32, 3)  # a picture of nothing, for agents that never look
+
 
 class Images(Protocol):
     """Images by index: uint8 (n, H, W, 3) for n of them."""
@@ -39,7 +41,9 @@ class LoggedRounds:
         propensities: Probability of the chosen arm, float64 (n,), in (0, 1]; None if not kept.
         action_names: Names of the K actions of a context log, else empty.
         expected_rewards: True mean rewards, float64 (n, K), where the log was made up; else None.
-        dropped: Rows left out because an image was missing.
+        dropped: Rows left out because an image was missing, or the reward.
+        contexts: What was seen instead of images, in place of each of them, float32 (N, d); None
+            where images were seen. The images are black then.
     """
 
     name: str
@@ -52,6 +56,7 @@ class LoggedRounds:
     action_names: tuple[str, ...] = ()
     expected_rewards: NDArray[np.float64] | None = None
     dropped: int = 0
+    contexts: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -126,12 +131,43 @@ class LoggedRounds:
 
         Returns:
             `images` uint8 (K, H, W, 3), black where no arm was, or (1, H, W, 3) where the context
-            is shared; `action_mask` int8 (K,).
+            is shared; `action_mask` int8 (K,); `context` float32 (d,) in a log without images.
         """
         items = self.items[index]
         images = np.zeros((len(items), *self.images.shape[1:]), np.uint8)
         images[items >= 0] = self.images[items[items >= 0]]
-        return {"images": images, "action_mask": self.mask[index].copy()}
+        seen = {"images": images, "action_mask": self.mask[index].copy()}
+        return seen if self.contexts is None else seen | {"context": self.contexts[items[0]]}
+
+
+def rounds_without_images(
+    name: str,
+    contexts: NDArray[np.floating],
+    mask: NDArray[np.int8],
+    *,
+    actions: NDArray[np.int64],
+    rewards: NDArray[np.float64],
+    propensities: NDArray[np.float64] | None,
+    action_names: tuple[str, ...],
+    expected_rewards: NDArray[np.float64] | None = None,
+    dropped: int = 0,
+) -> LoggedRounds:
+    """A log of rounds whose contexts are vectors (n, d); the rest as in `LoggedRounds`."""
+    distinct, items = np.unique(np.asarray(contexts, np.float32), axis=0, return_inverse=True)
+    black = np.broadcast_to(np.zeros(_BLACK[2:], np.uint8), (len(distinct), *_BLACK))
+    return LoggedRounds(
+        name=name,
+        images=black,
+        items=items.reshape(-1, 1).astype(np.int64),
+        mask=mask,
+        actions=actions,
+        rewards=rewards,
+        propensities=propensities,
+        action_names=action_names,
+        expected_rewards=expected_rewards,
+        dropped=dropped,
+        contexts=distinct,
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

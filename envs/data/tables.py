@@ -16,6 +16,8 @@ from vitucb.storage.limits import check_limit
 
 _ROWS_AT_ONCE = 1_024
 
+_JSON_LINES = (".jsonl", ".json", ".dsjson", ".cb_json")
+
 Row: TypeAlias = tuple[int, Mapping[str, object]]
 """1-based line (row, in Parquet) and its fields; an empty cell of a CSV file is ""."""
 
@@ -35,7 +37,7 @@ class TableError(Exception):
 
 
 def read_table(path: Path, columns: Collection[str] = ()) -> Iterator[Row]:
-    """The rows of a .csv (UTF-8, with a header line), .parquet or .jsonl file, one by one.
+    """The rows of a .csv (UTF-8, with a header line) or .parquet file, or of JSON lines.
 
     Blank lines are no rows, and space around the names in a header is none of theirs.
 
@@ -49,7 +51,7 @@ def read_table(path: Path, columns: Collection[str] = ()) -> Iterator[Row]:
     try:
         if path.suffix.lower() == ".parquet":
             yield from _parquet_rows(path)
-        elif path.suffix.lower() == ".jsonl":
+        elif path.suffix.lower() in _JSON_LINES:
             yield from _json_rows(path)
         else:
             yield from _csv_rows(path, columns)
@@ -97,7 +99,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
     try:
-        from pyarrow import parquet  # type: ignore[import-not-found,unused-ignore]  # optional
+        from pyarrow import parquet
     except ModuleNotFoundError as error:
         raise TableError(
             "reading Parquet needs pyarrow; pip install pyarrow, or convert it to CSV"

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import string
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -144,27 +144,71 @@ def test_a_wrong_byte_is_not_said_to_be_in_the_first_line(folder: Path) -> None:
         read_log(write(folder, text))
 
 
-def test_parquet_without_pyarrow_says_what_to_install(folder: Path) -> None:
-    if importlib.util.find_spec("pyarrow") is not None:
-        pytest.skip("pyarrow is installed")
+def test_parquet_without_pyarrow_says_what_to_install(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ValueError, match="pip install pyarrow"):
         read_log(write(folder, b"PAR1", "log.parquet"))
 
 
+def write_parquet(path: Path, columns: dict[str, Any], **options: Any) -> Path:
+    from pyarrow import parquet, table
+
+    parquet.write_table(table(columns), path, **options)
+    return path
+
+
 def test_parquet_equals_json_lines(folder: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
     rows: list[dict[str, Any]] = [
         {"arm_images": ["a.png", "b.png"], "action": 1, "reward": 0.5, "propensity": 0.5},
         {"arm_images": ["c.png", "b.png"], "action": 0, "reward": 1.0, "propensity": 0.25},
-    ]
-    parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "log.parquet")
+    ] * 30
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    # More than one row group, as large files have, and a column that nobody asks for.
+    extra = {"when": [{"day": index} for index in range(len(rows))]}
+    options = {"row_group_size": 7, "compression": "zstd"}
+    one = read_log(write_parquet(folder / "log.parquet", columns | extra, **options))
     lines = "\n".join(json.dumps(row) for row in rows)
-    one, two = read_log(folder / "log.parquet"), read_log(write(folder, lines, "log.jsonl"))
+    two = read_log(write(folder, lines, "log.jsonl"))
     for field in ("items", "mask", "actions", "rewards", "propensities"):
         np.testing.assert_array_equal(getattr(one, field), getattr(two, field))
-    with pytest.raises(ValueError, match="cannot be read as Parquet"):
-        read_log(write(folder, b"PAR1 torn", "torn.parquet"))
+
+
+def test_parquet_of_labels_in_dictionaries_and_small_numbers(folder: Path) -> None:
+    import pyarrow
+
+    columns = {
+        "context_image": pyarrow.array(["a.png", "b.png"] * 3).dictionary_encode(),
+        "action": pyarrow.array(["cat", "dog", "cat"] * 2).dictionary_encode(),
+        "reward": pyarrow.array([0, 1] * 3, pyarrow.int8()),
+        "propensity": pyarrow.array([0.25] * 6, pyarrow.float32()),
+    }
+    log = read_log(write_parquet(folder / "log.parquet", columns))
+    assert log.action_names == ("cat", "dog")
+    assert log.rewards.tolist() == [0, 1, 0, 1, 0, 1]
+    assert log.propensities is not None
+    assert log.propensities.tolist() == [0.25] * 6
+
+
+def test_parquet_with_holes_is_refused_where_they_are(folder: Path) -> None:
+    columns: dict[str, Any] = {
+        "arm_images": [["a.png", "b.png"]] * 3,
+        "action": [0, 1, 0],
+        "reward": [1.0, None, 0.0],
+    }
+    with pytest.raises(ValueError, match=r"log.parquet:2: field 'reward': is missing"):
+        read_log(write_parquet(folder / "log.parquet", columns))
+    columns |= {"reward": [1.0, 0.0, 1.0], "propensity": [0.5, 0.5, None]}
+    with pytest.raises(ValueError, match=r"log.parquet:3: field 'propensity': give it in all"):
+        read_log(write_parquet(folder / "log.parquet", columns))
+
+
+def test_a_torn_parquet_file_is_named(folder: Path) -> None:
+    path = write_parquet(folder / "log.parquet", {"reward": [1.0] * 100})
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"log.parquet: cannot be read as Parquet"):
+        read_log(path)
 
 
 VALUES = st.one_of(

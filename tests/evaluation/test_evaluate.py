@@ -62,23 +62,107 @@ def test_an_agent_is_evaluated_on_the_log_of_another(runs: Callable[..., Path]) 
     assert evaluation.rows()[1]["estimator"] == "ips"
 
 
-def test_the_command_prints_facts_and_estimates(
-    runs: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+def test_the_command_leads_with_the_gain_and_says_what_to_read(
+    runs: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = str(runs("random", 30))
-    main(["evaluate", folder, "--policy", folder, "--resamples", "20"])
-    printed = capsys.readouterr().out
-    assert "rounds: 30\n" in printed
-    assert "true value: " in printed
-    assert [row.split("|")[1].strip() for row in printed.splitlines() if row.startswith("|")] == [
-        "estimator",
-        "-" * 13,
-        *ESTIMATORS,
-    ]
+    out = tmp_path / "out"
+    main(["evaluate", folder, "--policy", folder, "--resamples", "20", "--out", str(out)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("random would have earned 0.")
+    assert lines[2].startswith("read snips: with the logged propensities")
+    first_cells = [line.split("|")[1].strip() for line in lines if line.startswith("| ")]
+    assert first_cells[:2] == ["policy", "random"]
+    assert first_cells[2:5:2] == ["uniform", "the log itself"]
+    assert first_cells[3].startswith("best fixed position: ")
+    assert first_cells[5:] == ["estimator", *ESTIMATORS]
+    assert "rounds: 30" in lines
+    assert any(line.startswith("true value: ") for line in lines)
+    assert lines[-2:] == [str(out / "evaluation.json"), str(out / "evaluation.html")]
     (Path(folder) / "checkpoint" / "state.json").unlink()
     with pytest.raises(SystemExit):
         main(["evaluate", folder, "--policy", folder])
     assert "has no whole checkpoint: there is none; let it finish" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--confidence", "1"], "--confidence 1.0 is out of range; give a share between 0 and 1"),
+        (["--resamples", "0"], "--resamples 0 is out of range; give at least 1"),
+        (["--max-weight", "nan"], "--max-weight nan is out of range"),
+        (["--max-rounds", "0"], "--max-rounds 0 is out of range"),
+        (["--seed", "-1"], "--seed -1 is out of range"),
+        (["--threads", "0"], "--threads 0 is out of range"),
+        (["--policy", "nowhere"], "--policy nowhere: no such folder"),
+        (["--out", "/dev/null/x"], "out '/dev/null/x' cannot be written: "),
+    ],
+)
+def test_the_command_refuses_what_cannot_be_before_it_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    log = tmp_path / "log.csv"
+    log.touch()
+    policy = [] if "--policy" in words else ["--policy", str(tmp_path)]
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", str(log), *policy, *words])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_estimates_are_those_of_the_estimators_alone() -> None:
+    log = made_up_log(60)
+    evaluation = evaluate(log, uniform, num_resamples=FEW)
+    for estimate in evaluation.estimates:
+        assert estimate.gain == pytest.approx(estimate.value - evaluation.logged_value, abs=1e-12)
+        assert estimate.low <= estimate.value <= estimate.high
+        assert estimate.gain_low <= estimate.gain <= estimate.gain_high
+    # The log was written by uniform play: what it would have gained is known to be nothing.
+    by_itself = evaluation.advised
+    assert (by_itself.gain, by_itself.gain_low, by_itself.gain_high) == (0, 0, 0)
+    assert evaluation.references[0].policy == "uniform"
+    assert evaluation.references[0].value == pytest.approx(evaluation.logged_value)
+
+
+def bandit_feedback(rounds: int = 400) -> dict[str, object]:
+    """Contexts of one number, whose sign says which of two actions pays."""
+    rng = np.random.default_rng(0)
+    context, actions = rng.normal(size=(rounds, 1)), rng.integers(0, 2, rounds)
+    means = np.where((context > 0) == np.arange(2), 0.9, 0.1)
+    return {
+        "n_rounds": rounds,
+        "n_actions": 2,
+        "context": context,
+        "action": actions,
+        "position": None,
+        "reward": (rng.random(rounds) < means[np.arange(rounds), actions]).astype(int),
+        "expected_reward": means,
+        "pscore": np.full(rounds, 0.5),
+    }
+
+
+def by_sign(obs: Observation) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    chosen: np.ndarray[tuple[int], np.dtype[np.float64]] = np.eye(2)[int(obs["context"][0] > 0)]
+    return chosen
+
+
+def test_a_dictionary_of_the_open_bandit_pipeline_is_evaluated() -> None:
+    evaluation = evaluate(bandit_feedback(), by_sign, num_resamples=FEW)
+    assert evaluation.true_value == pytest.approx(0.9)
+    read = evaluation.advised
+    assert read.policy == "by_sign"
+    assert read.low < 0.9 < read.high
+    assert read.gain_low > 0.3
+    assert evaluation.references[1].gain < 0.2
+    assert evaluation.facts["distinct contexts"] == 400
+
+
+def test_agents_that_look_at_images_need_some(runs: Callable[..., Path]) -> None:
+    with pytest.raises(ValueError, match="it has no images, and the agent looks at them"):
+        evaluate(bandit_feedback(), runs("lin-ucb", 40))
+    wider = bandit_feedback() | {"n_actions": 4, "expected_reward": None}
+    blind = evaluate(wider, runs("ucb1", 40), num_resamples=FEW)
+    assert blind.advised.policy.endswith("s0")
 
 
 def test_the_logging_policy_has_the_mean_reward_of_its_log() -> None:

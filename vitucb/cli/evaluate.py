@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import tyro
 
 from vitucb.cli.arguments import parse
-from vitucb.cli.output import cell, table
+from vitucb.cli.output import UsageError, cell, table
 from vitucb.inert_text import visible
+
+if TYPE_CHECKING:
+    from vitucb.evaluation.evaluate import Evaluation
 
 
 @dataclass(frozen=True)
@@ -17,9 +23,13 @@ class EvaluateArgs:
     """Estimate from a log what a saved agent would have earned on it."""
 
     log: tyro.conf.Positional[str]
-    """A .csv, .jsonl or .parquet log, or the folder of a run."""
+    """A log (.csv, .jsonl, .parquet; .npz of the Open Bandit Pipeline; .json, .dsjson of Vowpal
+    Wabbit), or the folder of a run."""
     policy: str
-    """Folder of the run whose agent is evaluated."""
+    """Folder of the run, or of the saved agent, that is evaluated."""
+    out: str | None = None
+    """Write evaluation.json and evaluation.html into this folder; or one file, FILE.json or
+    FILE.html."""
     actions: tuple[str, ...] | None = None
     """What a log of contexts calls the agent's actions 0, 1, ...; needed where the agent does not
     call them the same."""
@@ -43,12 +53,16 @@ class EvaluateArgs:
 def evaluate(words: list[str]) -> None:
     """Estimate from a log what a saved agent would have earned on it."""
     args = parse(EvaluateArgs, words, "evaluate")
+    _check(args)
     from vitucb.evaluation import evaluate as off_policy
+    from vitucb.evaluation.logs import open_log
+
+    log = open_log(args.log, trust=args.trust)
     from vitucb.models.threads import use_threads
 
     use_threads(args.threads)
     result = off_policy.evaluate(
-        args.log,
+        log,
         args.policy,
         actions=args.actions,
         num_resamples=args.resamples,
@@ -60,7 +74,54 @@ def evaluate(words: list[str]) -> None:
     )
     for warning in result.warnings:
         print(f"warning: {visible(warning)}", file=sys.stderr)
-    print("\n".join(f"{visible(name)}: {cell(value)}" for name, value in result.facts.items()))
-    if result.true_value is not None:
-        print(f"true value: {cell(result.true_value)}")
-    print(f"\n{table(result.rows())}")
+    print(_text(result))
+    if args.out is not None:
+        from vitucb.report.evaluation_page import write_evaluation
+
+        command = shlex.join(["vitucb", "evaluate", *words])
+        for path in write_evaluation(result, args.out, command):
+            print(path.resolve())
+
+
+def _check(args: EvaluateArgs) -> None:
+    """Refuse what cannot be, before the log is read and torch loaded."""
+    rules = (
+        ("confidence", 0 < args.confidence < 1, "a share between 0 and 1, say 0.95"),
+        ("resamples", args.resamples >= 1, "at least 1"),
+        ("max-weight", args.max_weight is None or args.max_weight > 0, "a number above 0"),
+        ("max-rounds", args.max_rounds is None or args.max_rounds >= 1, "at least 1"),
+        ("seed", args.seed >= 0, "a whole number of at least 0"),
+        ("threads", args.threads >= 1, "at least 1"),
+    )
+    for name, is_sound, allowed in rules:
+        if not is_sound:
+            given = getattr(args, name.replace("-", "_"))
+            raise UsageError(f"--{name} {given} is out of range; give {allowed}")
+    if not os.path.exists(args.log):
+        raise UsageError(f"log {args.log}: no such file or folder; check the path")
+    if not os.path.isdir(args.policy):
+        raise UsageError(
+            f"--policy {args.policy}: no such folder; give that of a run, or of a saved agent"
+        )
+    if args.out is not None:
+        from vitucb.report.evaluation_page import out_files
+
+        out_files(args.out)
+
+
+def _text(result: Evaluation) -> str:
+    """The answer, who else would have earned what, every estimator, the log."""
+    from vitucb.evaluation.verdict import headline, short_name
+
+    policies = result.policy_rows()
+    policies[0]["policy"] = short_name(result.advised.policy)
+    facts = "\n".join(f"{visible(name)}: {cell(value)}" for name, value in result.facts.items())
+    parts = [
+        visible(headline(result)),
+        f"read {result.advice.estimator}: {result.advice.why}",
+        table(policies),
+        "" if result.true_value is None else f"true value: {cell(result.true_value)}",
+        table(result.rows()),
+        facts,
+    ]
+    return "\n\n".join(part for part in parts if part)

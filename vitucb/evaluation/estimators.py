@@ -102,6 +102,12 @@ class Estimate:
     effective_sample_size: float
     max_weight: float
 
+    @classmethod
+    def of(cls, name: str, terms: Terms, low: float, high: float) -> Estimate:
+        """What `terms` say, with the ends of their interval."""
+        used = terms.importance
+        return cls(name, terms.value, low, high, effective_sample_size(used), float(used.max()))
+
 
 def check_logged(
     rewards: ArrayLike,
@@ -265,27 +271,24 @@ def estimate_values(
     Raises:
         ValueError: If `max_weight` is not positive, or as `bootstrap_intervals`.
     """
-    limit = math.sqrt(len(log.rewards)) if max_weight is None else max_weight
-    if not limit > 0:
-        raise ValueError(f"max_weight {max_weight} must be above 0; leave it out for sqrt(n)")
-    terms = {
-        name: estimator(log, limit) if name in _WITH_LIMIT else estimator(log)
-        for name, estimator in ESTIMATORS.items()
-    }
+    terms = estimator_terms(log, max_weight)
     ends = bootstrap_intervals(
         list(terms.values()), rng, num_resamples=num_resamples, confidence=confidence
     )
     return [
-        Estimate(
-            name=name,
-            value=used.value,
-            low=low,
-            high=high,
-            effective_sample_size=effective_sample_size(used.importance),
-            max_weight=float(used.importance.max()),
-        )
-        for (name, used), (low, high) in zip(terms.items(), ends, strict=True)
+        Estimate.of(*each, *interval) for each, interval in zip(terms.items(), ends, strict=True)
     ]
+
+
+def estimator_terms(log: Logged, max_weight: float | None = None) -> dict[str, Terms]:
+    """The terms of every estimator by name, in the order of `ESTIMATORS`; see `estimate_values`."""
+    limit = math.sqrt(len(log.rewards)) if max_weight is None else max_weight
+    if not limit > 0:
+        raise ValueError(f"max_weight {max_weight} must be above 0; leave it out for sqrt(n)")
+    return {
+        name: estimator(log, limit) if name in _WITH_LIMIT else estimator(log)
+        for name, estimator in ESTIMATORS.items()
+    }
 
 
 def _column(name: str, values: ArrayLike, rounds: int | None = None) -> Array:

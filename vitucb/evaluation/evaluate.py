@@ -7,20 +7,23 @@ from the log, and counts none of its choices.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vitucb.envs.data.obp import read_bandit_feedback
+from vitucb.evaluation.advice import Advice, advise
+from vitucb.evaluation.comparison import PolicyEstimate, Probe, compare
 from vitucb.evaluation.cross_fitting import cross_fitted_rewards
 from vitucb.evaluation.estimators import (
-    Estimate,
+    ESTIMATORS,
     Logged,
-    check_logged,
     effective_sample_size,
-    estimate_values,
+    estimator_terms,
 )
 from vitucb.evaluation.logs import (
     LoggedRounds,
@@ -29,6 +32,7 @@ from vitucb.evaluation.logs import (
     inspect_log,
     open_log,
 )
+from vitucb.evaluation.reference_policies import best_fixed_action, uniform_play
 from vitucb.evaluation.target_policy import PolicyFunction, load_policy
 from vitucb.policies.choice import Array
 from vitucb.seeding import numpy_generator
@@ -46,35 +50,51 @@ class Evaluation:
 
     Attributes:
         estimates: One per estimator of `vitucb.evaluation.estimators.ESTIMATORS`.
+        references: Uniform play and the best fixed action, by the advised estimator.
+        advice: Which estimate to read, and why.
+        log: The log.
         logged_value: Mean reward of the log itself, reward units per round.
+        confidence: Nominal coverage of the intervals.
         true_value: Mean reward of the policy on these rounds where the log knows it, else None.
         facts: What the log looks like, and how the policy overlaps with it.
         warnings: What may make the estimates wrong, a sentence each.
     """
 
-    estimates: tuple[Estimate, ...]
+    estimates: tuple[PolicyEstimate, ...]
+    references: tuple[PolicyEstimate, ...]
+    advice: Advice
+    log: str
     logged_value: float
+    confidence: float
     true_value: float | None
     facts: dict[str, float | int | str]
     warnings: tuple[str, ...]
+
+    @property
+    def advised(self) -> PolicyEstimate:
+        """The estimate to read."""
+        return next(e for e in self.estimates if e.name == self.advice.estimator)
 
     def rows(self) -> list[dict[str, object]]:
         """The estimates as rows of a table."""
         return [
             {
                 "estimator": e.name,
-                "value": e.value,
-                "low": e.low,
-                "high": e.high,
+                **e.numbers(),
                 "effective sample size": e.effective_sample_size,
                 "largest weight": e.max_weight,
             }
             for e in self.estimates
         ]
 
+    def policy_rows(self) -> list[dict[str, object]]:
+        """The policy beside uniform play, the best fixed action and the log, as rows of a table."""
+        rows = [{"policy": e.policy, **e.numbers()} for e in (self.advised, *self.references)]
+        return [*rows, {"policy": "the log itself", "value": self.logged_value}]
+
 
 def evaluate(
-    log: str | Path | LoggedRounds,
+    log: str | Path | LoggedRounds | Mapping[str, Any],
     policy: str | Path | PolicyFunction,
     *,
     actions: Sequence[str] | None = None,
@@ -90,7 +110,8 @@ def evaluate(
     """Estimate the mean reward that a policy would have had on the contexts of a log.
 
     Args:
-        log: A log file or run folder, see `vitucb.evaluation.logs.open_log`, or its rounds.
+        log: A log file or run folder, see `vitucb.evaluation.logs.open_log`, its rounds, or a
+            dictionary of bandit feedback as the Open Bandit Pipeline makes it.
         policy: A run folder with a checkpoint, or a function giving the probability of every arm.
         actions: What the log calls the policy's actions 0, 1, ..., for a log of contexts whose
             labels are not the policy's own names; see `match_actions`.
@@ -107,34 +128,64 @@ def evaluate(
     Raises:
         ValueError: If the log or the policy cannot be used; says which and why.
     """
-    log = log if isinstance(log, LoggedRounds) else open_log(log, trust=trust)
-    log = log if max_rounds is None else log.first(max_rounds)
+    rounds = _opened(log, trust)
+    rounds = rounds if max_rounds is None else rounds.first(max_rounds)
     probabilities = policy if callable(policy) else load_policy(policy, device=device, trust=trust)
-    log = match_actions(log, probabilities, actions)
-    target = target_probabilities(log, probabilities)
-    features = image_features(log, backbone, device)
-    chosen = log.propensities
+    _check_sees(rounds, probabilities)
+    rounds = match_actions(rounds, probabilities, actions)
+    target = target_probabilities(rounds, probabilities)
+    features = image_features(rounds, backbone, device)
+    chosen = rounds.propensities
     if chosen is None:
-        chosen = estimate_propensities(log, features)[np.arange(len(log)), log.actions]
-    q = _estimated_rewards(log, features, numpy_generator(seed, "folds"))
-    checked = check_logged(log.rewards, log.actions, chosen, target, q)
-    report = inspect_log(log, chosen)
+        chosen = estimate_propensities(rounds, features)[np.arange(len(rounds)), rounds.actions]
+    q = _estimated_rewards(rounds, features, numpy_generator(seed, "folds"))
+    probed = Probe(rounds, chosen, q)
+    checked = probed.logged(target)
+    report = inspect_log(rounds, chosen)
     overlap = _overlap(checked, target)
-    estimates = estimate_values(
-        checked,
+    advice = advise(checked, are_logged=rounds.propensities is not None)
+    fixed, fixed_name = best_fixed_action(rounds, chosen, numpy_generator(seed, "halves"))
+    name = str(getattr(probabilities, "name", "") or getattr(policy, "__name__", "policy"))
+    entries = [(name, *each) for each in estimator_terms(checked, max_weight).items()]
+    for label, played in (("uniform", uniform_play(rounds)), (fixed_name, fixed)):
+        terms = estimator_terms(probed.logged(played), max_weight)
+        entries.append((label, advice.estimator, terms[advice.estimator]))
+    compared = compare(
+        entries,
+        rounds.rewards,
         numpy_generator(seed, "bootstrap"),
-        max_weight=max_weight,
         num_resamples=num_resamples,
         confidence=confidence,
     )
-    means = log.expected_rewards
+    means = rounds.expected_rewards
     return Evaluation(
-        estimates=tuple(estimates),
-        logged_value=float(log.rewards.mean()),
+        estimates=tuple(compared[: len(ESTIMATORS)]),
+        references=tuple(compared[len(ESTIMATORS) :]),
+        advice=advice,
+        log=rounds.name,
+        logged_value=float(rounds.rewards.mean()),
+        confidence=confidence,
         true_value=None if means is None else float((target * means).sum(axis=1).mean()),
         facts=report.facts | overlap.facts,
         warnings=report.warnings + overlap.warnings,
     )
+
+
+def _opened(
+    log: str | Path | LoggedRounds | Mapping[str, Any], trust: Sequence[str]
+) -> LoggedRounds:
+    if isinstance(log, LoggedRounds):
+        return log
+    return read_bandit_feedback(log) if isinstance(log, Mapping) else open_log(log, trust=trust)
+
+
+def _check_sees(log: LoggedRounds, policy: PolicyFunction) -> None:
+    """Refuse an agent of images for a log that has none."""
+    if log.contexts is not None and getattr(policy, "looks_at_images", False):
+        raise ValueError(
+            f"log {log.name}: it has no images, and the agent looks at them; add them to the log "
+            "(see docs/off_policy_evaluation.md), or evaluate a function of obs['context']"
+        )
 
 
 def match_actions(
@@ -207,7 +258,14 @@ def target_probabilities(log: LoggedRounds, policy: PolicyFunction) -> Array:
 
 
 def image_features(log: LoggedRounds, backbone: str, device: str = "cpu") -> NDArray[np.float32]:
-    """Frozen last-layer features of a log's images, float32 (N, d); 0 if no round has it."""
+    """Frozen last-layer features of a log's images, float32 (N, d); 0 if no round has it.
+
+    Where a log has contexts instead of images, these, scaled to variance 1.
+    """
+    if log.contexts is not None:
+        scale = np.maximum(log.contexts.std(axis=0), 1e-12)
+        scaled: NDArray[np.float32] = (log.contexts - log.contexts.mean(axis=0)) / scale
+        return scaled
     import torch
 
     from vitucb.models.backbone import create_backbone

@@ -264,7 +264,7 @@ def inspect_log(log: LoggedRounds, propensities: NDArray[np.float64] | None = No
         "rounds": len(log),
         "arms": f"{arms.min()} to {arms.max()}" if np.ptp(arms) else int(arms[0]),
         **({"actions": ", ".join(log.action_names[:20])} if log.action_names else {}),
-        "distinct images": log.images.shape[0],
+        ("distinct images" if log.contexts is None else "distinct contexts"): log.images.shape[0],
         "mean reward": float(log.rewards.mean()),
         "duplicate rounds": _duplicates(log),
         "rows left out": log.dropped,
@@ -296,7 +296,7 @@ def _general_warnings(log: LoggedRounds, facts: dict[str, float | int | str]) ->
             "same round was logged twice, the intervals are too short"
         )
     if log.dropped:
-        warnings.append(f"{log.dropped} rows were left out because their images are missing")
+        warnings.append(f"{log.dropped} rows were left out: no images, or no reward")
     never = [name for i, name in enumerate(log.action_names) if not (log.actions == i).any()]
     if never:
         warnings.append(f"never chosen: {', '.join(never[:5])}; nothing is known of their rewards")

@@ -29,6 +29,7 @@ class SavedPolicy:
         fixed_arms: Number of the arms that the agent knows by their number; None if it looks at an
             image of each.
         action_names: Names of these arms, where the agent knows them, else empty.
+        looks_at_images: Whether it looks at images, rather than at numbers of arms only.
     """
 
     name: str
@@ -36,6 +37,7 @@ class SavedPolicy:
     why_unfit: Callable[[Observation], str | None]
     fixed_arms: int | None
     action_names: tuple[str, ...]
+    looks_at_images: bool = True
 
     def __call__(self, obs: Observation) -> Array:
         """Probability of every arm, float64 (K,).
@@ -74,6 +76,7 @@ def load_policy(
         deployed.why_unfit,
         deployed.fixed_arms,
         deployed.blueprint.action_names,
+        deployed.looks_at_images,
     )
 
 

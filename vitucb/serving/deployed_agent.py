@@ -86,6 +86,11 @@ class DeployedAgent:
         """Number of the arms it knows by their number; None if it looks at an image of each."""
         return self.blueprint.num_arms if self._has_fixed_arms else None
 
+    @property
+    def looks_at_images(self) -> bool:
+        """Whether its choices depend on images, rather than on the numbers of arms only."""
+        return not self._knows_numbers
+
     def why_unfit(self, obs: Observation) -> str | None:
         """Why the agent cannot choose in `obs`, made for other contexts or arms; None if it can."""
         arms, of = len(obs["action_mask"]), self.blueprint.num_arms
