@@ -71,6 +71,7 @@ class ExpertAgent(Savable):
         )
         for name in self.weights.asleep:
             self._sleepers[name].sleep()
+        self._disagreement = (rule or WeightRule()).disagreement
         self._rng, self._is_discounted = numpy_generator(seed, "policy"), is_discounted
         self.rounds = 0
         self.parameters: dict[str, int] = {}
@@ -141,7 +142,8 @@ class ExpertAgent(Savable):
     ) -> tuple[Prediction, Choice]:
         """The mixture and the choice; draws from the generator."""
         weights = self.weights.weights
-        mixed = mix(list(predictions.values()), [weights[name] for name in predictions])
+        shares = [weights[name] for name in predictions]
+        mixed = mix(list(predictions.values()), shares, self._disagreement)
 
         def covariance() -> Array:
             correlation = self._correlation(offer, predictions)
