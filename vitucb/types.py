@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Observation: TypeAlias = Mapping[str, NDArray[Any]]
 """`images` uint8 (K, H, W, C) and `action_mask` int8 (K,): 1 where the arm may be chosen."""
@@ -22,6 +22,16 @@ State: TypeAlias = dict[str, Any]
 
 # Beyond it float32 models overflow, and beyond 1e154 squares in float64 do.
 LARGEST_REWARD = 1e30
+
+PROBABILITY_TOLERANCE = 1e-6
+"""How far sums of float64, and decimals that a file rounded, may be off 1."""
+
+
+def sound_propensities(values: ArrayLike) -> NDArray[np.float64]:
+    """Logged probabilities (...,): those above 1 by rounding alone are 1, NaN if not in (0, 1]."""
+    p = np.asarray(values, np.float64)
+    is_sound = (p > 0) & (p <= 1 + PROBABILITY_TOLERANCE)
+    return np.where(is_sound, np.minimum(p, 1.0), np.nan)
 
 
 def shares_image(num_images: int, num_arms: int) -> bool:

@@ -4,8 +4,9 @@
 
 - `arm_images`: the images on offer, a JSON list (in CSV also `a.png|b.png`), and `action`: the
   0-based position of the chosen one; or
-- `context_image`: the one image that was seen, and `action`: any label or number. The actions of
-  the whole log, sorted, are what could be chosen; see `LoggedRounds.with_actions`.
+- `context_image`: the one image that was seen, and `action`: any label or number, without the space
+  around it, and 1.0 the same as 1. The actions of the whole log, sorted, are what could be chosen;
+  see `LoggedRounds.with_actions`.
 - `reward`: a finite number.
 - `propensity`: probability with which the action was chosen, in (0, 1]; in all rows or in none.
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitucb.types import LARGEST_REWARD
+from vitucb.envs.data.tables import label_text
+from vitucb.types import LARGEST_REWARD, sound_propensities
 
 
 def row_error(path: Path, line: int, problem: str) -> ValueError:
@@ -26,7 +27,7 @@ class LogRow:
         is_context: Whether there is one image, which all actions share.
         action: Position of the chosen image, or label of the action.
         reward: A finite number.
-        propensity: In (0, 1]; None if it was not kept.
+        propensity: In (0, 1], above it by rounding alone is 1; None if it was not kept.
     """
 
     line: int
@@ -71,8 +72,8 @@ class LogRow:
             raise fail("reward", f"{_short(given['reward'])} is no {limit}")
         propensity = None
         if "propensity" in given:
-            propensity = _number(given["propensity"])
-            if propensity is None or not 0 < propensity <= 1:
+            propensity = float(sound_propensities(_number(given["propensity"]) or 0.0))
+            if math.isnan(propensity):
                 raise fail("propensity", f"{_short(given['propensity'])} is not in (0, 1]")
         action = _action(given["action"], None if is_context else len(images))
         if action is None:
@@ -81,8 +82,11 @@ class LogRow:
         return cls(line, images, is_context, action, reward, propensity)
 
 
+_HUGE = "a huge integer"
+
+
 def _short(value: object) -> str:
-    text = repr(value) if not isinstance(value, int) or abs(value) < 1e18 else "a huge integer"
+    text = repr(value) if not isinstance(value, int) or abs(value) < 1e18 else _HUGE
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -120,12 +124,17 @@ def _reward(value: object) -> float | None:
 def _action(value: object, arms: int | None) -> str | int | None:
     """A position below `arms`, or the label of an action where `arms` is None."""
     if arms is None:
-        is_label = isinstance(value, str | int) and not isinstance(value, bool)
-        return str(value) if is_label and _short(value) != "a huge integer" else None
+        is_label = isinstance(value, str | int | float) and not isinstance(value, bool)
+        return (label_text(value) or None) if is_label and _is_writable(value) else None
     number = _number(value)
     if isinstance(value, bool) or number is None or not number.is_integer():
         return None
     return int(number) if 0 <= number < arms else None
+
+
+def _is_writable(value: object) -> bool:
+    """Whether a label is text, or a number that can be told apart from others once written."""
+    return isinstance(value, str) or (_number(value) is not None and _short(value) != _HUGE)
 
 
 def natural_order(name: str) -> tuple[float, str]:

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vitucb.envs.data.tables import label_text
+
 _BLACK = (32, 32, 3)  # a picture of nothing, for agents that never look
 
 
@@ -80,18 +82,19 @@ class LoggedRounds:
                 ones, or an action of the log is not among them.
         """
         names = tuple(map(str, names))
+        texts, own = [*map(label_text, names)], [*map(label_text, self.action_names)]
         if not self.action_names:
             raise ValueError(
                 f"log {self.name}: every arm has its image, and actions are positions among them; "
                 "name no actions"
             )
-        if len(names) < 2 or len(set(names)) < len(names):
+        if len(names) < 2 or len(set(texts)) < len(names):
             raise ValueError(f"actions {_listed(names)}: give at least two, and each once")
-        for unknown in sorted(set(self.action_names) - set(names)):
+        for unknown in sorted(set(own) - set(texts)):
             raise ValueError(
                 f"log {self.name}: its action {unknown!r} is not among {_listed(names)}"
             )
-        place = np.array([names.index(name) for name in self.action_names])
+        place = np.array([texts.index(text) for text in own])
         means = self.expected_rewards
 
         def moved(columns: NDArray[Any], absent: float) -> NDArray[Any]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vitucb.envs.data.image_dataset import ImageDataset, dataset_error
 from vitucb.envs.data.image_source import Reading, file_source, read_source
-from vitucb.envs.data.tables import Row, TableError, read_table
+from vitucb.envs.data.tables import Row, TableError, label_text, read_table
 
 _LONGEST_SHOWN = 200
 SUFFIXES = (".csv", ".parquet")
@@ -24,7 +24,7 @@ def load_manifest(path: Path, score_name: str, reading: Reading) -> ImageDataset
 
     Columns: `path`, absolute or relative to the folder of the table; `label`, any text, and/or
     `score`, a number. Others are ignored. Classes are in sorted order, as numbers if all are whole
-    numbers.
+    numbers; 2.0 is 2.
 
     Args:
         path: The table.
@@ -50,7 +50,7 @@ def load_manifest(path: Path, score_name: str, reading: Reading) -> ImageDataset
     labels: NDArray[np.int64] | None = None
     class_names: tuple[str, ...] = ()
     if has_labels:
-        texts = [_text(name, line, row, "label") for line, row in rows]
+        texts = [label_text(_text(name, line, row, "label")) for line, row in rows]
         class_names = _in_order(set(texts))
         index = {text: position for position, text in enumerate(class_names)}
         labels = np.array([index[text] for text in texts], np.int64)

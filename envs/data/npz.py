@@ -29,7 +29,8 @@ def load_npz(path: Path, score_name: str, reading: Reading) -> ImageDataset:
 
     Keys: `images` uint8 (N, H, W[, 3]), or `jpeg` uint8 (bytes,) with `offsets` (N+1,) so that
     image i is `jpeg[offsets[i]:offsets[i+1]]`; `labels` integers (N,) and/or `scores` (N,) or,
-    with `score_names` (M,), (N, M); optionally `class_names` (C,) of the labels 0..C-1.
+    with `score_names` (M,), (N, M); optionally `class_names` (C,) of the labels 0..C-1,
+    text or UTF-8, each name once.
 
     Args:
         path: The file.
@@ -44,8 +45,7 @@ def load_npz(path: Path, score_name: str, reading: Reading) -> ImageDataset:
     labels: NDArray[np.int64] | None = None
     names: tuple[str, ...] = ()
     if "labels" in arrays:
-        known_names = tuple(str(value) for value in arrays.get("class_names", ()))
-        labels, names = class_indices(name, arrays["labels"], known_names)
+        labels, names = _classes(name, arrays)
     scores = _scores(name, arrays, score_name)
     if "images" in arrays:
         pixels = arrays["images"]
@@ -104,6 +104,46 @@ def _from_array(image: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(image))
 
 
+def _classes(
+    name: str, arrays: Mapping[str, NDArray[Any]]
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Class indices (N,) of the labels, and the names of the classes that have images."""
+    known = _names(name, arrays, "class_names")
+    labels, names = class_indices(name, arrays["labels"], known)
+    if known and labels.size:
+        present = np.unique(arrays["labels"])
+        if present[0] < 0 or present[-1] >= len(known):
+            raise dataset_error(
+                name,
+                f"labels go from {present[0]} to {present[-1]}, and class_names name 0 to "
+                f"{len(known) - 1}; give a name for every label",
+            )
+        absent = [known[label] for label in np.setdiff1d(np.arange(len(known)), present)]
+        if absent:
+            shown = ", ".join(absent[:10])
+            _logger.warning("dataset %r: no image of %d classes: %s", name, len(absent), shown)
+    return labels, names
+
+
+def _names(name: str, arrays: Mapping[str, NDArray[Any]], key: str) -> list[str]:
+    """The texts of an array of names, each there once; none if the file has no such array."""
+    values = arrays.get(key)
+    if values is None:
+        return []
+    if values.ndim != 1 or values.dtype.kind not in "USiu":
+        raise dataset_error(name, f"{key} are {values.dtype} {values.shape}; store text, (C,)")
+    try:
+        texts = [v.decode() if isinstance(v, bytes) else str(v) for v in values.tolist()]
+    except UnicodeDecodeError as error:
+        raise dataset_error(name, f"{key} are bytes, but no UTF-8; store them as text") from error
+    names = [text.strip() for text in texts]
+    for index, text in enumerate(names):
+        if not text or text in names[:index]:
+            problem = "twice" if text else "empty"
+            raise dataset_error(name, f"{key}[{index}] is {text!r}, {problem}; give each name once")
+    return names
+
+
 def _scores(
     name: str, arrays: Mapping[str, NDArray[Any]], score_name: str
 ) -> NDArray[np.float32] | None:
@@ -112,7 +152,7 @@ def _scores(
             raise dataset_error(name, f"has no scores to pick {score_name!r} from; drop the #part")
         return None
     scores = arrays["scores"]
-    known = [str(value) for value in arrays.get("score_names", ())]
+    known = _names(name, arrays, "score_names")
     if scores.ndim == 2 and scores.shape[1] == len(known):
         if score_name not in known:
             raise dataset_error(

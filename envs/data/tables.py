@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -20,6 +21,19 @@ _JSON_LINES = (".jsonl", ".json", ".dsjson", ".cb_json")
 
 Row: TypeAlias = tuple[int, Mapping[str, object]]
 """1-based line (row, in Parquet) and its fields; an empty cell of a CSV file is ""."""
+
+
+_WHOLE = re.compile(r"([+-]?\d+)\.0*")
+
+
+def label_text(value: object) -> str:
+    """The name of a class or an action: a cell without the space around it, 2.0 and "2.0" as 2.
+
+    Tables with gaps turn whole numbers into floats, and the same label would be two.
+    """
+    text = str(value).strip()
+    whole = _WHOLE.fullmatch(text)
+    return whole[1] if whole else text
 
 
 class TableError(Exception):

@@ -67,6 +67,16 @@ def test_npz_class_names_name_the_labels(tmp_path: Path) -> None:
     assert load_dataset(path).class_names == ("ant", "cow")
 
 
+def test_npz_class_names_may_be_bytes_and_name_classes_without_images(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = np.array(["fourmi", "abeille", "vache à lait"])
+    encoded = np.array([name.encode() for name in names])
+    path = save(tmp_path, images=noise(), labels=[2, 0, 2, 0, 2, 0], class_names=encoded)
+    assert load_dataset(path).class_names == ("fourmi", "vache à lait")
+    assert "no image of 1 classes: abeille" in caplog.text
+
+
 def test_npz_scores_without_labels(tmp_path: Path) -> None:
     dataset = load_dataset(save(tmp_path, images=noise(), scores=np.arange(6.0)))
     assert dataset.labels is None

@@ -59,6 +59,45 @@ def test_a_context_log_shares_its_image_and_sorts_its_actions(folder: Path) -> N
     assert obs["action_mask"].tolist() == [1, 1, 1]
 
 
+def test_one_label_in_several_spellings_is_one_action(folder: Path) -> None:
+    text = "context_image,action,reward\na.png,1,0\na.png, 1.0 ,0\nb.png, cat,1\nb.png,cat,1\n"
+    log = read_log(write(folder, text))
+    assert log.action_names == ("1", "cat")
+    assert log.actions.tolist() == [0, 0, 1, 1]
+
+
+def test_numbers_and_texts_of_json_are_the_labels_of_csv(folder: Path) -> None:
+    actions = [1, 1.0, "1", " 1.0", 0.5, "0.5"]
+    lines = [json.dumps({"context_image": "a.png", "action": a, "reward": 0}) for a in actions]
+    log = read_log(write(folder, "\n".join(lines), "log.jsonl"))
+    assert log.action_names == ("0.5", "1")
+    assert log.actions.tolist() == [1, 1, 1, 1, 0, 0]
+
+
+def test_actions_are_found_by_their_name_in_any_spelling(folder: Path) -> None:
+    log = read_log(write(folder, "context_image,action,reward\na.png,1,0\nb.png,2.0,1\n"))
+    renamed = log.with_actions(["2", "1.0", "3"])
+    assert renamed.actions.tolist() == [1, 0]
+    with pytest.raises(ValueError, match=r"'1', '1.0': give at least two, and each once"):
+        log.with_actions(["1", "1.0"])
+
+
+@pytest.mark.parametrize("label", ["", "  ", "NaN", "Infinity", "1e999", "[]", "1" + "0" * 30])
+def test_what_is_no_label_is_refused(folder: Path, label: str) -> None:
+    text = f'{{"context_image": "a.png", "action": {label or "null"}, "reward": 0}}'
+    if not label.strip():
+        text = text.replace(label or "null", f'"{label}"')
+    with pytest.raises(ValueError, match="field 'action'"):
+        read_log(write(folder, text, "log.jsonl"))
+
+
+def test_a_propensity_above_1_by_rounding_is_1(folder: Path) -> None:
+    rows = "a.png|b.png,0,1,1.0000000000000002\na.png|b.png,1,1,0.5\n"
+    propensities = read_log(write(folder, ARMS + rows)).propensities
+    assert propensities is not None
+    assert propensities.tolist() == [1.0, 0.5]
+
+
 def test_columns_can_have_other_names_and_further_columns_are_ignored(folder: Path) -> None:
     path = write(folder, "arm_images,click,shown,when\na.png|b.png,1,0,today\n")
     log = read_log(path, columns={"reward": "click", "action": "shown"})

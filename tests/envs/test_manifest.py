@@ -33,6 +33,11 @@ def test_labels_of_a_manifest_are_its_classes_in_sorted_order(tmp_path: Path) ->
     assert ImageContextEnv(path).num_arms == 2
 
 
+def test_whole_numbers_written_as_floats_are_the_same_labels(tmp_path: Path) -> None:
+    path = _manifest(tmp_path, "path,label\na.png,10.0\nb.png,9\nc.png,10\n")
+    assert load_dataset(path).class_names == ("9", "10")
+
+
 def test_whole_numbers_as_labels_are_ordered_as_numbers(tmp_path: Path) -> None:
     path = _manifest(tmp_path, "path,label\na.png,10\nb.png,9\nc.png,100\n")
     assert load_dataset(path).class_names == ("9", "10", "100")

@@ -76,6 +76,29 @@ def test_npz_content_that_does_not_fit_is_refused(
     assert_refused(save(tmp_path, **arrays), "set.npz.*" + message)
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (np.array(["a"]), "labels go from 0 to 1, and class_names name 0 to 0; give a name for"),
+        (np.array(["a", "a "]), r"class_names\[1\] is 'a', twice; give each name once"),
+        (np.array(["a", " "]), r"class_names\[1\] is '', empty; give each name once"),
+        (np.array([1.5, 2.5]), r"class_names are float64 \(2,\); store text"),
+        (np.array("ab"), r"class_names are <U2 \(\); store text"),
+        (np.array([b"\xe9", b"b"]), "class_names are bytes, but no UTF-8"),
+    ],
+    ids=["fewer", "twice", "empty", "numbers", "scalar", "latin-1"],
+)
+def test_names_of_classes_that_do_not_fit_are_refused(
+    tmp_path: Path, names: Any, message: str
+) -> None:
+    assert_refused(save(tmp_path, images=noise(), labels=_LABELS, class_names=names), message)
+
+
+def test_a_label_below_the_first_name_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path, images=noise(), labels=_LABELS - 1, class_names=np.array(["a", "b"]))
+    assert_refused(path, "labels go from -1 to 0, and class_names name 0 to 1")
+
+
 def test_a_damaged_npz_is_refused(tmp_path: Path) -> None:
     path = Path(save(tmp_path, images=noise(), labels=_LABELS))
     content = path.read_bytes()

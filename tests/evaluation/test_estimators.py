@@ -218,3 +218,9 @@ def test_bad_arrays_are_refused_with_the_round(change: dict[str, object], messag
 def test_the_limit_must_be_positive() -> None:
     with pytest.raises(ValueError, match=r"max_weight 0\.0 must be"):
         estimate_values(logged(simulate(0)), np.random.default_rng(0), max_weight=0.0)
+
+
+def test_propensities_above_1_by_rounding_count_as_1() -> None:
+    target = np.eye(2)
+    log = check_logged([1.0, 2.0], [0, 1], [1.0, 1 + 2.0**-52], target)
+    assert log.weights.tolist() == [1.0, 1.0]

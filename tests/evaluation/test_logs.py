@@ -88,6 +88,18 @@ def test_a_run_that_does_not_repeat_is_refused(run_folder: Path, tmp_path: Path)
         read_run_log(tmp_path)
 
 
+def test_a_recorded_propensity_above_1_by_rounding_is_1(run_folder: Path, tmp_path: Path) -> None:
+    header, *rows = (run_folder / "rounds.csv").read_text().splitlines()
+    place = header.split(",").index("propensity")
+    cells = rows[0].split(",")
+    cells[place] = "1.0000000000000002"
+    (tmp_path / "rounds.csv").write_text("\n".join([header, ",".join(cells), *rows[1:]]))
+    (tmp_path / "config.yaml").write_text((run_folder / "config.yaml").read_text())
+    log = read_run_log(tmp_path)
+    assert log.propensities is not None
+    assert log.propensities[0] == 1.0
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

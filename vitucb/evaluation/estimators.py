@@ -34,9 +34,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vitucb.policies.choice import Array
 from vitucb.statistics.resampling import BLOCK, draw_resamples, percentiles, resample_weights
-
-# Probabilities are sums of float64 (or, from a file, of rounded decimals).
-_SUM_TOLERANCE = 1e-6
+from vitucb.types import PROBABILITY_TOLERANCE, sound_propensities
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +134,13 @@ def check_logged(
     q_all = np.zeros_like(pi) if q is None else _matrix("q", q, len(r))
     if q_all.shape != pi.shape:
         raise ValueError(f"q has shape {q_all.shape}; give {pi.shape} like target")
-    _require("propensities", p, (p > 0) & (p <= 1 + _SUM_TOLERANCE), "a probability in (0, 1]")
+    sound = sound_propensities(p)
+    _require("propensities", p, ~np.isnan(sound), "a probability in (0, 1]")
     _require("target", pi.min(axis=1), pi.min(axis=1) >= 0, "probabilities >= 0")
     sums = pi.sum(axis=1)
-    _require("sum of target", sums, abs(sums - 1) <= _SUM_TOLERANCE, "rows that sum to 1")
+    _require("sum of target", sums, abs(sums - 1) <= PROBABILITY_TOLERANCE, "rows that sum to 1")
     rounds = np.arange(len(r))
-    return Logged(r, pi[rounds, a] / p, q_all[rounds, a], (pi * q_all).sum(axis=1))
+    return Logged(r, pi[rounds, a] / sound, q_all[rounds, a], (pi * q_all).sum(axis=1))
 
 
 def direct_method(log: Logged) -> Terms:

@@ -23,7 +23,7 @@ from vitucb.evaluation.cross_fitting import conditional_logit
 from vitucb.experiment.rounds_file import read_rounds
 from vitucb.registry import reading_folder
 from vitucb.storage.limits import limit
-from vitucb.types import LARGEST_REWARD, action_names, shares_image
+from vitucb.types import LARGEST_REWARD, action_names, shares_image, sound_propensities
 
 __all__ = [
     "FIELDS",
@@ -108,18 +108,18 @@ def _read_run_log(folder: Path) -> LoggedRounds:
 def _read_choices(path: Path) -> dict[str, NDArray[np.float64]]:
     """`action`, `reward` and `propensity` of a rounds.csv, checked."""
     columns = read_rounds(path, ("action", "reward", "propensity"))
-    action, propensity = columns["action"], columns["propensity"]
+    action, propensity = columns["action"], sound_propensities(columns["propensity"])
     rules = (
         ("action", (action == action.round()) & (action >= 0) & (action < limit("arms")), "no arm"),
         ("reward", np.abs(columns["reward"]) <= LARGEST_REWARD, "out of range"),
-        ("propensity", (propensity > 0) & (propensity <= 1), "not in (0, 1]"),
+        ("propensity", ~np.isnan(propensity), "not in (0, 1]"),
     )
     for name, is_sound, problem in rules:
         for index in np.flatnonzero(~is_sound)[:1].tolist():
             raise ValueError(f"{path}: {name} {columns[name][index]} of round {index} is {problem}")
     if not len(action):
         raise ValueError(f"{path}: no rounds in it; play the run first")
-    return columns
+    return columns | {"propensity": propensity}
 
 
 def _environment(config: RunConfig, folder: Path) -> gym.Env[Any, Any]:
