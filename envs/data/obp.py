@@ -22,13 +22,12 @@ from vitucb.envs.data.logged_rounds import LoggedRounds, rounds_without_images
 from vitucb.envs.data.npz import array_images
 from vitucb.storage.limits import check_limit
 from vitucb.storage.npz import read_npz
-from vitucb.types import LARGEST_REWARD
+from vitucb.types import LARGEST_REWARD, PROBABILITY_TOLERANCE
 
 _KEYS = (
     *("n_rounds", "n_actions", "context", "action", "reward"),
     *("pscore", "pi_b", "expected_reward", "images"),
 )
-_ROUNDING = 1e-6
 
 
 def read_bandit_feedback(
@@ -121,7 +120,7 @@ def _propensities(
         table = _numbers(name, key, given.reshape(len(given), -1), (len(actions), arms))
         given = table[np.arange(len(actions)), actions]
     p = _numbers(name, key, given, (len(actions),))
-    bad = np.flatnonzero((p <= 0) | (p > 1 + _ROUNDING))
+    bad = np.flatnonzero((p <= 0) | (p > 1 + PROBABILITY_TOLERANCE))
     if len(bad):
         raise _error(name, f"{key} of round {bad[0]} is {p[bad[0]]:g}; give values in (0, 1]")
     return np.minimum(p, 1.0)

@@ -26,7 +26,7 @@ from vitucb.envs.data.log_rows import row_error
 from vitucb.envs.data.logged_rounds import LoggedRounds, rounds_without_images
 from vitucb.envs.data.tables import Row
 from vitucb.storage.limits import check_limit
-from vitucb.types import LARGEST_REWARD
+from vitucb.types import LARGEST_REWARD, PROBABILITY_TOLERANCE
 
 _logger = logging.getLogger(__name__)
 
@@ -36,7 +36,6 @@ VW_SUFFIXES = (".json", *_VW_ONLY)
 
 _MULTI, _IMAGE, _TAG = "_multi", "_image", "_tag"
 _HASHED_FEATURES = 64
-_ROUNDING = 1e-6  # probabilities are float32 there
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +154,7 @@ def _event(path: Path, line: int, fields: Mapping[str, object]) -> VwEvent | Non
         problem = f"{label['_label_cost']!r} is no finite number"
         raise row_error(path, line, f"field '_label_cost': {problem[:80]}")
     propensity = None if p is None else _finite(p)
-    if p is not None and (propensity is None or not 0 < propensity <= 1 + _ROUNDING):
+    if p is not None and (propensity is None or not 0 < propensity <= 1 + PROBABILITY_TOLERANCE):
         raise row_error(path, line, f"field '_label_probability': {p!r} is not in (0, 1]"[:200])
     return VwEvent(
         line=line,
