@@ -16,6 +16,7 @@ from vitucb.agents.context import images_per_round, num_label_actions, require_i
 from vitucb.agents.expert_agent import ExpertAgent
 from vitucb.agents.options import check_optimizer_options, read_options
 from vitucb.agents.ridges import head_ridge
+from vitucb.agents.table import EXPERTS
 from vitucb.config import AgentConfig, LoRAConfig, OptimizerConfig
 from vitucb.covariance import COVARIANCES
 from vitucb.learning.experts.adapted.build import build_adapted_expert
@@ -75,16 +76,6 @@ ExpertFactory: TypeAlias = Callable[[ExpertContext], Expert]
 # training images, T = 5,000: 238, 239, 237).
 _MIXED_ALPHA = 2.0
 
-EXPERTS: dict[str, str] = {
-    "linear": "vitucb.agents.expert_build:build_linear",
-    "softmax": "vitucb.agents.expert_build:build_softmax",
-    "logistic": "vitucb.agents.expert_build:build_logistic",
-    "kernel": "vitucb.agents.expert_build:build_kernel",
-    "adapted": "vitucb.agents.expert_build:build_adapted",
-}
-"""Name -> import path of its `ExpertFactory`."""
-
-
 _OF_LABELS = ("linear", "softmax", "adapted")
 # With an image per arm `adapted` cost four to ten times as much a round and regret was no lower on
 # any tuning law (docs/results/experts.md).
@@ -115,9 +106,6 @@ def build_experts(
     Raises:
         ValueError: If a name is unknown or given twice, or a setting is not usable.
     """
-    discount = config.training.discount
-    if not 0 < discount <= 1:
-        raise ValueError(f"agent.training.discount {discount} must be in (0, 1]")
     if not experts or len(set(experts)) < len(experts):
         raise ValueError(
             f"agent.experts {', '.join(experts) or 'none'}: name at least one, each once"
@@ -134,7 +122,7 @@ def build_experts(
         make_policy(dataclasses.replace(config.policy, alpha=1.0)),
         seed=seed,
         rule=rule or _rule_for(env),
-        is_discounted=discount < 1,
+        is_discounted=config.training.discount < 1,
     )
 
 

@@ -148,6 +148,15 @@ AGENTS: dict[str, AgentEntry] = {
     ),
 }
 
+EXPERTS: dict[str, str] = {
+    "linear": "vitucb.agents.expert_build:build_linear",
+    "softmax": "vitucb.agents.expert_build:build_softmax",
+    "logistic": "vitucb.agents.expert_build:build_logistic",
+    "kernel": "vitucb.agents.expert_build:build_kernel",
+    "adapted": "vitucb.agents.expert_build:build_adapted",
+}
+"""Name -> import path of its `vitucb.agents.expert_build.ExpertFactory`."""
+
 
 def family_of(name: str) -> Family:
     """Family of an agent; one by import path counts as contextual."""

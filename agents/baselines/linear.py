@@ -127,9 +127,6 @@ def build_lin_ucb(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device
         ValueError: If a setting is not usable.
     """
     refuse_options(config)
-    discount = config.training.discount
-    if not 0 < discount <= 1:
-        raise ValueError(f"agent.training.discount {discount} must be in (0, 1]")
     frozen = build_frozen_features(config, env, device)
     return LinearAgent(
         frozen,
@@ -137,11 +134,11 @@ def build_lin_ucb(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device
             frozen.dim + 1,
             num_label_actions(env) or 1,
             ridge=head_ridge(config, env),
-            discount=discount,
+            discount=config.training.discount,
         ),
         make_policy(config.policy),
         numpy_generator(seed, "policy"),
-        discount,
+        config.training.discount,
     )
 
 

@@ -15,7 +15,8 @@ import vitucb
 from vitucb.agents.baselines.frozen_features import FrozenFeatures
 from vitucb.agents.baselines.linear import LinearAgent
 from vitucb.agents.expert_agent import ExpertAgent
-from vitucb.agents.expert_build import EXPERTS, ExpertContext, build_experts
+from vitucb.agents.expert_build import ExpertContext, build_experts
+from vitucb.agents.table import EXPERTS
 from vitucb.config import AgentConfig, override
 from vitucb.covariance.label_blocks import ridge_covariance
 from vitucb.learning.experts.expert import Expert, Offer, Prediction
@@ -344,7 +345,7 @@ def test_label_experts_are_refused_where_every_arm_has_an_image() -> None:
 
 def test_the_discount_must_be_in_range() -> None:
     with pytest.raises(ValueError, match=r"agent.training.discount 2.0 must be in"):
-        build_experts(configured(training={"discount": 2.0}), labels(3), 0, "cpu", ("linear",))
+        configured(training={"discount": 2.0})
 
 
 def test_every_expert_of_the_table_can_be_built() -> None:

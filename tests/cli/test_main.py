@@ -150,6 +150,57 @@ def test_mistake_is_one_line_with_the_remedy(
     assert not any(tmp_path.iterdir())
 
 
+EARLY = (
+    ["--agent.policy.alpha", "-1"],
+    ["--agent.lora.rank", "0"],
+    ["--agent.optimizer.lr", "inf"],
+    ["--num-rounds", "0"],
+    ["--seed", "-1"],
+    ["--agent.img-size", "33"],
+    ["--agent.experts", "foo"],
+    ["--agent.weights", "nowhere.safetensors"],
+    ["--env.dataset", "digits", "--env.data.classes", "3", "x"],
+    ["--env.options", "colour", "3"],
+    ["--env.delay.law", "fixed", "--env.delay.rounds", "-1"],
+    ["--out", "FILE/x"],
+)
+
+
+def test_what_can_be_refused_early_is_refused_before_torch_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "FILE").write_text("")
+    code = (
+        "import sys\n"
+        "from vitucb.cli.main import main\n"
+        f"for words in {EARLY!r}:\n"
+        "    try:\n"
+        "        main(['run', *words])\n"
+        "    except SystemExit as stop:\n"
+        "        print(stop.code, 'torch' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert done.stdout.splitlines() == ["2 False"] * len(EARLY), done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["FILE"]
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(EARLY)
+    assert lines[0] == "vitucb run: agent.policy.alpha -1.0 must be at least 0"
+
+
+def test_sweep_and_demo_look_first_where_they_write(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "FILE").write_text("")
+    place = str(tmp_path / "FILE" / "x")
+    words = ["--agent.name", "random", "--num-rounds", "3"]
+    assert "--out" in refused(["sweep", *words, "--out", place], capsys)
+    assert "--report" in refused(["demo", "--report", place, "--out", str(tmp_path)], capsys)
+    assert "--out" in refused(["report", str(tmp_path), "--out", place], capsys)
+    grid = ["--grid", "env.num_arms=5,11", "--env.dataset", "digits"]
+    assert "11" in refused(["sweep", *words, *grid, "--out", str(tmp_path / "runs")], capsys)
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

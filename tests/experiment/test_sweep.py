@@ -159,7 +159,8 @@ def test_finished_runs_of_other_settings_are_not_passed_off(tmp_path: Path) -> N
 
 
 def test_job_reports_its_error_in_one_line(tmp_path: Path) -> None:
-    assert "num_rounds 0" in str(play_job(config(tmp_path, num_rounds=0)))
+    odd = override(config(tmp_path), {"env": {"options": {"colour": 3}}})
+    assert "colour" in str(play_job(odd))
     counted: list[int] = []
     assert play_job(config(tmp_path), counted.append) is None
     assert sum(counted) == 20

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import itertools
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
@@ -24,6 +25,8 @@ from vitucb.config.options import Options, format_options, parse_option, parse_o
 
 ArgsT = TypeVar("ArgsT")
 _REGISTRY = ConstructorRegistry()
+# Before what a config says of its own values, which needs no list of options.
+_REFUSED_BY_CONFIG = re.compile(r"Error parsing [\w.]+: (?=\w+(\.\w+)* )")
 
 
 @_REGISTRY.primitive_rule
@@ -100,6 +103,8 @@ def _condense(boxed: str, command: str) -> str:
     # The title is drawn into the border, or stands above a rule where the stream is ASCII.
     inside = rows[1:] if boxed.strip().startswith("╭") else rows[2:]
     message = " ".join(itertools.takewhile(lambda text: text.strip("─-"), inside))
+    if refused := _REFUSED_BY_CONFIG.match(message):
+        return message[refused.end() :]
     hint = ""
     if "Perhaps you meant:" in inside[:-1]:
         option = inside[inside.index("Perhaps you meant:") + 1].split()[0]

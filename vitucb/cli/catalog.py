@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 
+from vitucb.agents.table import EXPERTS
 from vitucb.config import RunConfig
 from vitucb.registry import unknown_name
 
@@ -87,7 +88,8 @@ def check_names(config: RunConfig) -> None:
     """Refuse unknown names before anything heavy is imported.
 
     Raises:
-        ValueError: If an agent, optimizer, covariance or policy is unknown; says the nearest one.
+        ValueError: If an agent, expert, optimizer, covariance or policy is unknown; says the
+            nearest one.
     """
     agent = config.agent
     named = (
@@ -95,9 +97,10 @@ def check_names(config: RunConfig) -> None:
         ("agent.optimizer.name", agent.optimizer.name, "optimizers"),
         ("agent.covariance.name", agent.covariance.name, "covariances"),
         ("agent.policy.name", agent.policy.name, "policies"),
+        *(("agent.experts", name, "experts") for name in agent.experts or ()),
     )
     for field, name, kind in named:
-        known = CATALOG[kind]()
+        known = EXPERTS if kind == "experts" else CATALOG[kind]()
         if name not in known and ":" not in name:
             raise unknown_name(field, name, known, or_path=True)
 

@@ -45,9 +45,13 @@ AGENTS_OF_LABELS = ("vit-ucb", "item-ucb", "lin-ucb", "ucb1", "random", "oracle"
 def demo(words: list[str]) -> None:
     """Play vit-ucb and simpler agents on two laws of handwritten digits, then write a report."""
     args = parse(DemoArgs, words, "demo")
+    from vitucb.experiment.preflight import check_environments, check_places, check_writable
     from vitucb.experiment.sweep import run_jobs
 
     jobs = _jobs(args)
+    check_places(jobs)
+    check_writable(Path(args.report), "--report")
+    check_environments(jobs)
     print(
         f"{len(jobs)} runs of {args.num_rounds} rounds. Image arms: each round shows "
         f"{args.num_arms} handwritten digits; higher digits pay more often. Labels: each round "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import tyro
 
@@ -31,8 +32,10 @@ def report(words: list[str]) -> None:
 
 def write_report_page(args: ReportArgs) -> None:
     """Write the report and print its path."""
+    from vitucb.experiment.preflight import check_writable
     from vitucb.report import write_report
 
+    check_writable(Path(args.out), "--out")
     page = write_report(
         args.runs, args.out, main=args.main, include_unfinished=args.include_unfinished
     )

@@ -19,13 +19,14 @@ def run(words: list[str]) -> None:
     config = parse_run(words, "run")
     from vitucb.cli.catalog import check_names
     from vitucb.experiment.distributed.ranks import all_ranks, at_this_rank
+    from vitucb.experiment.preflight import check_places
     from vitucb.experiment.resume import explain
     from vitucb.experiment.run_folder import RunFolder
 
     check_names(config)
     config = at_this_rank(config)
     folder = RunFolder.of(config)
-    folder.check_same_config()
+    check_places([config])
     if explains:
         print(explain(folder), file=sys.stderr)
     if not any(RunFolder.of(rank).needs_playing for rank in all_ranks(config)):

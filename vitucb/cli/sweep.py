@@ -33,6 +33,7 @@ def sweep(words: list[str]) -> None:
         print("--list KEY=A,B ...  values of several settings that advance together\n")
         parse(SweepArgs, ["--help"], "sweep")
     from vitucb.cli.catalog import check_names
+    from vitucb.experiment.preflight import check_environments, check_places
     from vitucb.experiment.run_folder import RunFolder
     from vitucb.experiment.sweep import expand, parse_all, run_jobs
 
@@ -50,11 +51,11 @@ def sweep(words: list[str]) -> None:
     for job in jobs:
         check_names(job)
     warn_of_ignored(jobs, "sweep")
+    check_places(jobs)
+    if args.engine == "processes":  # other engines play where other files may be
+        check_environments(jobs)
     if args.dry_run:
-        folders = [RunFolder.of(job) for job in jobs]
-        for folder in folders:
-            folder.check_same_config()
-        print("\n".join(str(folder.path) for folder in folders))
+        print("\n".join(str(RunFolder.of(job).path) for job in jobs))
         return
     _finish_sweep(base, run_jobs(jobs, workers=args.workers, engine=args.engine), len(jobs))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from vitucb.cli.arguments import parse, parse_run, pop_values, split_options, warn_of_ignored
 from vitucb.cli.output import table
@@ -30,6 +31,7 @@ def tune(words: list[str]) -> None:
         parse(TuneArgs, ["--help"], "tune")
     from vitucb.agents.settings import describe_ignored
     from vitucb.cli.catalog import check_names
+    from vitucb.experiment.preflight import check_environments, check_writable
     from vitucb.experiment.tune import parse_dimension, search_settings, searched_in_vain
 
     words, searched = pop_values(words, "--search")
@@ -41,6 +43,8 @@ def tune(words: list[str]) -> None:
     warn_of_ignored([base], "tune")
     if keys := searched_in_vain(base, space):
         print(f"vitucb tune: {describe_ignored(base.agent.name, keys)}", file=sys.stderr)
+    check_writable(Path(base.out) / base.experiment, "--out")
+    check_environments([base])
     best, trials = search_settings(
         base,
         space,

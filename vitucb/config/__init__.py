@@ -9,7 +9,6 @@ from __future__ import annotations
 from vitucb.config.agent import (
     AgentConfig,
     CovarianceConfig,
-    LoRAConfig,
     OptimizerConfig,
     PolicyConfig,
     TrainingConfig,
@@ -17,6 +16,7 @@ from vitucb.config.agent import (
 from vitucb.config.checks import FREE_OPTIONS
 from vitucb.config.env import ArmSubsetConfig, DataConfig, DelayConfig, DriftConfig, EnvConfig
 from vitucb.config.files import differences, load_config, save_config
+from vitucb.config.lora import LoRAConfig
 from vitucb.config.override import checked, flatten, override, override_key, override_keys, to_dict
 from vitucb.config.run import ParallelConfig, RunConfig
 

@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vitucb.config.checks import check_least, check_most, normalise_options
+from vitucb.assets import EMBEDDED_BACKBONES
+from vitucb.config.checks import (
+    NOT_NEGATIVE,
+    ONE_OR_MORE,
+    POSITIVE,
+    Range,
+    check_most,
+    check_ranges,
+    normalise_options,
+)
+from vitucb.config.lora import LoRAConfig
 from vitucb.config.options import Options
-
-
-@dataclass(frozen=True)
-class LoRAConfig:
-    """The adapters."""
-
-    rank: int = 4
-    """Rank r of every adapter."""
-    alpha: float = 8.0
-    """Scaling of B @ A is alpha / rank."""
-    targets: tuple[str, ...] = ("qkv", "proj", "fc1", "fc2")
-    """Adapted layers of a block: any of qkv proj fc1 fc2."""
-    blocks: tuple[int, ...] | None = None
-    """Adapted blocks, negative from the end; all if not given."""
-    init: str = "default"
-    """Start of the factors: default gaussian orthogonal olora pissa, or pissa_niter_N."""
-    use_rslora: bool = False
-    """Scale B @ A by alpha / sqrt(rank) (rsLoRA)."""
-    use_dora: bool = False
-    """Learn magnitudes apart from directions (DoRA); gradient features take K backwards."""
-
-    def __post_init__(self) -> None:
-        """Refuse what would fill the memory."""
-        check_most(self, "agent.lora.", "rank", "rank")
-
 
 LR_ALONE = 3e-5
 """Learning rate of the adapters in agents that train alone."""
@@ -58,6 +44,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Check the options, and read truth values in any case."""
+        check_ranges(self, "agent.optimizer.", dict.fromkeys(("lr", "head_lr"), NOT_NEGATIVE))
         normalise_options(self, "agent.optimizer.")
 
 
@@ -76,7 +63,9 @@ class CovarianceConfig:
     """Memory of the rows of `exact`, MiB, past which a sketch takes over; 24 if not given."""
 
     def __post_init__(self) -> None:
-        """Refuse what would fill the memory."""
+        """Refuse what cannot be, or would fill the memory."""
+        ranges = {"ridge": POSITIVE, "rank": ONE_OR_MORE, "budget_mib": ONE_OR_MORE}
+        check_ranges(self, "agent.covariance.", ranges)
         check_most(self, "agent.covariance.", "rank", "rank")
 
 
@@ -114,6 +103,21 @@ class PolicyConfig:
     growth: float = 0.5
     """Exponent of the schedule of gamma."""
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        names = ("alpha", "norm_bound", "epsilon", "decay", "gamma", "growth")
+        ranges = {
+            **dict.fromkeys(names, NOT_NEGATIVE),
+            "delta": Range(0, 1, is_low_out=True, is_high_out=True),
+            "temperature": POSITIVE,
+            "draws": ONE_OR_MORE,
+        }
+        check_ranges(self, "agent.policy.", ranges)
+        if self.epsilon > 1 and self.decay == 0:
+            raise ValueError(
+                f"agent.policy.epsilon {self.epsilon} must be in [0, 1] unless decay is above 0"
+            )
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -145,8 +149,14 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        least = {"update_every": 1, "gradient_steps": 0, "batch_size": 1, "replay_capacity": 1}
-        check_least(self, "agent.training.", least)
+        names = ("update_every", "batch_size", "replay_capacity")
+        ranges = {
+            **dict.fromkeys(names, ONE_OR_MORE),
+            "gradient_steps": NOT_NEGATIVE,
+            "drift_threshold": POSITIVE,
+            "discount": Range(0, 1, is_low_out=True),
+        }
+        check_ranges(self, "agent.training.", ranges)
 
 
 @dataclass(frozen=True)
@@ -196,4 +206,23 @@ class AgentConfig:
     def __post_init__(self) -> None:
         """Check the options, and read truth values in any case."""
         normalise_options(self, "agent.")
+        ranges = {"img_size": ONE_OR_MORE, "prefix_cache_mib": NOT_NEGATIVE, "head_ridge": POSITIVE}
+        check_ranges(self, "agent.", ranges)
         check_most(self, "agent.", "image_side", "img_size")
+        self._check_patches()
+        if self.experts is not None and len(set(self.experts)) != max(1, len(self.experts)):
+            named = ", ".join(self.experts) or "none"
+            raise ValueError(f"agent.experts {named}: name at least one, each once")
+
+    def _check_patches(self) -> None:
+        """Refuse an `img_size` that the patches of the backbone, known by its name, do not fill."""
+        name = EMBEDDED_BACKBONES.get(self.backbone, (self.backbone, ""))[0]
+        found = re.search(r"_patch(\d+)", name)
+        patch = int(found[1]) if found and ":" not in name else 1
+        if self.img_size is not None and self.img_size % patch:
+            below = self.img_size - self.img_size % patch
+            sizes = " or ".join(str(size) for size in (below, below + patch) if size)
+            raise ValueError(
+                f"agent.img_size {self.img_size} is not a multiple of {patch}, the patch of "
+                f"{self.backbone}; choose {sizes}"
+            )

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vitucb.config.checks import check_most, normalise_options
+from vitucb.config.checks import (
+    NOT_NEGATIVE,
+    ONE_OR_MORE,
+    PROBABILITY,
+    Range,
+    check_most,
+    check_ranges,
+    normalise_options,
+)
 from vitucb.config.options import Options
 
 
@@ -26,6 +34,10 @@ class DataConfig:
     cache_folder: str | None = None
     """Where decoded images and downloads go; $VITUCB_DATA or ~/.cache/vitucb if not given."""
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        check_ranges(self, "env.data.", {"image_size": ONE_OR_MORE})
+
 
 @dataclass(frozen=True)
 class DelayConfig:
@@ -40,6 +52,15 @@ class DelayConfig:
     tail: float = 1.5
     """Tail index of heavy-tailed delays, above 1; up to 2 their variance is infinite."""
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        ranges = {
+            "rounds": NOT_NEGATIVE,
+            "loss_probability": PROBABILITY,
+            "tail": Range(1, is_low_out=True),
+        }
+        check_ranges(self, "env.delay.", ranges)
+
 
 @dataclass(frozen=True)
 class DriftConfig:
@@ -53,6 +74,10 @@ class DriftConfig:
     """Rounds of the transition (gradual) or of a phase (recurring); a tenth of the horizon if not
     given."""
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        check_ranges(self, "env.drift.", {"at": NOT_NEGATIVE, "period": ONE_OR_MORE})
+
 
 @dataclass(frozen=True)
 class ArmSubsetConfig:
@@ -62,6 +87,11 @@ class ArmSubsetConfig:
     """Fewest arms on offer; all arms every round if not given."""
     max_arms: int | None = None
     """Most arms on offer; all if not given."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        names = ("min_arms", "max_arms")
+        check_ranges(self, "env.arm_subset.", dict.fromkeys(names, ONE_OR_MORE))
 
 
 @dataclass(frozen=True)
@@ -88,4 +118,5 @@ class EnvConfig:
     def __post_init__(self) -> None:
         """Check the options, and read truth values in any case."""
         normalise_options(self, "env.")
+        check_ranges(self, "env.", {"num_arms": ONE_OR_MORE, "noise_std": NOT_NEGATIVE})
         check_most(self, "env.", "arms", "num_arms")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PureWindowsPath
 
 from vitucb.config.agent import AgentConfig
-from vitucb.config.checks import check_least
+from vitucb.config.checks import NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, check_ranges
 from vitucb.config.env import EnvConfig
 
 
@@ -25,9 +25,8 @@ class ParallelConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        check_least(self, "parallel.", {"sync_every": 1, "ranks": 1, "rank": 0})
-        if not self.timeout_s > 0:
-            raise ValueError(f"parallel.timeout_s {self.timeout_s} must be above 0")
+        least = dict.fromkeys(("sync_every", "ranks"), ONE_OR_MORE)
+        check_ranges(self, "parallel.", {**least, "rank": NOT_NEGATIVE, "timeout_s": POSITIVE})
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,9 @@ class RunConfig:
     parallel: ParallelConfig = ParallelConfig()
 
     def __post_init__(self) -> None:
-        """Refuse intervals below one round, no thread at all, and names that are no folder."""
-        names = ("record_every", "images_every", "checkpoint_every", "threads")
-        check_least(self, "", dict.fromkeys(names, 1))
+        """Refuse no round, no thread, negative seeds, and names that are no folder."""
+        names = ("num_rounds", "record_every", "images_every", "checkpoint_every", "threads")
+        check_ranges(self, "", {**dict.fromkeys(names, ONE_OR_MORE), "seed": NOT_NEGATIVE})
         _check_place(self.experiment)
 
 

@@ -65,7 +65,5 @@ def configured_covariance(
                 f"agent.covariance.budget_mib {config.budget_mib} bounds the rows of exact, not "
                 f"{config.name}; leave it out"
             )
-        if config.budget_mib < 1:
-            raise ValueError(f"agent.covariance.budget_mib {config.budget_mib} must be at least 1")
         options["budget_bytes"] = config.budget_mib << 20
     return make_covariance(config.name, dim, ridge=ridge, rank=config.rank, seed=seed, **options)

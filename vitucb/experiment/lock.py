@@ -56,6 +56,17 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def check_free(folder: Path) -> None:
+    """Refuse a run folder that another process holds; leaves no file where there was none.
+
+    Raises:
+        ValueError: As `locked`.
+    """
+    if os.path.lexists(folder / "run.lock"):
+        with locked(folder):
+            pass
+
+
 def _sign(path: Path, text: str) -> None:
     with open(open_own(path, os.O_WRONLY | os.O_TRUNC), "w", encoding="utf-8") as file:
         file.write(text)

@@ -56,9 +56,10 @@ def play(config: RunConfig, on_round: Callable[[Round], None] | None = None) -> 
     with contextlib.ExitStack() as stack:
         # From the start: while the model is built, too, SIGTERM means leave in good order.
         stop = stack.enter_context(stop_flag())
+        # Before torch is loaded, which takes longer: what is wrong here is said at once.
+        env = make_env(config.env, config.num_rounds)
         _set_torch(config)
         hook = stack.enter_context(_loop_hook(config.parallel))
-        env = make_env(config.env, config.num_rounds)
         agent = make_agent(
             config.agent.name, env, seed=config.seed, device=config.device, config=config.agent
         )
@@ -169,6 +170,7 @@ def _set_torch(config: RunConfig) -> None:
         torch.empty(0, device=config.device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
+        here = "cpu or cuda" if torch.cuda.is_available() else "cpu, no other is here"
         raise ValueError(
-            f"device {config.device!r} cannot be used: {reason}; try cpu or cuda"
+            f"device {config.device!r} cannot be used: {reason}; use {here}"
         ) from error

@@ -16,22 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from vitucb.config.lora import check_init
 from vitucb.models.vit_layers import ROLES, call_every_layer, find_layers
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-INITS = ("default", "gaussian", "orthogonal", "olora", "pissa")
-"""Starts of the adapters that need no data; also pissa_niter_N, PiSSA by N subspace iterations."""
-
-
-_REFUSED = {
-    "eva": "takes its start from activations on data, and there are none before the first round",
-    "lora_ga": "takes its start from gradients on data, and there are none before the first round",
-    "corda": "takes its start from activations on data, and there are none before the first round",
-    "loftq": "is a start for quantised weights, and the backbone's are not",
-    "adalora": "has layers of SVD triplets in place of lora_A and lora_B",
-}
 
 
 @dataclass(frozen=True)
@@ -142,8 +131,8 @@ def add_lora(
         alpha: LoRA alpha; the scaling of B @ A is alpha / rank.
         targets: Which layers of a block: any of `qkv`, `proj`, `fc1`, `fc2`.
         blocks: Which blocks, negative from the end; None means all.
-        init: One of `INITS`, or pissa_niter_N. With `default` B is 0; `olora` and `pissa` take A
-            and B from the frozen weight, and that much out of it.
+        init: One of `vitucb.config.lora.INITS`, or pissa_niter_N. With `default` B is 0; `olora`
+            and `pissa` take A and B from the frozen weight, and that much out of it.
         use_rslora: Scale B @ A by alpha / sqrt(rank) instead (Kalajdzievski 2023,
             https://arxiv.org/abs/2312.03732).
         use_dora: Learn the magnitude of every output apart from its direction (DoRA, Liu et al.
@@ -161,12 +150,7 @@ def add_lora(
 
     if rank < 1:
         raise ValueError(f"lora.rank {rank} must be at least 1")
-    if reason := _REFUSED.get(init.lower().replace("-", "_")):
-        raise ValueError(f"lora.init {init!r} {reason}; use one of {', '.join(INITS)}")
-    if init not in INITS and not re.fullmatch(r"pissa_niter_[1-9]\d*", init):
-        raise ValueError(f"lora.init {init!r} is not one of {', '.join(INITS)} or pissa_niter_N")
-    if init == "orthogonal" and rank % 2:
-        raise ValueError(f"lora.init orthogonal needs an even rank, not {rank}")
+    check_init(init, rank, "lora.init")
     pattern, expected = target_regex(backbone, targets, blocks)
     call_every_layer(backbone)
     config = LoraConfig(

@@ -7,7 +7,6 @@ standard error is stated.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from vitucb.config import PolicyConfig
@@ -70,21 +69,7 @@ def make_policy(config: PolicyConfig) -> Policy:
     """The policy `config.name`, from the table or an import path of a factory.
 
     Raises:
-        ValueError: If the name is unknown or a setting is out of range.
+        ValueError: If the name is unknown.
     """
-    for field in ("alpha", "decay", "gamma", "growth"):
-        value = getattr(config, field)
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"agent.policy.{field} {value} must be finite and >= 0")
-    if not (math.isfinite(config.epsilon) and config.epsilon >= 0):
-        raise ValueError(f"agent.policy.epsilon {config.epsilon} must be >= 0")
-    if config.epsilon > 1 and config.decay == 0:
-        raise ValueError(
-            f"agent.policy.epsilon {config.epsilon} must be in [0, 1] unless decay is above 0"
-        )
-    if not (math.isfinite(config.temperature) and config.temperature > 0):
-        raise ValueError(f"agent.policy.temperature {config.temperature} must be finite and > 0")
-    if config.draws < 1:
-        raise ValueError(f"agent.policy.draws {config.draws} must be at least 1")
     policy: Policy = lookup("policy", config.name, POLICIES)(config)
     return policy

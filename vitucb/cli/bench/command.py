@@ -10,6 +10,7 @@ from vitucb.cli.arguments import parse
 from vitucb.cli.bench.figures import draw_figures
 from vitucb.cli.bench.results import compare_tables, read_tables, write_tables
 from vitucb.cli.output import table
+from vitucb.experiment.preflight import check_writable
 from vitucb.experiment.provenance import describe_environment
 from vitucb.registry import unknown_name
 
@@ -37,6 +38,7 @@ def bench(words: list[str]) -> None:
     if args.out is not None:
         if not args.out.endswith(".json"):
             raise ValueError(f"--out {args.out!r} must be a .json file")
+        check_writable(Path(args.out).parent, "--out")
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     tables = {}
     for suite in suites(args.suite):

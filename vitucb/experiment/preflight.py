@@ -1,0 +1,93 @@
+"""What can be refused before torch is loaded: places, names of files, environments.
+
+Loading torch and a backbone takes far longer than looking at all of this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from vitucb.agents.options import check_optimizer_options
+from vitucb.agents.settings import ignored
+from vitucb.config import EnvConfig, RunConfig
+from vitucb.envs.data.sources import TIMM_PREFIXES
+from vitucb.experiment.environments import make_env
+from vitucb.experiment.lock import check_free
+from vitucb.experiment.run_folder import RunFolder
+
+
+def check_places(configs: Iterable[RunConfig]) -> None:
+    """Refuse runs whose folder or weights cannot be had; all folders stay as they are.
+
+    Raises:
+        ValueError: Names the setting or the folder, and the remedy.
+    """
+    for config in configs:
+        folder = RunFolder.of(config)
+        folder.check_same_config()
+        if folder.needs_playing:
+            check_writable(folder.path, "--out")
+            check_free(folder.path)
+        check_optimizer_options(config.agent.optimizer)
+        _check_weights(config)
+
+
+def check_environments(configs: Iterable[RunConfig]) -> None:
+    """Refuse environments that cannot be built: each is, once, unless a hub has to send it.
+
+    Raises:
+        ValueError: If a setting, a class or a column is unknown, or a file is not usable.
+    """
+    seen: list[tuple[EnvConfig, int]] = []
+    for config in configs:
+        asked = (config.env, config.num_rounds)
+        if asked not in seen and not _may_download(config.env):
+            make_env(*asked).close()
+        seen.append(asked)
+
+
+def check_writable(folder: Path, option: str) -> None:
+    """Refuse a folder that cannot be made or written in, without making it.
+
+    Args:
+        folder: Where something is to be written.
+        option: What the user may change.
+
+    Raises:
+        ValueError: If it cannot; says why.
+    """
+    nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            folder.stat()  # refuses names that are too long, and a file on the way
+        # Not os.access: it says yes to root everywhere.
+        os.rmdir(tempfile.mkdtemp(prefix=".probe-", dir=nearest))
+    except OSError as error:
+        raise ValueError(
+            f"{option}: {folder} cannot be written ({error.strerror}: {nearest}); give a folder "
+            "that you may write in"
+        ) from error
+
+
+def _check_weights(config: RunConfig) -> None:
+    """Refuse files and folders that are named and are not there."""
+    agent = config.agent
+    if agent.weights is not None and "agent.weights" not in ignored(agent):
+        path = Path(agent.weights)
+        if path.suffix != ".safetensors" or not path.is_file():
+            raise ValueError(f"agent.weights {agent.weights!r}: no such .safetensors file")
+    source, _, location = agent.backbone.partition(":")
+    is_used = source == "local-dir" and "agent.backbone" not in ignored(agent)
+    if is_used and not (Path(location) / "config.json").is_file():
+        raise ValueError(
+            f"agent.backbone {agent.backbone!r}: no config.json in {location!r}; name a folder "
+            "saved by timm"
+        )
+
+
+def _may_download(env: EnvConfig) -> bool:
+    return env.dataset is not None and env.dataset.partition("/")[0] in TIMM_PREFIXES
