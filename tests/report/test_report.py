@@ -199,17 +199,14 @@ def test_parts_of_one_name_are_not_one_experiment(tmp_path: Path, write_run: Wri
     assert "b/num_arms=3" in text
 
 
-def test_runs_of_unknown_regret_are_left_out(
-    tmp_path: Path, write_run: WriteRun, caplog: pytest.LogCaptureFixture
+def test_agents_are_compared_by_reward_where_a_run_does_not_know_its_regret(
+    tmp_path: Path, write_run: WriteRun
 ) -> None:
     write_run(tmp_path / "exp", "vit-ucb", 0, rounds=25)
-    run = write_run(tmp_path / "exp", "lin-ucb", 0, rounds=25)
-    set_regret(run, [math.nan] * 25)
+    set_regret(write_run(tmp_path / "exp", "lin-ucb", 0, rounds=25), [math.nan] * 25)
     text = words(write_report(tmp_path / "exp", tmp_path / "out"))
-    assert "lin-ucb" not in text
-    assert "the run is left out" in caplog.text
-    with pytest.raises(ValueError, match="no run in it knows its regret"):
-        write_report(run, tmp_path / "alone")
+    assert "vit-ucb: reward " in text
+    assert "did not know the mean rewards in 1 of 2 runs" in text
 
 
 def test_damaged_metrics_and_galleries_are_named_and_left_out(
@@ -435,7 +432,9 @@ def test_other_seeds_than_those_of_random_play_are_not_paired_with_it(
         set_regret(write_run(tmp_path / "exp", "vit-ucb", seed, rounds=25), [size] * 25)
         set_regret(write_run(tmp_path / "exp", "random", 7 + seed, rounds=25), [2 * size] * 25)
     (group,) = group_runs(load_runs(tmp_path / "exp"))
-    share = analyse(group).main.summary.normalised_regret
+    summary = analyse(group).main.summary
+    assert summary is not None
+    share = summary.normalised_regret
     assert share.low < 0.4 < share.value < 0.6 < share.high
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -160,7 +161,7 @@ class Recorder:
         self._rewards += round.reward
         self._seconds += round.seconds
         self._rounds, self._regret = round.index + 1, round.cumulative_regret
-        if round.index in self._gallery_rounds and round.expected_rewards is not None:
+        if round.index in self._gallery_rounds:
             self._gallery.append(_gallery_entry(round))
         # Kept until they are due: a rebuild, say, reports in few rounds.
         self._metrics |= {name: (round.index, float(v)) for name, v in round.metrics.items()}
@@ -179,9 +180,14 @@ class Recorder:
 
     def _scalars(self, round: Round) -> dict[str, float]:
         chosen = round.decision.action
-        return {
+        regret = {
             "regret/cumulative": round.cumulative_regret,
             "regret/instantaneous": round.regret,
+        }
+        return {
+            # NaN where the environment does not know its mean rewards.
+            **{name: value for name, value in regret.items() if math.isfinite(value)},
+            "reward/cumulative": self._rewards,
             "reward/mean": self._rewards / (round.index + 1),
             "score/mean": float(round.decision.mean[chosen]),
             "score/bonus": float(round.decision.bonus[chosen]),
@@ -247,7 +253,8 @@ class Recorder:
             "env": self._config.env.id,
             "seed": self._config.seed,
             "rounds": self._rounds,
-            "cumulative_regret": self._regret,
+            # JSON has no NaN.
+            "cumulative_regret": self._regret if math.isfinite(self._regret) else None,
             "mean_reward": self._rewards / self._rounds,
             **self._offered.summary(),
             "parameters": self.parameters,
@@ -265,13 +272,14 @@ class Recorder:
 
 def _gallery_entry(round: Round) -> dict[str, Any]:
     decision = round.decision
+    unknown = np.full(len(decision.mean), np.nan)
     columns = {
         "round": round.index,
         "images": round.observation["images"],
         "mean": decision.mean,
         "width": decision.width,
         "bonus": decision.bonus,
-        "expected_rewards": round.expected_rewards,
+        "expected_rewards": unknown if round.expected_rewards is None else round.expected_rewards,
         "action": decision.action,
         "optimal_action": round.optimal_action,
         "reward": round.reward,

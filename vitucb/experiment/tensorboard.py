@@ -28,6 +28,10 @@ _LAYOUT: Mapping[str, Mapping[str, Sequence[str]]] = {
         "cumulative": ("regret/cumulative",),
         "per round": ("regret/instantaneous",),
     },
+    "reward": {
+        "cumulative": ("reward/cumulative",),
+        "mean": ("reward/mean",),
+    },
     "confidence": {
         "margin": ("score/mean", "score/bonus"),
         "noise and information": ("score/noise", "covariance/log_det"),

@@ -60,7 +60,11 @@ class Dimension:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A point of the search space and the mean final regret of its runs, NaN if one failed."""
+    """A point of the search space and the mean final regret of its runs, NaN if one failed.
+
+    Where the environment does not know its mean rewards, the negative of the total reward stands
+    for the regret: it is lowest at the same point.
+    """
 
     number: int
     values: Mapping[str, Any]
@@ -219,7 +223,13 @@ def _regret(
     if not all(folder.is_finished for folder in folders):
         return math.nan
     texts = [(folder.path / "summary.json").read_text(encoding="utf-8") for folder in folders]
-    return sum(float(json.loads(text)["cumulative_regret"]) for text in texts) / seeds
+    return sum(_cost(json.loads(text)) for text in texts) / seeds
+
+
+def _cost(summary: Mapping[str, Any]) -> float:
+    """Regret; where the environment does not know it, what is missing to a reward of 0 a round."""
+    regret = summary["cumulative_regret"]
+    return -float(summary["mean_reward"] * summary["rounds"]) if regret is None else float(regret)
 
 
 def _folder_name(base: RunConfig) -> str:

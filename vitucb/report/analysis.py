@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from vitucb.agents.table import FAMILY_ORDER, Family, family_of
 from vitucb.report.groups import Group
+from vitucb.report.measure import REGRET, Measure
 from vitucb.report.runs import Run
 from vitucb.statistics import (
     Band,
@@ -27,6 +29,9 @@ from vitucb.statistics import (
 # More would be under half a pixel apart on the page.
 _MAX_POINTS = 400
 
+UNKNOWN = IntervalEstimate(math.nan, math.nan, math.nan)
+"""What the data do not tell."""
+
 
 @dataclass(frozen=True, slots=True)
 class AgentResult:
@@ -37,10 +42,13 @@ class AgentResult:
         name: Registered name.
         family: What it goes by.
         runs: Its runs, sorted by seed.
-        regret: Pseudo-regret of every round (S, T), reward units.
-        band: Mean cumulative regret with its band at `plotted_rounds(T)`.
-        summary: Figures of merit.
+        values: What agents are compared by, regret or reward, of every round (S, T), reward units.
+        band: Mean of its sum up to a round with its band, at `plotted_rounds(T)`.
+        total: Mean over seeds of its sum over all rounds.
+        summary: Figures of merit of the regret, None where it is not known.
         reward: Mean reward per round over seeds.
+        last_reward: The same over the last tenth of the rounds.
+        gain: Reward of all rounds minus that of uniform play on the shared seeds, None without.
         seconds_per_round: Mean wall-clock time of choosing and learning, NaN if not recorded.
     """
 
@@ -48,16 +56,19 @@ class AgentResult:
     name: str
     family: Family
     runs: Sequence[Run]
-    regret: FloatArray
+    values: FloatArray
     band: Band
-    summary: RegretSummary
+    total: IntervalEstimate
+    summary: RegretSummary | None
     reward: IntervalEstimate
+    last_reward: IntervalEstimate
+    gain: PairedDifference | None
     seconds_per_round: float
 
     @property
     def cumulative(self) -> FloatArray:
-        """Cumulative regret (S, T)."""
-        return self.regret.cumsum(axis=1)
+        """Sums up to every round (S, T)."""
+        return self.values.cumsum(axis=1)
 
     @property
     def seeds(self) -> list[int]:
@@ -66,7 +77,7 @@ class AgentResult:
 
     def column(self, name: str) -> FloatArray:
         """A column of `rounds.csv` over seeds, float64 (S, T)."""
-        return np.stack([run.columns[name][: self.regret.shape[1]] for run in self.runs])
+        return np.stack([run.columns[name][: self.values.shape[1]] for run in self.runs])
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +87,16 @@ class RivalComparison:
     Attributes:
         main: Label of the main agent.
         rival: The other agent.
-        paired: Final regret of main minus rival, None without a shared seed.
+        paired: Final regret (or reward) of main minus rival, None without a shared seed.
         holm_p: Wilcoxon p after Holm's correction over all rivals that share a seed; 1 without one.
+        measure: What is compared.
     """
 
     main: str
     rival: AgentResult
     paired: PairedDifference | None
     holm_p: float
+    measure: Measure = REGRET
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +107,11 @@ class Analysis:
     results: Sequence[AgentResult]
     main: AgentResult
     comparisons: Sequence[RivalComparison]
+
+    @property
+    def measure(self) -> Measure:
+        """What the agents are compared by."""
+        return self.group.measure
 
     def of_family(self, wanted: Family) -> list[AgentResult]:
         """The agents of one family."""
@@ -114,11 +132,11 @@ def analyse(group: Group, *, main: str | None = None) -> Analysis:
     if main is not None and main not in group.agents:
         raise ValueError(f"main {main!r} has no runs here; choose from {', '.join(group.agents)}")
     uniform = _uniform_play(group)
-    results = [_result(label, runs, group.horizon, uniform) for label, runs in group.agents.items()]
+    results = [_result(label, runs, group, uniform) for label, runs in group.agents.items()]
     by_label = {result.label: result for result in results}
     chosen = by_label[main] if main else results[0]
-    results.sort(key=lambda result: (result is not chosen, _rank(result)))
-    return Analysis(group, results, chosen, _compare(chosen, results))
+    results.sort(key=lambda result: (result is not chosen, _rank(result, group.measure)))
+    return Analysis(group, results, chosen, _compare(chosen, results, group.measure))
 
 
 def plotted_rounds(horizon: int, *, logarithmic: bool = False) -> NDArray[np.int64]:
@@ -129,33 +147,35 @@ def plotted_rounds(horizon: int, *, logarithmic: bool = False) -> NDArray[np.int
 
 
 def compare(main: AgentResult, rival: AgentResult) -> PairedDifference | None:
-    """Final regret of `main` minus `rival` over the seeds both have; None without one."""
+    """Final regret (or reward) of `main` minus `rival` on the seeds both have; None without one."""
     ours, theirs = paired_finals(main, rival)
     return paired_difference(ours, theirs) if len(ours) else None
 
 
 def paired_finals(main: AgentResult, rival: AgentResult) -> tuple[FloatArray, FloatArray]:
-    """Final regrets of both on the seeds that both have, ascending, (n,) each."""
+    """Final regrets (or rewards) of both on the seeds that both have, ascending, (n,) each."""
     ours, theirs = (
-        dict(zip(result.seeds, result.regret.sum(axis=1).tolist(), strict=True))
+        dict(zip(result.seeds, result.values.sum(axis=1).tolist(), strict=True))
         for result in (main, rival)
     )
     shared = sorted(ours.keys() & theirs.keys())
     return np.array([ours[s] for s in shared]), np.array([theirs[s] for s in shared])
 
 
-def _rank(result: AgentResult) -> tuple[int, float]:
-    """Contextual agents first, then the references; the lowest regret first among each."""
-    return FAMILY_ORDER.index(result.family), result.summary.final_regret.value
+def _rank(result: AgentResult, measure: Measure) -> tuple[int, float]:
+    """Contextual agents first, then the references; the best first among each."""
+    return FAMILY_ORDER.index(result.family), measure.cost(result.total.value)
 
 
-def _compare(main: AgentResult, results: Sequence[AgentResult]) -> list[RivalComparison]:
+def _compare(
+    main: AgentResult, results: Sequence[AgentResult], measure: Measure
+) -> list[RivalComparison]:
     # The oracle's regret is zero by definition: nothing to test.
     rivals = [r for r in results if r is not main and r.family != "oracle"]
     paired = [compare(main, rival) for rival in rivals]
     adjusted = iter(holm_correction([p.wilcoxon_p for p in paired if p is not None]).tolist())
     return [
-        RivalComparison(main.label, rival, pair, 1.0 if pair is None else next(adjusted))
+        RivalComparison(main.label, rival, pair, 1.0 if pair is None else next(adjusted), measure)
         for rival, pair in zip(rivals, paired, strict=True)
     ]
 
@@ -168,10 +188,11 @@ def _uniform_play(group: Group) -> Sequence[Run]:
     return ()
 
 
-def _result(label: str, runs: Sequence[Run], horizon: int, uniform: Sequence[Run]) -> AgentResult:
-    regret = _stack(runs, horizon)
-    rewards = np.array([run.columns["reward"][:horizon].mean() for run in runs])
-    low, high = bootstrap_ci(rewards)
+def _result(label: str, runs: Sequence[Run], group: Group, uniform: Sequence[Run]) -> AgentResult:
+    horizon, name = group.horizon, group.measure.name
+    values = _stack(runs, name, horizon)
+    summary = _regret_summary(runs, values, uniform) if group.measure is REGRET else None
+    rewards = _stack(runs, "reward", horizon)
     seconds = [float(run.summary.get("seconds_per_round", np.nan)) for run in runs]
     known = [value for value in seconds if np.isfinite(value)]
     return AgentResult(
@@ -179,17 +200,42 @@ def _result(label: str, runs: Sequence[Run], horizon: int, uniform: Sequence[Run
         name=runs[0].agent_name,
         family=family_of(runs[0].agent_name),
         runs=runs,
-        regret=regret,
-        band=bootstrap_band(regret.cumsum(axis=1)[:, plotted_rounds(horizon) - 1]),
-        summary=regret_summary(
-            regret,
-            random_regret=_stack(uniform, horizon) if uniform else None,
-            is_paired=[run.seed for run in runs] == [run.seed for run in uniform],
-        ),
-        reward=IntervalEstimate(float(rewards.mean()), float(low), float(high)),
+        values=values,
+        band=bootstrap_band(values.cumsum(axis=1)[:, plotted_rounds(horizon) - 1]),
+        total=summary.final_regret if summary else _mean_estimate(values.sum(axis=1)),
+        summary=summary,
+        reward=_mean_estimate(rewards.mean(axis=1)),
+        last_reward=_mean_estimate(rewards[:, -math.ceil(horizon / 10) :].mean(axis=1)),
+        gain=_gain(runs, uniform, horizon) if uniform and runs is not uniform else None,
         seconds_per_round=float(np.mean(known)) if known else float("nan"),
     )
 
 
-def _stack(runs: Sequence[Run], horizon: int) -> FloatArray:
-    return np.stack([run.columns["regret"][:horizon] for run in runs])
+def _regret_summary(
+    runs: Sequence[Run], regret: FloatArray, uniform: Sequence[Run]
+) -> RegretSummary:
+    return regret_summary(
+        regret,
+        random_regret=_stack(uniform, "regret", regret.shape[1]) if uniform else None,
+        is_paired=[run.seed for run in runs] == [run.seed for run in uniform],
+    )
+
+
+def _gain(runs: Sequence[Run], uniform: Sequence[Run], horizon: int) -> PairedDifference | None:
+    """Reward of all rounds beyond that of uniform play, on the seeds that both have."""
+    totals = [
+        {run.seed: float(run.columns["reward"][:horizon].sum()) for run in each}
+        for each in (runs, uniform)
+    ]
+    shared = sorted(totals[0].keys() & totals[1].keys())
+    ours, theirs = ([total[seed] for seed in shared] for total in totals)
+    return paired_difference(ours, theirs) if shared else None
+
+
+def _mean_estimate(values: FloatArray) -> IntervalEstimate:
+    low, high = bootstrap_ci(values)
+    return IntervalEstimate(float(values.mean()), float(low), float(high))
+
+
+def _stack(runs: Sequence[Run], column: str, horizon: int) -> FloatArray:
+    return np.stack([run.columns[column][:horizon] for run in runs])

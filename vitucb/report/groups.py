@@ -10,6 +10,7 @@ from typing import Any
 
 from vitucb.agents.table import FAMILY_ORDER, family_of
 from vitucb.config import flatten
+from vitucb.report.measure import REGRET, REWARD, Measure
 from vitucb.report.runs import Run
 
 _MAIN = "vit-ucb"
@@ -28,6 +29,7 @@ class Group:
         agents: Runs by agent label, each sorted by seed.
         unfinished: Runs left out because they have not finished.
         is_truncated: Whether unfinished runs are included, up to their common horizon.
+        measure: What the agents are compared by: regret if all runs know theirs, else reward.
     """
 
     title: str
@@ -38,6 +40,7 @@ class Group:
     agents: Mapping[str, Sequence[Run]]
     unfinished: Sequence[Run]
     is_truncated: bool
+    measure: Measure = REGRET
 
 
 def group_runs(runs: Iterable[Run], *, include_unfinished: bool = False) -> list[Group]:
@@ -91,6 +94,7 @@ def _group(
         agents=_by_agent(used),
         unfinished=[r for r in members if r not in used],
         is_truncated=any(not r.is_finished for r in used),
+        measure=REGRET if all(r.knows_regret for r in used) else REWARD,
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vitucb.config import flatten
 from vitucb.inert_text import visible
-from vitucb.report import page_tables, provenance, sentences
+from vitucb.report import notes, page_tables, provenance, sentences
 from vitucb.report.analysis import Analysis
 from vitucb.report.figures.theme import css_variables
 from vitucb.report.runs import Run
@@ -75,16 +75,17 @@ def _environment() -> Environment:
     )
     filters = (
         *(sentences.section_title, sentences.headline, sentences.best_rival_sentence),
-        *(sentences.rivals_line, sentences.warnings, sentences.caveats),
+        sentences.gain_sentence,
+        *(sentences.rivals_line, notes.warnings, notes.caveats),
         *(sentences.comparison_sentence, sentences.tests_note),
-        *(page_tables.summary_rows, page_tables.images_line, page_tables.cost_rows),
+        *(page_tables.summary_columns, page_tables.explained_columns, page_tables.summary_rows),
+        *(page_tables.images_line, page_tables.cost_rows),
         *(provenance.facts, provenance.differing_settings),
         *(flatten, smoothing_window, unbroken),
     )
     environment.filters |= {function.__name__: function for function in filters}
     environment.globals |= {
         "css_variables": css_variables,
-        "summary_columns": page_tables.SUMMARY_COLUMNS,
         "cost_columns": page_tables.COST_COLUMNS,
     }
     return environment

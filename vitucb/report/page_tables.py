@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from vitucb.report.analysis import AgentResult, Analysis
+from vitucb.report.analysis import UNKNOWN, AgentResult, Analysis
 from vitucb.report.formatting import fixed, number
+from vitucb.report.measure import REGRET
 from vitucb.report.series import overall_coverage
 from vitucb.report.tables import costs
 from vitucb.statistics import IntervalEstimate
@@ -38,9 +39,18 @@ class Row:
     kind: str
 
 
-SUMMARY_COLUMNS = (
+_FIRST_COLUMNS = (
     Column("agent", "Label of the agent."),
     Column("seeds", "Number of runs S, one per seed."),
+)
+_MS_PER_ROUND = Column(
+    "ms / round",
+    "Wall-clock milliseconds to choose and to learn, mean over runs; the environment is not "
+    "counted.",
+)
+
+REGRET_COLUMNS = (
+    *_FIRST_COLUMNS,
     Column("regret", "Mean over seeds of the cumulative pseudo-regret after T rounds: per round "
            "the largest mean reward on offer minus the mean reward of the chosen arm. Brackets: "
            "95 % percentile bootstrap interval over seeds, whole trajectories, 10,000 resamples."),
@@ -54,8 +64,17 @@ SUMMARY_COLUMNS = (
     Column("reward", "Mean observed reward per round."),
     Column("coverage", "Share of rounds in which the chosen arm's true mean lay in its estimated "
            "mean ± bonus. Empty for agents without a bonus."),
-    Column("ms / round", "Wall-clock milliseconds to choose and to learn, mean over runs; the "
-           "environment is not counted."),
+    _MS_PER_ROUND,
+)  # fmt: skip
+
+REWARD_COLUMNS = (
+    *_FIRST_COLUMNS,
+    Column("total reward", "Mean over seeds of the rewards of all T rounds. Brackets: 95 % "
+           "percentile bootstrap interval over seeds, 10,000 resamples."),
+    Column("per round", "Mean observed reward per round."),
+    Column("last tenth", "Mean observed reward per round over the last tenth of the rounds."),
+    Column("over random", "Total reward minus that of uniformly random play on the same seeds."),
+    _MS_PER_ROUND,
 )  # fmt: skip
 
 COST_COLUMNS = (
@@ -65,11 +84,21 @@ COST_COLUMNS = (
 )
 
 
+def summary_columns(analysis: Analysis) -> Sequence[Column]:
+    """The columns of `summary_rows`."""
+    return REGRET_COLUMNS if analysis.measure is REGRET else REWARD_COLUMNS
+
+
+def explained_columns(analyses: Sequence[Analysis]) -> list[Column]:
+    """The columns of the tables of several groups, each once."""
+    return list(dict.fromkeys(column for each in analyses for column in summary_columns(each)))
+
+
 def summary_rows(analysis: Analysis) -> list[Row]:
     """The figures of merit of every agent; the best contextual agent is of kind `best`."""
     best = min(
         analysis.of_family("contextual"),
-        key=lambda result: result.summary.final_regret.value,
+        key=lambda result: analysis.measure.cost(result.total.value),
         default=None,
     )
     return [
@@ -109,7 +138,14 @@ _RECURS = {"distinct_images", "offers_per_image"}
 
 def _summary_cells(result: AgentResult) -> list[Cell]:
     summary = result.summary
-    covered, milliseconds = overall_coverage(result), 1000 * result.seconds_per_round
+    milliseconds = 1000 * result.seconds_per_round
+    first = Cell(str(len(result.runs)))
+    last = Cell("" if math.isnan(milliseconds) else number(milliseconds, 2))
+    if summary is None:
+        gain = result.gain.difference if result.gain else UNKNOWN
+        rewards = (result.total, result.reward, result.last_reward, gain)
+        return [first, *map(_estimate_cell, rewards), last]
+    covered = overall_coverage(result)
     estimates = (
         summary.final_regret,
         summary.normalised_regret,
@@ -119,10 +155,10 @@ def _summary_cells(result: AgentResult) -> list[Cell]:
         result.reward,
     )
     return [
-        Cell(str(len(result.runs))),
+        first,
         *map(_estimate_cell, estimates),
         Cell("" if math.isnan(covered) else f"{100 * covered:.0f} %"),
-        Cell("" if math.isnan(milliseconds) else number(milliseconds, 2)),
+        last,
     ]
 
 

@@ -44,10 +44,6 @@ _LARGEST = 2 * LARGEST_REWARD
 _LONGEST_NAME = 200
 
 
-class UnknownRegretError(ValueError):
-    """The environment of a run knew no mean rewards."""
-
-
 def read_settings(folder: Path) -> Json:
     """`config.yaml`, of plain values alone.
 
@@ -129,11 +125,6 @@ def read_columns(folder: Path) -> Mapping[str, FloatArray]:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     columns = read_rounds(path, COLUMNS)
-    if len(columns["regret"]) and np.isnan(columns["regret"]).all():
-        raise UnknownRegretError(
-            f"{path}: the environment knew no mean rewards, as a log of real rewards does not, so "
-            "there is no regret to report"
-        )
     for name, column in columns.items():
         is_wrong, problem = _wrong(name, column)
         for first in np.flatnonzero(is_wrong)[:1].tolist():
@@ -147,8 +138,10 @@ def read_columns(folder: Path) -> Mapping[str, FloatArray]:
 def _wrong(name: str, column: FloatArray) -> tuple[NDArray[np.bool_], str]:
     """Where a column of `rounds.csv` cannot be right, and why."""
     if name in ("regret", "reward"):
-        if not np.isfinite(column).all():
-            return ~np.isfinite(column), "not finite"
+        # An environment that cannot know its mean rewards says so by NaN.
+        is_infinite = np.isinf(column) if name == "regret" else ~np.isfinite(column)
+        if is_infinite.any():
+            return is_infinite, "not finite"
         return np.abs(column) > _LARGEST, "out of range"
     if name.endswith("action"):
         # What is not known is -1 or NaN; the chosen one is.
@@ -241,9 +234,12 @@ def _check_gallery(arrays: Mapping[str, NDArray[Any]]) -> None:
         known = array[np.isfinite(array)]
         if (np.abs(known) > _LARGEST).any():
             raise ValueError(f"{name} is out of range")
-        if name.endswith("action") and ((array < 0) | (array >= arms)).any():
+        least = -1 if name == "optimal_action" else 0  # the best one may not be known
+        if name.endswith("action") and ((array < least) | (array >= arms)).any():
             raise ValueError(f"{name} is no arm of {arms}")
-        if name in ("expected_rewards", "reward") and len(known) != array.size:
+        if name == "reward" and len(known) != array.size:
+            raise ValueError(f"{name} is not finite")
+        if name == "expected_rewards" and np.isinf(array).any():
             raise ValueError(f"{name} is not finite")
 
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from vitucb.inert_text import visible
 from vitucb.report.run_files import (
     Json,
-    UnknownRegretError,
     is_number,
     read_columns,
     read_gallery,
@@ -63,6 +62,11 @@ class Run:
         """Rounds recorded so far."""
         return len(self.columns["regret"])
 
+    @property
+    def knows_regret(self) -> bool:
+        """Whether the environment knew the mean rewards of every round so far."""
+        return not np.isnan(self.columns["regret"]).any()
+
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
@@ -73,9 +77,9 @@ class Gallery:
         images: uint8 (n, K, H, W, C).
         mean: Estimated mean rewards (n, K), reward units, NaN where the agent has none.
         bonus: Exploration bonuses (n, K), reward units.
-        expected_rewards: True mean rewards (n, K).
+        expected_rewards: True mean rewards (n, K), NaN where nobody knows them.
         action: Chosen arms (n,).
-        optimal_action: Best arms (n,).
+        optimal_action: Best arms (n,), -1 where nobody knows them.
         reward: Observed rewards (n,).
     """
 
@@ -92,7 +96,7 @@ class Gallery:
 def load_runs(folder: str | Path) -> list[Run]:
     """Read every run folder in `folder`: itself, or up to three levels down.
 
-    A run that is damaged, or that knew no regret, is named in a warning and left out.
+    A run that is damaged is named in a warning and left out.
 
     Args:
         folder: A run folder, an experiment (a folder of run folders, or of parts that hold them)
@@ -102,7 +106,7 @@ def load_runs(folder: str | Path) -> list[Run]:
         Finished and unfinished runs, sorted by experiment, agent, environment, seed and rounds.
 
     Raises:
-        ValueError: If there is no run of known regret that is whole.
+        ValueError: If there is no run that is whole.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -129,16 +133,10 @@ def _whole_runs(root: Path, folders: Sequence[Path]) -> list[Run]:
     for folder in folders:
         try:
             runs.append(_named_below(root, load_run(folder)))
-        except UnknownRegretError as error:
-            _logger.warning("%s; the run is left out", error)
         except ValueError as error:
             damaged.append(error)
     if not runs:
-        raise (
-            damaged[0]
-            if damaged
-            else ValueError(f"{root}: no run in it knows its regret; see vitucb evaluate")
-        )
+        raise damaged[0]
     for problem in damaged:
         _logger.warning("%s; the run is left out", problem)
     return runs

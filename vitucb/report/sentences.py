@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from vitucb.agents.table import Family
-from vitucb.report.analysis import AgentResult, Analysis, RivalComparison, compare
+from vitucb.report.analysis import AgentResult, Analysis, RivalComparison
 from vitucb.report.formatting import before_number, estimate_text, fixed, number, p_text, percent
 from vitucb.report.groups import Group
+from vitucb.report.measure import REGRET, REWARD, Measure
 from vitucb.statistics import IntervalEstimate, PairedDifference
 
 _LEVEL = 0.05
@@ -18,12 +19,6 @@ _SHOWN_RIVALS: Mapping[Family, int] = {"contextual": 2, "context-free": 2, "rand
 
 # It is told the means, so it learns nothing, though its family is that of learners.
 _TOLD = ("best-fixed-arm",)
-
-_SIMPLER: Mapping[str, str] = {
-    "lin-ucb": "which only fits a line to frozen features",
-    "kernel-ucb": "which trains no network",
-    "item-ucb": "which remembers images and sees no pixel",
-}
 
 Verdict: TypeAlias = Literal["better", "worse", "open"]
 
@@ -38,13 +33,12 @@ class Sentence:
 
 def headline(analysis: Analysis) -> str:
     """The main agent's result in one sentence."""
-    main = analysis.main
+    main, measure = analysis.main, analysis.measure
     horizon = analysis.group.horizon
-    parts = [
-        f"{main.label}: regret {estimate_text(main.summary.final_regret)} after {horizon:,} rounds"
-    ]
-    share = main.summary.normalised_regret.value
-    if math.isfinite(share) and main.family != "random":
+    parts = [f"{main.label}: {measure.name} {estimate_text(main.total)} after {horizon:,} rounds"]
+    if main.summary is None:
+        parts.append(f"{fixed(main.reward.value, main.reward)} a round")
+    elif math.isfinite(share := main.summary.normalised_regret.value) and main.family != "random":
         parts.append(f"{percent(share)} of random")
     return ", ".join(parts) + "."
 
@@ -71,12 +65,45 @@ def section_links(analyses: Sequence[Analysis]) -> list[str]:
 
 
 def rivals_line(analysis: Analysis) -> str:
-    """The two best contextual and context-free rivals and random play, with their regrets."""
+    """The two best contextual and context-free rivals and random play, with their totals."""
     texts: list[str] = []
     for family, most in _SHOWN_RIVALS.items():
         rivals = [r for r in analysis.of_family(family) if r is not analysis.main]  # best first
-        texts += [f"{described(r)} {estimate_text(r.summary.final_regret)}" for r in rivals[:most]]
+        texts += [f"{described(r)} {estimate_text(r.total)}" for r in rivals[:most]]
     return "; ".join(texts) + "." if texts else ""
+
+
+def gain_sentence(analysis: Analysis) -> Sentence | None:
+    """What the main agent earned beyond random choices, for who pays for it; None if unknown."""
+    main, gain = analysis.main, analysis.main.gain
+    uniform = next(iter(analysis.of_family("random")), None)
+    if gain is None or uniform is None:
+        return None
+    outcome = verdict(gain, REWARD)
+    size = estimate_text(gain.difference)
+    rates = f"{_rate(main)} a round against {_rate(uniform)}"
+    base = uniform.reward.value
+    if outcome == "better" and base > 0:
+        rates += f", {percent(main.reward.value / base - 1)} more"
+    rounds = f"over {analysis.group.horizon:,} rounds"
+    if gain.num_pairs == 1:
+        text = f"Reward earned beyond random choices {rounds}, one seed: {size} ({rates})."
+    elif outcome == "open":
+        text = f"No reward beyond random choices is shown {rounds}: difference {size} ({rates})."
+    else:
+        less = "less" if outcome == "worse" else "more"
+        size = estimate_text(_size(gain.difference))
+        text = f"{main.label} earned {size} {less} reward than random choices {rounds} ({rates})."
+    return Sentence(text, outcome)
+
+
+def _rate(result: AgentResult) -> str:
+    return fixed(result.reward.value, result.reward)
+
+
+def _size(gap: IntervalEstimate) -> IntervalEstimate:
+    """A difference whatever its sign; its interval leaves zero out."""
+    return IntervalEstimate(abs(gap.value), *sorted((abs(gap.low), abs(gap.high))))
 
 
 def described(result: AgentResult) -> str:
@@ -92,7 +119,7 @@ def comparison_sentence(comparison: RivalComparison) -> Sentence:
     main, rival, paired = comparison.main, comparison.rival.label, comparison.paired
     if paired is None:
         return Sentence(f"{main} and {rival} share no seed, so they are not compared.", "open")
-    sentence = difference_sentence(main, rival, paired)
+    sentence = difference_sentence(main, rival, paired, comparison.measure)
     if paired.num_pairs < 2:
         return sentence
     if paired.smallest_p > _LEVEL:
@@ -101,7 +128,7 @@ def comparison_sentence(comparison: RivalComparison) -> Sentence:
 
 
 def best_rival(analysis: Analysis) -> tuple[RivalComparison, int] | None:
-    """The other learning agent of the lowest mean regret, and how many there are; None if none.
+    """The best of the other learning agents in the mean, and how many there are; None if none.
 
     Random play learns nothing, and references are told the means.
     """
@@ -110,7 +137,8 @@ def best_rival(analysis: Analysis) -> tuple[RivalComparison, int] | None:
     others = [c for c in analysis.comparisons if _learns(c.rival)]
     if not others:
         return None
-    return min(others, key=lambda c: c.rival.summary.final_regret.value), len(others)
+    best = min(others, key=lambda c: c.measure.cost(c.rival.total.value))
+    return best, len(others)
 
 
 def best_rival_sentence(analysis: Analysis) -> Sentence | None:
@@ -124,9 +152,9 @@ def best_rival_sentence(analysis: Analysis) -> Sentence | None:
     rival = f"{before_number(comparison.rival.label)}, {among} that learn{'s' * (count == 1)}"
     if paired is None:
         return Sentence(f"{main} shares no seed with {rival}, so they are not compared.", "open")
-    outcome = verdict(paired)
+    outcome = verdict(paired, comparison.measure)
     seeds = f"{paired.num_pairs} shared seed{'s' if paired.num_pairs > 1 else ''}"
-    text = f"{main} {_VERBS[outcome]} {rival}: difference in regret "
+    text = f"{main} {_VERBS[outcome]} {rival}: difference in {comparison.measure.name} "
     text += f"{estimate_text(paired.difference)} on {seeds}"
     if paired.num_pairs > 1 and paired.smallest_p <= _LEVEL:
         text += f" ({p_text(comparison.holm_p)})"
@@ -172,19 +200,23 @@ def tests_note(analysis: Analysis) -> str:
     return note
 
 
-def difference_sentence(a: str, b: str, paired: PairedDifference) -> Sentence:
+def difference_sentence(
+    a: str, b: str, paired: PairedDifference, measure: Measure = REGRET
+) -> Sentence:
     """`a beats b by x [lo, hi]`, or that no difference is shown."""
     gap, n = paired.difference, paired.num_pairs
-    size = estimate_text(IntervalEstimate(abs(gap.value), *sorted((abs(gap.low), abs(gap.high)))))
-    wins = f"lower in {paired.num_lower} of {n} seeds"
+    size = estimate_text(_size(gap))
+    num_better = paired.num_lower if measure.sign > 0 else paired.num_higher
+    wins = f"{measure.better} in {num_better} of {n} seeds"
     if n == 1:
         order = "below" if gap.value < 0 else "above"
         return Sentence(f"One seed: {a} is {number(abs(gap.value))} {order} {b}.", "open")
-    outcome = verdict(paired)
+    outcome = verdict(paired, measure)
     if outcome != "open":
         verb = "beats" if outcome == "better" else "loses to"
-        return Sentence(f"{a} {verb} {b} by {size} regret, {wins}.", outcome)
-    text = f"No difference between {a} and {b} is shown at n = {n}: {estimate_text(gap)} regret"
+        return Sentence(f"{a} {verb} {b} by {size} {measure.name}, {wins}.", outcome)
+    text = f"No difference between {a} and {b} is shown at n = {n}: {estimate_text(gap)} "
+    text += measure.name
     if gap.value != 0 and _has_no_spread(paired):
         wins += ", the same in every one: too few to tell from chance"
     elif gap.low > 0 or gap.high < 0:
@@ -193,8 +225,8 @@ def difference_sentence(a: str, b: str, paired: PairedDifference) -> Sentence:
     return Sentence(f"{text}, {wins}.", "open")
 
 
-def verdict(paired: PairedDifference) -> Verdict:
-    """Whether the first agent's regret is shown to be lower, higher, or neither.
+def verdict(paired: PairedDifference, measure: Measure = REGRET) -> Verdict:
+    """Whether the first agent is shown to be better, worse, or neither.
 
     Both the bootstrap and Student's interval must leave zero out: at a handful of seeds the first
     is too short. Where all differences are the same, as those of counts may be, both are points;
@@ -204,7 +236,9 @@ def verdict(paired: PairedDifference) -> Verdict:
         return "open"
     low = min(paired.difference.low, paired.student_low)
     high = max(paired.difference.high, paired.student_high)
-    return "better" if high < 0 else "worse" if low > 0 else "open"
+    if not (low > 0 or high < 0):  # so, an unknown interval tells nothing
+        return "open"
+    return "better" if measure.cost(low) < 0 else "worse"
 
 
 def _has_no_spread(paired: PairedDifference) -> bool:
@@ -212,80 +246,6 @@ def _has_no_spread(paired: PairedDifference) -> bool:
     return paired.student_high - paired.student_low <= 1e-9 * abs(paired.difference.value)
 
 
-def warnings(analysis: Analysis) -> list[str]:
-    """What a reader must not miss: contextual agents behind a rival that they should beat."""
-    found = []
-    for result in analysis.of_family("contextual"):
-        for reference in analysis.of_family("context-free"):
-            found += _behind(result, reference, "which never looks at the images")
-    simpler = [r for r in analysis.results if r.name in _SIMPLER and r is not analysis.main]
-    for reference in simpler if analysis.main.family == "contextual" else []:
-        found += _behind(analysis.main, reference, _SIMPLER[reference.name])
-    for reference in analysis.of_family("random"):
-        for result in analysis.results:
-            if result.family in ("contextual", "context-free"):
-                found += _no_better_than_random(result, reference)
-    return found
-
-
-def caveats(analysis: Analysis) -> list[str]:
-    """Limits of the evidence: few seeds, unfinished runs, references that did not play."""
-    group = analysis.group
-    found = []
-    single = [result.label for result in analysis.results if len(result.runs) == 1]
-    if single:
-        found.append(f"One seed only, so no interval: {', '.join(single)}.")
-    few = min((len(r.runs) for r in analysis.results if len(r.runs) > 1), default=10)
-    if few < 10:
-        found.append(
-            f"With {few} seeds percentile bootstrap intervals are too short: a nominal 95 % covers "
-            f"about {_COVERED.get(few, 90)} % (normal law). Ten seeds or more are better."
-        )
-    if group.is_truncated:
-        found.append(f"Unfinished runs are included: all curves stop at round {group.horizon:,}.")
-    if group.unfinished:
-        names = ", ".join(f"{r.folder.name} ({r.rounds:,} rounds)" for r in group.unfinished)
-        found.append(f"Not finished and left out: {names}.")
-    missing = {"random", "oracle"} - {result.family for result in analysis.results}
-    if not analysis.of_family("context-free"):
-        missing.add("ucb1")
-    if missing:
-        found.append(f"Did not play, so nothing is compared with: {', '.join(sorted(missing))}.")
-    return found
-
-
-# Share of normal samples of this size whose 95 % percentile interval holds the mean, in percent;
-# simulated in tests/statistics/test_resampling.py.
-_COVERED = {2: 50, 3: 74, 4: 80, 5: 83, 6: 86, 7: 87, 8: 89, 9: 89}
-
-
 def _rounds_text(group: Group) -> str:
     of_all = f" of {group.num_rounds:,}" if group.num_rounds > group.horizon else ""
     return f"{group.horizon:,}{of_all} round{'s' if group.num_rounds > 1 else ''}"
-
-
-def _behind(result: AgentResult, reference: AgentResult, why: str) -> list[str]:
-    ours, theirs = result.summary.final_regret, reference.summary.final_regret
-    if result is reference or ours.value < theirs.value:
-        return []
-    paired = compare(result, reference)
-    is_worse = paired is not None and verdict(paired) == "worse"
-    verb = "loses to" if is_worse else "does not beat"
-    gap = ""
-    if paired is not None:
-        seeds = f"{paired.num_pairs} shared seed{'s' if paired.num_pairs > 1 else ''}"
-        gap = f", difference {estimate_text(paired.difference)} on {seeds}"
-    return [
-        f"{result.label} {verb} {reference.label}, {why}: regret {fixed(ours.value, ours)} "
-        f"against {fixed(theirs.value, theirs)}{gap}."
-    ]
-
-
-def _no_better_than_random(result: AgentResult, reference: AgentResult) -> list[str]:
-    if result.family == "context-free" or result.summary.normalised_regret.value < 1:
-        return []
-    return [
-        f"{result.label} is no better than random play: regret "
-        f"{estimate_text(result.summary.final_regret)} against "
-        f"{estimate_text(reference.summary.final_regret)}."
-    ]

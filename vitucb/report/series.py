@@ -27,10 +27,10 @@ def trailing_mean(values: FloatArray, window: int) -> FloatArray:
 
 
 def covered(result: AgentResult) -> FloatArray:
-    """Whether the chosen arm's true mean lay in mean +- bonus, 0 or 1 (S, T); NaN if no bonus."""
+    """Whether the chosen arm's true mean lay in mean +- bonus, 0 or 1 (S, T); NaN if unknown."""
     mean, bonus, truth = (result.column(name) for name in ("mean", "bonus", "expected_reward"))
     inside = (np.abs(truth - mean) <= bonus).astype(np.float64)
-    return np.where(np.isfinite(mean) & np.isfinite(bonus), inside, np.nan)
+    return np.where(np.isfinite(truth) & np.isfinite(mean) & np.isfinite(bonus), inside, np.nan)
 
 
 def overall_coverage(result: AgentResult) -> float:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from vitucb.inert_text import csv_cell
-from vitucb.report.analysis import AgentResult, Analysis, plotted_rounds
+from vitucb.report.analysis import UNKNOWN, AgentResult, Analysis, plotted_rounds
 from vitucb.report.runs import Run
 from vitucb.report.series import overall_coverage
 
@@ -80,15 +80,20 @@ def _costs(analysis: Analysis) -> Table:
 def _summary(analysis: Analysis) -> Table:
     header = ["agent", "agent_name", "seeds", "rounds"]
     header += [end for name in (*_FIGURES_OF_MERIT, "mean_reward") for end in _with_bounds(name)]
-    rows: list[list[Cell]] = [
-        [
-            *(result.label, result.name, len(result.runs), result.summary.horizon),
-            *(number for name in _FIGURES_OF_MERIT for number in getattr(result.summary, name)),
-            *(*result.reward, overall_coverage(result), result.seconds_per_round),
-        ]
-        for result in analysis.results
+    header += ["coverage", "seconds_per_round"]
+    header += [end for name in ("last_reward", "reward_over_random") for end in _with_bounds(name)]
+    return header, [_summary_row(result, analysis.group.horizon) for result in analysis.results]
+
+
+def _summary_row(result: AgentResult, horizon: int) -> list[Cell]:
+    merits = [getattr(result.summary, name, UNKNOWN) for name in _FIGURES_OF_MERIT]
+    gain = result.gain.difference if result.gain else UNKNOWN
+    return [
+        *(result.label, result.name, len(result.runs), horizon),
+        *(number for merit in merits for number in merit),
+        *(*result.reward, overall_coverage(result), result.seconds_per_round),
+        *(*result.last_reward, *gain),
     ]
-    return [*header, "coverage", "seconds_per_round"], rows
 
 
 def _comparisons(analysis: Analysis) -> Table:
@@ -111,7 +116,8 @@ def _runs(analysis: Analysis) -> Table:
     header = ["agent", "seed", "folder", "finished", "rounds", "regret", "reward"]
     rows: list[list[Cell]] = []
     for result in analysis.results:
-        for run, regret in zip(result.runs, result.regret.sum(axis=1).tolist(), strict=True):
+        for run in result.runs:
+            regret = float(run.columns["regret"][: analysis.group.horizon].sum())
             reward = float(run.columns["reward"][: analysis.group.horizon].mean())
             rows.append(_run_row(result.label, run, regret, reward))
     rows += [_run_row(run.agent, run, "", "") for run in analysis.group.unfinished]
@@ -129,4 +135,4 @@ def _curves(analysis: Analysis) -> Table:
     for result in analysis.results:
         columns = (part.tolist() for part in (rounds, *result.band))
         rows += [[result.label, *values] for values in zip(*columns, strict=True)]
-    return ["agent", "round", *_with_bounds("regret")], rows
+    return ["agent", "round", *_with_bounds(analysis.measure.name)], rows

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from vitucb.report.analysis import Analysis, analyse
 from vitucb.report.figures.theme import RC, inline_svg, line_styles, to_svg
 from vitucb.report.groups import group_runs
+from vitucb.report.measure import REGRET
 from vitucb.report.page import Section, page
 from vitucb.report.runs import Gallery, Run, load_gallery, load_runs
 from vitucb.report.sentences import headline
@@ -27,7 +28,7 @@ _logger = logging.getLogger(__name__)
 _PNG_DPI = 144
 _MAX_GALLERIES = 4
 _WRITTEN = re.compile(
-    r"(\d+-)?((regret|differences|learning|growth|calibration|arms|experts|diagnostics|gallery)(-\d+)?"
+    r"(\d+-)?((regret|reward|differences|learning|growth|calibration|arms|experts|diagnostics|gallery)(-\d+)?"
     r"\.(svg|png)|(summary|comparisons|runs|curves|costs)\.csv)"
 )
 
@@ -132,13 +133,15 @@ def _missing_glyphs_named_once() -> Iterator[None]:
 
 def _figures(analysis: Analysis) -> dict[str, Figure | None]:
     """Figures by name, None where there is too little to show."""
-    from vitucb.report.figures import arms, curves, diagnostics, experts, forest
+    from vitucb.report.figures import arms, curves, diagnostics, experts, forest, rewards
 
     styles = line_styles(analysis.results, analysis.main)
     horizon = analysis.group.horizon
     metrics = {r.label: diagnostics.metric_curves(r, horizon) for r in analysis.results}
+    by_regret = analysis.measure is REGRET
+    total = curves.regret_figure if by_regret else rewards.reward_figure
     return {
-        "regret": curves.regret_figure(analysis, styles),
+        analysis.measure.name: total(analysis, styles),
         "differences": forest.difference_figure(analysis),
         "learning": curves.learning_figure(analysis, styles),
         "growth": curves.growth_figure(analysis, styles),

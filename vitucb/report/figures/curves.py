@@ -10,14 +10,15 @@ from numpy.typing import NDArray
 
 from vitucb.report.analysis import AgentResult, Analysis, plotted_rounds
 from vitucb.report.figures.panels import (
+    draw_band,
     draw_curves,
-    draw_line,
     finish_axes,
     label_curves,
     make_panels,
 )
 from vitucb.report.figures.theme import LineStyle, colour
 from vitucb.report.formatting import before_number, fixed, number
+from vitucb.report.measure import REGRET
 from vitucb.report.series import covered, has_bonus, smoothing_window, trailing_mean
 from vitucb.statistics import Band, FloatArray
 
@@ -61,14 +62,17 @@ def learning_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figu
     """Regret per round and the share of rounds with the best arm, over a trailing window."""
     window = smoothing_window(analysis.group.horizon)
     panels: list[tuple[str, Callable[[AgentResult], FloatArray]]] = [
-        ("Regret per round", lambda result: result.regret),
-        ("Share of rounds with the best arm", _best_arm),
+        (f"{analysis.measure.name.capitalize()} per round", lambda result: result.values),
     ]
+    if analysis.measure is REGRET:
+        panels.append(("Share of rounds with the best arm", _best_arm))
     return _trailing_figure(analysis.results, panels, styles, window)
 
 
 def growth_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figure | None:
     """Regret on log axes beside lines growing like t and sqrt(t); None if too little to show."""
+    if analysis.measure is not REGRET:
+        return None
     rounds = plotted_rounds(analysis.group.horizon, logarithmic=True)
     means = {r.label: r.cumulative.mean(axis=0)[rounds - 1] for r in analysis.results}
     # What is left of an oracle's regret after rounding would stretch the axis by ten decades.
@@ -97,14 +101,15 @@ def calibration_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> F
     panels: list[tuple[str, Callable[[AgentResult], FloatArray]]] = [
         ("Share of non-greedy choices", _non_greedy),
         ("Bonus of the chosen arm", lambda result: result.column("bonus")),
-        ("True mean inside mean ± bonus", covered),
     ]
+    if analysis.measure is REGRET:
+        panels.append(("True mean inside mean ± bonus", covered))
     return _trailing_figure(explorers, panels, styles, window)
 
 
 def _best_arm(result: AgentResult) -> FloatArray:
     # By regret and not by index: several arms may be best.
-    return (result.regret <= 1e-12).astype(np.float64)
+    return (result.values <= 1e-12).astype(np.float64)
 
 
 def _non_greedy(result: AgentResult) -> FloatArray:
@@ -132,12 +137,11 @@ def _upper(band: Band) -> FloatArray:
 
 
 def _value_label(result: AgentResult) -> str:
-    regret = result.summary.final_regret
-    return f"{before_number(result.label)}  {fixed(regret.value, regret)}"
+    return f"{before_number(result.label)}  {fixed(result.total.value, result.total)}"
 
 
 def _exponent_label(result: AgentResult) -> str:
-    exponent = result.summary.growth_exponent.value
+    exponent = result.summary.growth_exponent.value if result.summary else np.nan
     if not np.isfinite(exponent):
         return result.label
     return f"{before_number(result.label)}  t^{number(exponent, 2)}"
@@ -149,7 +153,7 @@ def _trailing_figure(
     styles: Mapping[str, LineStyle],
     window: int,
 ) -> Figure:
-    rounds = plotted_rounds(results[0].regret.shape[1])
+    rounds = plotted_rounds(results[0].values.shape[1])
     curves = [
         {r.label: trailing_mean(values(r), window)[:, rounds - 1].mean(axis=0) for r in results}
         for _, values in panels
@@ -185,9 +189,7 @@ def _draw_bands(
     """Every mean with its band, and `texts` by label at the ends."""
     # The main agent is drawn last, on top.
     for result in reversed(results):
-        band, style = result.band, styles[result.label]
-        axes.fill_between(rounds, band.low, band.high, color=style.colour, alpha=0.16, linewidth=0)
-        draw_line(axes, rounds, band.mean, style)
+        draw_band(axes, rounds, result.band, styles[result.label])
     axes.set_xlim(0, rounds[-1])
     curves = {result.label: result.band.mean for result in results}
     label_curves(axes, curves, styles, texts)

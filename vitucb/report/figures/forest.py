@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 _ROW_INCHES = 0.4
 _MIN_AXES_INCHES = 3.0
+_TOTALS = {"regret": "final regret", "reward": "total reward"}
 
 
 def difference_figure(analysis: Analysis) -> Figure | None:
-    """Final regret of the main agent minus each rival's; None if no seed is shared."""
+    """Final regret (or reward) of the main agent minus each rival's; None if no seed is shared."""
     from matplotlib.figure import Figure
 
     compared = [c for c in analysis.comparisons if c.paired is not None]
@@ -50,7 +51,11 @@ def difference_figure(analysis: Analysis) -> Figure | None:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}".replace("-", "−"))
     axes.tick_params(axis="y", pad=10)
     axes.set_title(f"{shorten(analysis.main.label)} minus each rival, paired by seed")
-    axes.set_xlabel("difference in final regret (left of 0: lower regret)")
+    side = "left" if analysis.measure.sign > 0 else "right"
+    axes.set_xlabel(
+        f"difference in {_TOTALS[analysis.measure.name]} "
+        f"({side} of 0: {analysis.measure.better} {analysis.measure.name})"
+    )
     return figure
 
 
@@ -58,7 +63,11 @@ def _draw_row(axes: Axes, y: float, comparison: RivalComparison, gaps: FloatArra
     paired = comparison.paired
     assert paired is not None  # filtered by the caller
     value, low, high = paired.difference
-    tone = colour({"better": "blue", "worse": "vermillion", "open": "slate"}[verdict(paired)])
+    tone = colour(
+        {"better": "blue", "worse": "vermillion", "open": "slate"}[
+            verdict(paired, comparison.measure)
+        ]
+    )
     left, right = axes.get_xlim()
     parts = [value, *gaps, *(end for end in (low, high) if np.isfinite(end))]
     for edge, marker, is_past in (0.0, "<", min(parts) < left), (1.0, ">", max(parts) > right):

@@ -33,7 +33,7 @@ def gallery_figure(gallery: Gallery) -> Figure:
     row_height = 0.9 * cell + _BAR_INCHES + 0.42
     height = row_height * len(rows) + 0.42
     figure = Figure(figsize=(WIDTH_INCHES, height))
-    _legend(figure, height)
+    _legend(figure, height, is_truth_known=bool(np.isfinite(gallery.expected_rewards).any()))
     for index, row in enumerate(rows):
         top = height - 0.36 - index * row_height
         width = cell * arms
@@ -62,7 +62,7 @@ def _shown_arms(gallery: Gallery, row: int, arms: int) -> NDArray[np.int64]:
     """All arms if they fit; else the chosen, the best, and those with the highest truth."""
     ranked = np.argsort(-gallery.expected_rewards[row], kind="stable")
     first = [int(gallery.action[row]), int(gallery.optimal_action[row])]
-    kept = list(dict.fromkeys([*first, *ranked.tolist()]))[:arms]
+    kept = [arm for arm in dict.fromkeys([*first, *ranked.tolist()]) if arm >= 0][:arms]
     return np.array(sorted(kept))
 
 
@@ -83,7 +83,7 @@ def _draw_images(axes: Axes, gallery: Gallery, row: int, arms: NDArray[np.int64]
             frame = Rectangle((x - 0.45, -0.03), 0.9, 0.9, fill=False, linewidth=2.6)
             frame.set_edgecolor(colour("vermillion"))
             axes.add_patch(frame)
-        if arm == gallery.optimal_action[row]:
+        if arm == gallery.optimal_action[row]:  # -1 where it is not known
             axes.plot(
                 [x + 0.34],
                 [0.76],
@@ -116,10 +116,13 @@ def _draw_estimates(axes: Axes, gallery: Gallery, row: int, arms: NDArray[np.int
 
 def _limits(gallery: Gallery, row: int, arms: NDArray[np.int64]) -> tuple[float, float]:
     """Room for truth, means and bonuses; a huge first bonus may not flatten the means."""
-    truth = gallery.expected_rewards[row, arms]
-    mean = np.where(np.isfinite(gallery.mean[row, arms]), gallery.mean[row, arms], truth)
+    truth, mean = gallery.expected_rewards[row, arms], gallery.mean[row, arms]
+    known = np.concatenate([part[np.isfinite(part)] for part in (truth, mean)])
+    if not len(known):
+        return -1.0, 1.0
+    mean = np.where(np.isfinite(mean), mean, np.where(np.isfinite(truth), truth, known.mean()))
     bonus = np.nan_to_num(gallery.bonus[row, arms])
-    low, high = (float(f([f(truth), f(mean)])) for f in (np.min, np.max))
+    low, high = float(known.min()), float(known.max())
     span = high - low or 1.0
     low = max(low - span, min(low, float((mean - bonus).min())))
     high = min(high + span, max(high, float((mean + bonus).max())))
@@ -131,13 +134,11 @@ def _caption(gallery: Gallery, row: int) -> str:
     chosen = gallery.action[row]
     truth = gallery.expected_rewards[row]
     regret = float(truth.max() - truth[chosen])
-    return (
-        f"round {int(gallery.round[row]) + 1:,}\n"
-        f"reward {gallery.reward[row]:.3g}\nregret {number(regret)}"
-    )
+    lines = [f"round {int(gallery.round[row]) + 1:,}", f"reward {gallery.reward[row]:.3g}"]
+    return "\n".join([*lines, *([f"regret {number(regret)}"] if np.isfinite(regret) else [])])
 
 
-def _legend(figure: Figure, height: float) -> None:
+def _legend(figure: Figure, height: float, *, is_truth_known: bool) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -150,6 +151,8 @@ def _legend(figure: Figure, height: float) -> None:
         Line2D([], [], marker="o", linestyle="", color=colour("blue"), label="estimated mean"),
         Patch(color=colour("blue"), alpha=0.35, linewidth=0, label="± bonus"),
     ]
+    if not is_truth_known:
+        del handles[1:3]
     figure.legend(
         handles=handles,
         loc="upper left",

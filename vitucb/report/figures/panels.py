@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vitucb.report.figures.labels import TICKS_INCHES, LineEnd, label_line_ends, label_width_inches
 from vitucb.report.figures.theme import LineStyle
-from vitucb.statistics import FloatArray
+from vitucb.statistics import Band, FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,6 +62,12 @@ def draw_line(axes: Axes, rounds: NDArray[np.int64], curve: FloatArray, style: L
     axes.plot(
         rounds, curve, color=style.colour, linestyle=style.dash, linewidth=style.width, zorder=order
     )
+
+
+def draw_band(axes: Axes, rounds: NDArray[np.int64], band: Band, style: LineStyle) -> None:
+    """A mean curve over its confidence band."""
+    axes.fill_between(rounds, band.low, band.high, color=style.colour, alpha=0.16, linewidth=0)
+    draw_line(axes, rounds, band.mean, style)
 
 
 def draw_curves(
