@@ -81,6 +81,10 @@ class Blueprint:
     image_shape: tuple[int, ...]
     action_names: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        images = "one image for all" if self.shares_image else "an image each"
+        return f"{self.config.label or self.config.name}, {self.num_arms} arms, {images}"
+
     def __post_init__(self) -> None:
         if self.num_arms < 1 or (self.shares_image and self.num_arms < 2):
             raise ValueError(
@@ -200,6 +204,10 @@ class Savable:
     """
 
     blueprint: Blueprint | None = None
+
+    def __repr__(self) -> str:
+        kind = type(self).__name__
+        return f"{kind}({self.blueprint})" if self.blueprint else f"{kind}(put together by hand)"
 
     def save(self: Any, folder: str | Path) -> Path:
         """Write the agent to `folder`, for `vitucb.load_agent`; returns the folder.

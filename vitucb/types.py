@@ -6,13 +6,17 @@ Nothing here imports torch, so environments, the recorder, statistics and report
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing has it from Python 3.11 on
 
 Observation: TypeAlias = Mapping[str, NDArray[Any]]
 """`images` uint8 (K, H, W, C) and `action_mask` int8 (K,): 1 where the arm may be chosen."""
@@ -49,7 +53,7 @@ def action_names(env: Any) -> tuple[str, ...]:
     return names if is_sound else ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Decision:
     """What an agent chose in one round, and why.
 
@@ -67,9 +71,64 @@ class Decision:
     propensity: float
     mean: NDArray[np.float64]
     width: NDArray[np.float64]
-    phi: Any = field(repr=False)
+    phi: Any
     round: int
     bonus: NDArray[np.float64]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._told()})"
+
+    def _told(self) -> str:
+        mean, bonus = float(self.mean[self.action]), float(self.bonus[self.action])
+        return (
+            f"arm {self.action} of {len(self.mean)}, mean {mean:.4g}, bonus {bonus:.4g}, "
+            f"propensity {self.propensity:.4g}, round {self.round}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but `phi` as JSON holds it; numbers that are not finite as text, "Infinity".
+
+        Raises:
+            TypeError: If a field of an agent's own class is of a kind that JSON lacks.
+        """
+        names = [f.name for f in dataclasses.fields(self) if f.name != "phi"]
+        return {name: _as_json(name, getattr(self, name)) for name in names}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """What `to_dict` returned, with `phi` None; keys that are no fields are ignored.
+
+        Raises:
+            ValueError: If a field is missing, or what it holds is not one's value.
+        """
+        names = [f.name for f in dataclasses.fields(cls) if f.name != "phi"]
+        missing = [name for name in names if name not in data]
+        if missing:
+            raise ValueError(f"decision lacks {missing[0]!r}; give what to_dict returned")
+        values: dict[str, Any] = {name: data[name] for name in names} | {"phi": None}
+        try:
+            for name in ("mean", "width", "bonus"):
+                values[name] = np.array(data[name], np.float64)
+            values["action"], values["round"] = int(data["action"]), int(data["round"])
+            values["propensity"] = float(data["propensity"])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"decision: {error}; give what to_dict returned") from error
+        if not 0 <= values["action"] < values["mean"].size or values["mean"].ndim != 1:
+            raise ValueError(f"decision: action {values['action']} is no arm of its mean")
+        return cls(**values)
+
+
+def _as_json(name: str, value: Any) -> Any:
+    """Arrays as lists, numbers as Python's, those that JSON lacks as text that float() reads."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_as_json(name, each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    raise TypeError(f"{name} is a {type(value).__name__}, which JSON has none of; leave it out")
 
 
 _CLASS = "class"  # no field can be called so
@@ -110,7 +169,7 @@ def decision_from_state(state: State, agent: object) -> Decision:
     return made
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Round:
     """One finished round of an experiment.
 
@@ -142,6 +201,13 @@ class Round:
     cumulative_regret: float
     metrics: Mapping[str, float]
     seconds: float
+
+    def __repr__(self) -> str:
+        arms = len(self.decision.mean)
+        return (
+            f"Round({self.index}: arm {self.decision.action} of {arms}, reward {self.reward:.4g}, "
+            f"regret {self.regret:.4g}, cumulative regret {self.cumulative_regret:.4g})"
+        )
 
 
 @runtime_checkable

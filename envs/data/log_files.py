@@ -12,6 +12,9 @@
 
 Logs of two other libraries are read too: `obp.py` and `vw_json.py` beside this module say which.
 
+Rewards that came later may stand on lines of their own: rows of a decision and of its reward
+with the same `decision_id` are joined.
+
 Paths are relative to the folder of the log. Whatever is wrong is a ValueError that names the file,
 the line and the field.
 """
@@ -27,6 +30,7 @@ from pathlib import Path
 import numpy as np
 
 from vitucb.envs.data.decoding import LazyImages, open_image
+from vitucb.envs.data.joined_rows import JoinedRows
 from vitucb.envs.data.log_rows import LogRow, natural_order, row_error
 from vitucb.envs.data.logged_rounds import LoggedRounds
 from vitucb.envs.data.obp import read_bandit_feedback
@@ -87,7 +91,9 @@ def read_log(
             return vw_rounds(path, events, left_out)
         names = {field: field for field in FIELDS}
         rows = ((event.line, event.fields()) for event in events)
-    parsed = [LogRow.of(path, line, fields, names) for line, fields in rows]
+    joined = JoinedRows(path, rows, names["action"], names["reward"])
+    parsed = [LogRow.of(path, line, fields, names) for line, fields in joined]
+    left_out += joined.without_reward
     if not parsed:
         raise ValueError(f"log {path}: no rounds in it; give one row per round")
     kept = _with_images(path, parsed, skip_missing)

@@ -10,7 +10,7 @@ from vitucb.types import Decision
 ReceiptOutcome = Literal["learnt", "answered", "forgotten", "unknown", "refused"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class NumberedDecision(Decision):
     """A decision with the id by which its reward is reported; `phi` is None.
 
@@ -19,6 +19,21 @@ class NumberedDecision(Decision):
     """
 
     id: str
+
+    def __repr__(self) -> str:
+        return f"NumberedDecision({self.id!r}: {self._told()})"
+
+
+def decision_id(given: object) -> str:
+    """The id that is given, alone or as a decision's.
+
+    Raises:
+        TypeError: If it is neither.
+    """
+    name = getattr(given, "id", given)
+    if not isinstance(name, str):
+        raise TypeError(f"{given!r} has no id; give a decision of DeployedAgent.act, or its id")
+    return name
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from vitucb.agents import AGENTS
 from vitucb.agents.saving import Blueprint, save_agent
-from vitucb.serving.answers import Counts, NumberedDecision, Receipt, ReceiptOutcome
+from vitucb.serving.answers import (
+    Counts,
+    NumberedDecision,
+    Receipt,
+    ReceiptOutcome,
+    decision_id,
+)
 from vitucb.serving.pending import PendingDecision, PendingDecisions
 from vitucb.storage.limits import check_observation
 from vitucb.types import LARGEST_REWARD, Agent, Decision, Observation, State, shares_image
@@ -81,6 +87,11 @@ class DeployedAgent:
         self._knows_numbers = entry is not None and entry.knows_arms_by_number
         self._has_fixed_arms = blueprint.shares_image or self._knows_numbers
 
+    def __repr__(self) -> str:
+        learnt, waiting = self._learnt, len(self._table)  # no lock: a look may not wait
+        done = f"decided {self._table.decided}, learnt {learnt}, waiting {waiting}"
+        return f"DeployedAgent({self.blueprint}; {done})"
+
     @property
     def fixed_arms(self) -> int | None:
         """Number of the arms it knows by their number; None if it looks at an image of each."""
@@ -106,8 +117,9 @@ class DeployedAgent:
         """Choose an arm.
 
         Args:
-            images: uint8 (K, H, W, C), an image per arm; (H, W, C) or (1, H, W, C) where one image
-                is the context of all arms.
+            images: uint8 (K, H, W, C), an image per arm; K may be another one at every call, unless
+                the agent knows its arms by their number (`fixed_arms`). (H, W, C) or (1, H, W, C)
+                where one image is the context of all arms, whose number is fixed.
             action_mask: 1 or True where the arm may be chosen, (K,); everywhere by default.
 
         Raises:
@@ -135,23 +147,26 @@ class DeployedAgent:
                 decisions = [self.agent.select_action(obs) for obs in contexts]
             return [self._keep(obs, d) for obs, d in zip(contexts, decisions, strict=True)]
 
-    def observe(self, decision_id: str, reward: float) -> Receipt:
-        """Learn from the reward of a decision, and say what became of it.
+    def observe(self, decision: str | NumberedDecision, reward: float) -> Receipt:
+        """Learn from the reward of a decision, given by itself or its id; say what became of it.
 
         Raises:
-            TypeError: If the reward is no number.
+            TypeError: If the reward is no number, or the decision has no id.
         """
-        return self.observe_batch([(decision_id, reward)])[0]
+        return self.observe_batch([(decision, reward)])[0]
 
-    def observe_batch(self, answers: Iterable[tuple[str, float]]) -> list[Receipt]:
+    def observe_batch(
+        self, answers: Iterable[tuple[str | NumberedDecision, float]]
+    ) -> list[Receipt]:
         """Learn from the rewards of several decisions, in this order; a receipt for each.
 
         Raises:
-            TypeError: If a reward is no number; nothing is learnt then.
+            TypeError: If a reward is no number or a decision has no id; nothing is learnt then.
         """
-        answers = [(name, self._number(reward)) for name, reward in answers]
+        with self._counting_refusals():
+            named = [(decision_id(given), _number(reward)) for given, reward in answers]
         with self._turn():
-            return [self._counted(self._learn(name, reward)) for name, reward in answers]
+            return [self._counted(self._learn(name, reward)) for name, reward in named]
 
     @property
     def counts(self) -> Counts:
@@ -257,10 +272,6 @@ class DeployedAgent:
             )
         with self._lock:
             yield
-
-    def _number(self, reward: object) -> float:
-        with self._counting_refusals():
-            return _number(reward)
 
     @contextlib.contextmanager
     def _counting_refusals(self) -> Iterator[None]:

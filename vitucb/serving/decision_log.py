@@ -1,0 +1,106 @@
+"""A log of decisions and rewards as they come, which `vitucb evaluate` reads.
+
+Two kinds of JSON lines, joined by `decision_id` when the log is read: what was on offer and chosen,
+with its propensity; and, later or never, the reward. Nothing waits in memory to be written, so a
+service that dies loses nothing but the line it was writing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from vitucb.serving.answers import NumberedDecision, decision_id
+
+
+class DecisionLog:
+    """Appends lines to one file, from any thread; each is written at once.
+
+    Attributes:
+        path: The file. Paths of images in it are relative to its folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Go on with the file `path`, or begin it."""
+        self.path = Path(path)
+        self._lock = threading.Lock()
+        self._file = self.path.open("ab", buffering=0)
+        if self._file.tell() and not _ends_with_a_line(self.path):
+            self._file.write(b"\n")  # the last line of a process that died
+
+    def decided(
+        self,
+        decision: NumberedDecision,
+        *,
+        arm_images: Sequence[str] = (),
+        context_image: str = "",
+        action_names: Sequence[str] = (),
+        action_mask: ArrayLike | None = None,
+        **more: Any,
+    ) -> None:
+        """Write down a decision.
+
+        Args:
+            decision: What `DeployedAgent.act` returned.
+            arm_images: Path of every arm's image, in the order shown to the agent.
+            context_image: Or of the one image that all arms share.
+            action_names: Names of the arms that share it; their numbers if empty.
+            action_mask: As given to `act`: arms that were not on offer are not written.
+            **more: Further fields, as JSON has them, e.g. `time`.
+
+        Raises:
+            ValueError: If both or none of the images are given, or not one for every arm.
+        """
+        if bool(arm_images) == bool(context_image):
+            raise ValueError("give either arm_images or context_image, the images of the round")
+        fields: dict[str, Any] = {"decision_id": decision.id, "propensity": decision.propensity}
+        if context_image:
+            name = action_names[decision.action] if action_names else str(decision.action)
+            fields |= {"context_image": context_image, "action": name}
+        else:
+            arms = len(decision.mean)
+            if len(arm_images) != arms:
+                raise ValueError(f"arm_images are {len(arm_images)} of {arms} arms; give each one")
+            mask = [True] * arms if action_mask is None else [bool(m) for m in _flat(action_mask)]
+            offered = [
+                path for path, is_offered in zip(arm_images, mask, strict=True) if is_offered
+            ]
+            fields |= {"arm_images": offered, "action": sum(mask[: decision.action])}
+        self._append(fields | more)
+
+    def rewarded(self, decision: str | NumberedDecision, reward: float) -> None:
+        """Write down the reward of a decision, given by itself or its id."""
+        self._append({"decision_id": decision_id(decision), "reward": float(reward)})
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> DecisionLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _append(self, fields: dict[str, Any]) -> None:
+        line = json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n"
+        with self._lock:
+            self._file.write(line.encode())
+
+
+def _ends_with_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def _flat(mask: ArrayLike) -> list[Any]:
+    import numpy as np
+
+    return list(np.asarray(mask).ravel().tolist())
