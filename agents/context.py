@@ -22,6 +22,40 @@ def chosen_image(obs: Observation, action: int) -> NDArray[np.uint8]:
     return image
 
 
+def require_image_bandit(env: object, name: str = "env") -> None:
+    """Refuse what is no single environment of images and masks.
+
+    Args:
+        env: Anything a caller may have given as one.
+        name: What the message calls it.
+
+    Raises:
+        TypeError: If it is a name, several environments, or none at all.
+        ValueError: If its observations or actions are of another kind.
+    """
+    if isinstance(env, str):
+        raise TypeError(f"{name} {env!r} is a name; give the environment: gymnasium.make({env!r})")
+    if isinstance(env, gym.vector.VectorEnv):
+        raise TypeError(f"{name} is a vector of {env.num_envs} environments; an agent plays one")
+    observations, actions = (getattr(env, f"{kind}_space", None) for kind in _SPACES)
+    if observations is None or actions is None:
+        raise TypeError(f"{name} {type(env).__name__} is no gymnasium environment")
+    if not isinstance(observations, gym.spaces.Dict) or not set(observations) >= _PARTS:
+        raise ValueError(
+            f"{name}: observations must be a Dict space with images and action_mask, "
+            f"not {observations}; choose another environment"
+        )
+    if not isinstance(actions, gym.spaces.Discrete):
+        raise ValueError(
+            f"{name}: actions must be a Discrete space, one for each arm, not {actions}; choose "
+            "another environment"
+        )
+
+
+_SPACES = ("observation", "action")
+_PARTS = {"images", "action_mask"}
+
+
 def num_label_actions(env: gym.Env[Any, Any]) -> int | None:
     """K if one context image is shared by K actions in `env`, None if every arm has its image."""
     space = env.observation_space

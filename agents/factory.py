@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 
 from vitucb.agents import AGENTS
+from vitucb.agents.context import require_image_bandit
 from vitucb.agents.saving import Blueprint, Savable
 from vitucb.agents.settings import warn_of_ignored
 from vitucb.config import AgentConfig, override
@@ -47,8 +48,10 @@ def make_agent(
             mapping, a section instance, or its name alone, e.g. `optimizer="lora-rite"`.
 
     Raises:
-        ValueError: If a name or a setting is not usable.
+        TypeError: If `env` is no environment, or several.
+        ValueError: If a name or a setting is not usable, or `env` has no images.
     """
+    require_image_bandit(env)
     config = override(config or AgentConfig(), {"name": name, **overrides}, "agent.")
     if overrides:
         warn_of_ignored(config)

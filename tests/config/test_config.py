@@ -79,6 +79,18 @@ def test_empty_file_is_the_defaults(tmp_path: Path) -> None:
         ("tensorboard: 1", "tensorboard: expected bool, got 1"),
         ("agent: {features: pixels}", "agent.features: expected one of lora-gradient, last-layer"),
         ("agent: {lora: {blocks: [one]}}", r"agent.lora.blocks\[0\]: expected int, got 'one'"),
+        (
+            "agent: {alpha: 3}",
+            r"'agent.alpha'; did you mean agent.lora.alpha, .* policy=\{'alpha': 3",
+        ),
+        ("discount: 0.9", r"written agent=\{'training': \{'discount': 0.9\}\}\?"),
+        (
+            "seed: 1\nout: x\nseed: 2",
+            "key 'seed' stands twice in one section, in line 1 and in line 3",
+        ),
+        ("agent: {lora: {rank: 2, rank: 3}}", "key 'rank' stands twice in one section, in line 1;"),
+        ("agent: {}\nenv: {}\nagent: {name: ucb1}", "key 'agent' stands twice"),
+        ("agent: {options: {1: 2, 0x1: 3}}", "key '0x1' stands twice"),
         ("env: digits", "env: expected a section of settings"),
         ("- 1\n- 2", "expected key: value settings"),
         ("a: [1", "is not valid YAML"),
@@ -92,6 +104,13 @@ def test_mistake_is_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         load_config(written(tmp_path, text))
     assert "\n" not in str(caught.value)
+
+
+def test_sections_merged_by_yaml_itself_may_be_overridden(tmp_path: Path) -> None:
+    text = "agent:\n  policy: &base {name: ucb, alpha: 1.0}\n"
+    assert load_config(written(tmp_path, text)).agent.policy.alpha == 1.0
+    text = "agent:\n  policy:\n    <<: {name: ucb, alpha: 1.0}\n    alpha: 2.0\n"
+    assert load_config(written(tmp_path, text)).agent.policy.alpha == 2.0
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

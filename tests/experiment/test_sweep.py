@@ -102,6 +102,13 @@ def test_lists_advance_together() -> None:
         ({"grid": {"num_rounds": ["many"]}}, "num_rounds: expected int"),
         ({"together": {"seed": [1, 2], "num_rounds": [1]}}, "differ in length"),
         ({"grid": {"seed": [1, 2]}, "seeds": 2}, "would share"),
+        (
+            {"grid": {"agent.policy.alpha": ["1e-3", 0.001]}},
+            "alpha=1e-3 and agent.policy.alpha=0.001 are the same settings; leave one out",
+        ),
+        ({"grid": {"num_rounds": [5, 5]}}, "are the same settings"),
+        ({"grid": {"agent.optimizer.options.ratio": [1, 1.0]}}, "are the same settings"),
+        ({"together": {"agent": ["ucb1", {"name": "ucb1"}]}}, "are the same settings"),
         ({"grid": {"seed": [1]}, "together": {"seed": [2]}}, "seed is named in the grid and in a"),
         ({"seeds": 0}, "seeds 0 must be at least 1"),
     ],

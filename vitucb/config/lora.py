@@ -24,8 +24,8 @@ _REFUSED = {
 }
 
 
-def check_init(init: str, rank: int, name: str) -> None:
-    """Refuse a start that adapters of `rank` cannot have; `name` is what the message calls it.
+def check_init(init: str, rank: int | None, name: str) -> None:
+    """Refuse a start that adapters of `rank` (None: of any) cannot have, called `name`.
 
     Raises:
         ValueError: If it is unknown, needs data, or does not go with the rank.
@@ -34,7 +34,7 @@ def check_init(init: str, rank: int, name: str) -> None:
         raise ValueError(f"{name} {init!r} {reason}; use one of {', '.join(INITS)}")
     if init not in INITS and not re.fullmatch(r"pissa_niter_[1-9]\d*", init):
         raise ValueError(f"{name} {init!r} is not one of {', '.join(INITS)} or pissa_niter_N")
-    if init == "orthogonal" and rank % 2:
+    if init == "orthogonal" and rank is not None and rank % 2:
         raise ValueError(f"{name} orthogonal needs an even rank, not {rank}")
 
 
@@ -61,6 +61,6 @@ class LoRAConfig:
         """Refuse what cannot be, or would fill the memory."""
         check_ranges(self, "agent.lora.", {"rank": ONE_OR_MORE})
         check_most(self, "agent.lora.", "rank", "rank")
-        check_init(self.init, self.rank, "agent.lora.init")
+        check_init(self.init, None, "agent.lora.init")
         if not self.targets:
             raise ValueError(f"agent.lora.targets: name one or more of {', '.join(TARGETS)}")

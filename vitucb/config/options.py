@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from vitucb.config.override import checked
+from vitucb.storage.foreign_files import parse_yaml
 
 Scalar: TypeAlias = int | float | bool | str
 Option: TypeAlias = Scalar | list[Scalar] | dict[str, Scalar | list[Scalar]]
@@ -45,11 +46,14 @@ def parse_options(words: Sequence[str]) -> Options:
     """Options from the words `name value name value ...`.
 
     Raises:
-        ValueError: If a name has no value, or a value cannot be read.
+        ValueError: If a name has no value or two, or a value cannot be read.
     """
     if len(words) % 2:
         raise ValueError(f"{words[-1]!r} has no value; write name value name value ...")
-    pairs = zip(words[::2], words[1::2], strict=True)
+    names = words[::2]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"option {twice[0]!r} is named twice; give it one value")
+    pairs = zip(names, words[1::2], strict=True)
     return normalised({name: parse_option(word) for name, word in pairs}, "options")
 
 
@@ -61,10 +65,10 @@ def parse_option(word: str) -> Any:
     """
     if word[:1] in ("[", "{"):
         try:
-            return yaml.safe_load(word)
-        except yaml.YAMLError as error:
+            return parse_yaml(word)
+        except ValueError as error:
             raise ValueError(
-                f"{word!r} is no list or mapping such as [1, 2] or {{a: 1}}"
+                f"{word!r} is no list or mapping such as [1, 2] or {{a: 1}}: {error}"
             ) from error
     numbers = [_number(part) for part in word.split(",")]
     if None in numbers:

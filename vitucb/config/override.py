@@ -31,7 +31,7 @@ def override(config: ConfigT, values: Mapping[str, Any], where: str = "") -> Con
     for key, value in values.items():
         path = f"{where}{_word(key)}"
         if key not in hints:
-            raise ValueError(_unknown_key(_word(key), path, list(hints)))
+            raise ValueError(_unknown_key(_word(key), path, config, value))
         current = getattr(config, key)
         if not dataclasses.is_dataclass(current):
             changes[key] = checked(value, hints[key], path)
@@ -119,10 +119,25 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _unknown_key(key: str, path: str, known: list[str]) -> str:
+def _unknown_key(key: str, path: str, config: Any, value: object) -> str:
+    """What to say of a key that `config` has not, but perhaps one of its sections."""
+    known = [field.name for field in dataclasses.fields(config)]
+    meant = [f for f in flatten(to_dict(config)) if f".{f}".endswith(f".{key}")]
+    if meant:
+        where = path.removesuffix(key)
+        ways = [f"{where}{f}, written {_nested(f.split('.'), value)}" for f in meant]
+        return f"unknown config key {path!r}; did you mean {', or '.join(ways)}?"
     close = difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"unknown config key {path!r}; {hint}known here: {', '.join(known)}"
+
+
+def _nested(parts: Sequence[str], value: object) -> str:
+    """How to give the setting at the path `parts` from Python: `policy={'alpha': 3}`."""
+    inner = shown(value)
+    for part in reversed(parts[1:]):
+        inner = f"{{{part!r}: {inner}}}"
+    return f"{parts[0]}={inner}"
 
 
 def checked(value: Any, hint: Any, path: str) -> Any:

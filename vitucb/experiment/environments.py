@@ -6,6 +6,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from vitucb.agents.context import require_image_bandit
 from vitucb.config import DataConfig, DriftConfig, EnvConfig
 from vitucb.envs import (
     DelayedReward,
@@ -51,12 +52,7 @@ def make_env(config: EnvConfig, num_rounds: int | None = None) -> gym.Env[Any, A
         ) from error
     except TypeError as error:
         raise ValueError(f"env: {config.id} does not take these settings: {error}") from error
-    space = env.observation_space
-    if not isinstance(space, gym.spaces.Dict) or not {"images", "action_mask"} <= set(space):
-        raise ValueError(
-            f"env.id {config.id!r}: observations must be a Dict space with images and action_mask, "
-            f"not {space}; choose another environment"
-        )
+    require_image_bandit(env, f"env.id {config.id!r}")
     return _wrapped(env, config)
 
 

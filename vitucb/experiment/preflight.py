@@ -13,7 +13,8 @@ from pathlib import Path
 
 from vitucb.agents.options import check_optimizer_options
 from vitucb.agents.settings import ignored
-from vitucb.config import EnvConfig, RunConfig
+from vitucb.config import AgentConfig, EnvConfig, RunConfig
+from vitucb.config.lora import check_init
 from vitucb.envs.data.sources import TIMM_PREFIXES
 from vitucb.experiment.environments import make_env
 from vitucb.experiment.lock import check_free
@@ -32,8 +33,7 @@ def check_places(configs: Iterable[RunConfig]) -> None:
         if folder.needs_playing:
             check_writable(folder.path, "--out")
             check_free(folder.path)
-        check_optimizer_options(config.agent.optimizer)
-        _check_weights(config)
+        _check_agent(config.agent)
 
 
 def check_environments(configs: Iterable[RunConfig]) -> None:
@@ -73,15 +73,18 @@ def check_writable(folder: Path, option: str) -> None:
         ) from error
 
 
-def _check_weights(config: RunConfig) -> None:
-    """Refuse files and folders that are named and are not there."""
-    agent = config.agent
-    if agent.weights is not None and "agent.weights" not in ignored(agent):
+def _check_agent(agent: AgentConfig) -> None:
+    """Refuse settings that do not go together, and files that are named and are not there."""
+    check_optimizer_options(agent.optimizer)
+    unused = ignored(agent)
+    if "agent.lora.init" not in unused:
+        check_init(agent.lora.init, agent.lora.rank, "agent.lora.init")
+    if agent.weights is not None and "agent.weights" not in unused:
         path = Path(agent.weights)
         if path.suffix != ".safetensors" or not path.is_file():
             raise ValueError(f"agent.weights {agent.weights!r}: no such .safetensors file")
     source, _, location = agent.backbone.partition(":")
-    is_used = source == "local-dir" and "agent.backbone" not in ignored(agent)
+    is_used = source == "local-dir" and "agent.backbone" not in unused
     if is_used and not (Path(location) / "config.json").is_file():
         raise ValueError(
             f"agent.backbone {agent.backbone!r}: no config.json in {location!r}; name a folder "

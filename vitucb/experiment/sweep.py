@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import yaml
 from tqdm import tqdm
 
-from vitucb.config import RunConfig, override, override_keys
+from vitucb.config import RunConfig, flatten, override, override_keys, to_dict
 from vitucb.experiment.engines import ENGINES, Engine
 from vitucb.experiment.run_folder import RunFolder, run_folder
 from vitucb.registry import lookup
+from vitucb.storage.foreign_files import parse_yaml
 
 
 def parse_values(text: str) -> tuple[str, list[Any]]:
@@ -25,9 +25,10 @@ def parse_values(text: str) -> tuple[str, list[Any]]:
     """
     key, _, values = text.partition("=")
     try:
-        parsed = yaml.safe_load(f"[{values}]")
-    except yaml.YAMLError as error:
-        raise ValueError(f"{text!r}: {values!r} is no list of values such as 1,2") from error
+        parsed = parse_yaml(f"[{values}]")
+    except ValueError as error:
+        message = f"{text!r}: {values!r} is no list of values such as 1,2: {error}"
+        raise ValueError(message) from error
     if not key or not parsed:
         raise ValueError(f"{text!r} names no values; write key=value,value")
     return key.removeprefix("--").replace("-", "_"), parsed
@@ -68,8 +69,8 @@ def expand(
         seeds: Seeds per setting, counted up from that of `base`.
 
     Raises:
-        ValueError: If a key or value is not usable, lengths differ, a key is in both, or two
-            runs share a folder.
+        ValueError: If a key or value is not usable, lengths differ, a key is in both, two settings
+            are the same in other words, or two runs share a folder.
     """
     if seeds < 1:
         raise ValueError(f"seeds {seeds} must be at least 1")
@@ -79,6 +80,7 @@ def expand(
         raise ValueError(f"{min(twice)} is named in the grid and in a list; leave one out")
     cells = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     settings = [row | cell for row, cell in itertools.product(rows, cells)]
+    _check_different(base, settings)
     varied = {k for k in [*grid, *(together or {})] if len({str(s[k]) for s in settings}) > 1}
     varied -= {"seed", "experiment", "agent", "agent.name", "agent.label"}
     configs = [_configured(base, setting, varied) for setting in settings]
@@ -99,6 +101,25 @@ def _rows(together: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     if not together:
         return [{}]
     return [dict(zip(together, row, strict=True)) for row in zip(*together.values(), strict=True)]
+
+
+def _check_different(base: RunConfig, settings: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse values that are one number in two spellings, 1e-3 and 0.001: both would be played."""
+    seen: dict[str, str] = {}
+    for setting in settings:
+        values = flatten(to_dict(override_keys(base, setting)))
+        # As text: lists may be among the values, and 1.0 of an option is 1.
+        played = repr([(key, _one_spelling(value)) for key, value in sorted(values.items())])
+        words = ", ".join(f"{key}={value}" for key, value in setting.items())
+        if other := seen.get(played):
+            raise ValueError(f"{other} and {words} are the same settings; leave one out")
+        seen[played] = words
+
+
+def _one_spelling(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_one_spelling(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _configured(base: RunConfig, setting: Mapping[str, Any], varied: set[str]) -> RunConfig:

@@ -7,6 +7,7 @@ Importing this module registers the embedded model with timm, so that
 from __future__ import annotations
 
 import difflib
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import nn
 
 from vitucb.assets import EMBEDDED_BACKBONES
 from vitucb.models import nano as nano  # registers the embedded model with timm
+from vitucb.models.hub import asked_if_it_answers
 from vitucb.models.onednn_linear import use_fast_linear
 from vitucb.models.preprocess import input_size
 from vitucb.models.vit_layers import call_every_layer, check_forward, find_layers
@@ -31,7 +33,8 @@ _OFFLINE_REMEDY = (
 )
 
 
-_TIMM_SOURCES = ("timm", "hf-hub", "hf_hub", "local-dir")
+_HUBS = ("hf-hub", "hf_hub")
+_TIMM_SOURCES = ("timm", *_HUBS, "local-dir")
 
 
 def create_backbone(
@@ -66,7 +69,7 @@ def create_backbone(
     if ":" in name and name.partition(":")[0] not in _TIMM_SOURCES:
         import_path(name)  # which registers it
         name = name.partition(":")[2]
-    if name.partition(":")[0] in ("hf-hub", "hf_hub"):
+    if name.partition(":")[0] in _HUBS:
         check_trusted(HUB, name)  # which is asked for the architecture already
     _check_name(name)
     options: dict[str, Any] = {**timm_options, "num_classes": 0}
@@ -140,8 +143,9 @@ def _nearest(name: str, known: list[str]) -> str:
 
 def _check_architecture(name: str, options: dict[str, Any]) -> None:
     """Raise ValueError unless it is a vision transformer that LoRA can adapt; costs no weights."""
+    is_asked = name.partition(":")[0] in _HUBS
     try:
-        with torch.device("meta"):
+        with asked_if_it_answers() if is_asked else nullcontext(), torch.device("meta"):
             model = timm.create_model(name, pretrained=False, **options).eval()
     except (TypeError, AssertionError, ValueError) as error:
         raise ValueError(f"backbone '{name}' cannot be built with {options}: {error}") from error
@@ -194,10 +198,13 @@ def _with_own_weights(name: str, options: dict[str, Any]) -> nn.Module:
     is_here = name.startswith("local-dir:") or name in dict(EMBEDDED_BACKBONES.values())
     if not is_here:
         check_trusted(HUB, name)
-    try:
-        return _build(name, pretrained=True, **options)
-    except Exception as error:  # the hub client's errors share no base class
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ValueError(
-            f"backbone '{name}': its weights cannot be loaded ({reason}); {_OFFLINE_REMEDY}"
-        ) from error
+    with nullcontext() if is_here else asked_if_it_answers() as unreachable:
+        try:
+            return _build(name, pretrained=True, **options)
+        except Exception as error:  # the hub client's errors share no base class
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            if unreachable is not None:
+                reason = f"they are not in the cache, and {unreachable} does not answer"
+            raise ValueError(
+                f"backbone '{name}': its weights cannot be loaded ({reason}); {_OFFLINE_REMEDY}"
+            ) from error

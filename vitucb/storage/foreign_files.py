@@ -19,7 +19,34 @@ import yaml
 from vitucb.storage.limits import check_limit, limit
 
 # libyaml's loader is as safe and several times faster, where PyYAML was built with it.
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+_NO_VALUES = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")
+
+
+class _Loader(_BASE):  # type: ignore[misc]  # either of two classes
+    """Refuses a key that a mapping has twice; PyYAML keeps the last and says nothing."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """The mapping of `node`, once its own keys, before any is merged in, all differ."""
+        lines: dict[Any, int] = {}
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue
+            is_merge = key_node.tag in _NO_VALUES
+            key = key_node.value if is_merge else self.construct_object(key_node)
+            line = key_node.start_mark.line + 1
+            if key in lines:
+                first = "" if lines[key] == line else f"line {lines[key]} and in "
+                raise ValueError(
+                    f"its key {key_node.value[:80]!r} stands twice in one section, in {first}line "
+                    f"{line}; put all of it in one place"
+                )
+            lines[key] = line
+        return super().construct_mapping(node, deep=deep)
+
+
 _SCALAR_UNIT = 16
 _MOST_BITS = 4_096
 
@@ -140,10 +167,19 @@ def _check_depth(content: Any) -> None:
 def read_yaml(path: Path) -> Any:
     """A YAML file of plain data; None if it is empty."""
     text = read_text(path, "config_mib")
+    return parse_yaml(text)
+
+
+def parse_yaml(text: str) -> Any:
+    """YAML of plain data; None if it is empty.
+
+    Raises:
+        ValueError: If it is none, has a key twice in a mapping, or stands for too much.
+    """
     try:
         if not _is_simple(text):
             _check_yaml(text)
-        content = yaml.load(text, _LOADER)
+        content = yaml.load(text, _Loader)
         _check_integers(content)
         return content
     except yaml.YAMLError as error:
@@ -169,7 +205,7 @@ def _check_yaml(text: str) -> None:
     open_nodes: list[tuple[str | None, int]] = [
         (None, 0)
     ]  # anchor and size of each, outermost first
-    for event in yaml.parse(text, _LOADER):
+    for event in yaml.parse(text, _Loader):
         if isinstance(event, yaml.CollectionStartEvent):
             open_nodes.append((event.anchor, 1))
             check_limit("depth", len(open_nodes) - 1, "its depth")
