@@ -1,0 +1,22 @@
+"""The studies of experts, in their short versions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.scripts.studies import folders, run, table
+
+
+def test_what_is_lost_on_images_never_rewarded(tmp_path: Path) -> None:
+    quick = ["digits", "--quick", *folders(tmp_path)]
+    run("study_experts.py", *quick, "--agents", "item-ucb", "--workers", "1")
+    header, *agents = table(tmp_path / "experts.csv")
+    regret = float(agents[0][header.index("R(T)")])
+    run("study_memory.py", *quick)
+    header, *rows = table(tmp_path / "memory.csv")
+    columns = [header.index(name) for name in ("rounds", "regret a round", "share of chance")]
+    found = [[float(row[column]) for column in columns] for row in rows]
+    # The second half of 30 rounds, and no more regret in it than in all of them.
+    assert sum(rounds for rounds, _, _ in found) == 15
+    assert 0 < sum(rounds * lost for rounds, lost, _ in found) < regret
+    assert all(0 < share < 3 for _, _, share in found)
