@@ -8,7 +8,7 @@ import pytest
 
 PUBLIC = {
     "vitucb": "make_agent run deploy load_agent make_covariance create_optimizer "
-    "Agent Decision Observation Round types envs",
+    "Agent Decision HubAgent Observation Round types envs",
     "vitucb.experiment": "make_env make_agent play run",
     "vitucb.agents": "AGENTS",
     "vitucb.policies": "POLICIES make_policy draw argmax_probabilities",

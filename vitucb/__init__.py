@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vitucb.covariance import make_covariance
     from vitucb.experiment.episode import run
     from vitucb.optim import create_optimizer
+    from vitucb.serving.hub import HubAgent
     from vitucb.serving.load import deploy, load_agent
 
 __version__ = "0.1.0"
@@ -25,6 +26,7 @@ _LAZY = {
     "make_agent": "vitucb.agents.factory",
     "deploy": "vitucb.serving.load",
     "load_agent": "vitucb.serving.load",
+    "HubAgent": "vitucb.serving.hub",
     "run": "vitucb.experiment.episode",
     "make_covariance": "vitucb.covariance",
     "create_optimizer": "vitucb.optim",
@@ -33,6 +35,7 @@ _LAZY = {
 __all__ = [
     "Agent",
     "Decision",
+    "HubAgent",
     "Observation",
     "Round",
     "create_optimizer",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from vitucb.experiment.tensorboard import EventLog, arm_strip, event_files
 from vitucb.types import Decision, Round
@@ -52,6 +53,24 @@ def test_scalars_images_settings_and_layout_are_read_back(tmp_path: Path) -> Non
     assert (
         "hparams" in events.summary_metadata["_hparams_/session_start_info"].plugin_data.plugin_name
     )
+
+
+def test_hparams_show_regret_first_and_trials_by_their_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "lin-ucb__digits__s3"
+    folder.mkdir()
+    log = EventLog(folder)
+    log.describe({"agent.name": "lin-ucb", "seed": 3, "agent.label": None})
+    log.close()
+    found = {}
+    for tag, summary in read(folder).summary_metadata.items():
+        if tag.startswith("_hparams_"):
+            found[tag] = HParamsPluginData.FromString(summary.plugin_data.content)
+    experiment = found["_hparams_/experiment"].experiment
+    assert experiment.metric_infos[0].name.tag == "regret/cumulative"
+    assert [info.name for info in experiment.hparam_infos] == ["agent.name", "seed"]
+    session = found["_hparams_/session_start_info"].session_start_info
+    assert session.group_name == "lin-ucb__digits__s3"
+    assert session.hparams["seed"].number_value == 3
 
 
 def test_strip_underlines_the_chosen_arm_in_white_and_the_best_in_green() -> None:

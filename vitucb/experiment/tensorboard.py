@@ -23,6 +23,12 @@ from vitucb.types import Round
 
 _PREFIX = "events.out.tfevents."
 _MAX_ARMS = 12
+_METRICS = {
+    "regret/cumulative": "cumulative regret",
+    "reward/mean": "mean reward",
+    "time/rounds_per_second": "rounds per second",
+}
+"""Tag -> name on the page of hparams, in its order."""
 _LAYOUT: Mapping[str, Mapping[str, Sequence[str]]] = {
     "regret": {
         "cumulative": ("regret/cumulative",),
@@ -61,12 +67,19 @@ class EventLog:
             stack.pop_all()
 
     def describe(self, settings: Mapping[str, Any]) -> None:
-        """Write the settings (hparams) and the layout of the custom scalars page."""
+        """Write the settings (hparams) and the layout of the custom scalars page.
+
+        The page of hparams shows regret before reward, and names a trial like its folder.
+        """
         from tensorboard.plugins.custom_scalar import layout_pb2, metadata
-        from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+        from tensorboard.plugins.hparams import summary_v2 as hparams
 
         kinds = (bool, int, float, str)
-        self._add(hparams_pb({k: v for k, v in settings.items() if isinstance(v, kinds)}), 0)
+        shown = {k: v for k, v in settings.items() if isinstance(v, kinds)}
+        names = [hparams.HParam(name) for name in shown]
+        metrics = [hparams.Metric(tag, display_name=name) for tag, name in _METRICS.items()]
+        self._add(hparams.hparams_config_pb(hparams=names, metrics=metrics), 0)
+        self._add(hparams.hparams_pb(shown, trial_id=self._folder.name), 0)
         chart, multiline = layout_pb2.Chart, layout_pb2.MultilineChartContent
         layout = layout_pb2.Layout(
             category=[
