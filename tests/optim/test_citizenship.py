@@ -78,6 +78,26 @@ def test_deepcopy_and_pickle_continue_bit_for_bit(key: str) -> None:
 
 
 @pytest.mark.parametrize("key", VARIANTS)
+@pytest.mark.parametrize("kind", ["one cycle", "cyclic"])
+def test_schedules_that_cycle_momentum_move_it(key: str, kind: str) -> None:
+    problem = Quadratic.make(start="zero")
+    optimizer = build(problem, key)
+    scheduler = (
+        torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=6)
+        if kind == "one cycle"
+        else torch.optim.lr_scheduler.CyclicLR(optimizer, 0.01, 0.05, step_size_up=2)
+    )
+    seen = set()
+    for _ in range(4):
+        run(problem, optimizer, 1)
+        scheduler.step()
+        group = optimizer.param_groups[0]
+        seen.add(group["betas"][0] if "betas" in group else group["momentum"])
+    assert len(seen) >= (3 if kind == "one cycle" else 2)
+    assert all(value.isfinite().all() for value in problem.values())
+
+
+@pytest.mark.parametrize("key", VARIANTS)
 def test_the_saved_state_shares_no_memory_with_the_optimizer(key: str) -> None:
     problem = Quadratic.make()
     optimizer = build(problem, key)

@@ -103,3 +103,17 @@ def test_holm_rejects_as_the_step_down_procedure(p_values: list[float], level: f
 def test_holm_refuses_what_is_no_probability() -> None:
     with pytest.raises(ValueError, match=r"not all in \[0, 1\]"):
         holm_correction([0.1, np.nan])
+
+
+@pytest.mark.parametrize("size", [6, 60])
+def test_a_difference_that_is_not_known_changes_nothing(size: int) -> None:
+    gaps = rng(1).normal(0.4, 1.0, size)
+    with_gaps = np.insert(gaps, [0, 3, size], np.nan)
+    assert sign_test(with_gaps) == sign_test(gaps)
+    assert wilcoxon_test(with_gaps) == wilcoxon_test(gaps)
+    assert student_interval(with_gaps) == student_interval(gaps)
+
+
+def test_differences_none_of_which_is_known_tell_nothing() -> None:
+    assert sign_test([np.nan] * 3) == wilcoxon_test([np.nan] * 3) == 1.0
+    assert np.isnan(student_interval([np.nan] * 3)).all()

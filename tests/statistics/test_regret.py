@@ -103,6 +103,12 @@ def test_rounding_is_no_difference_and_breaks_no_tie() -> None:
     assert shifted.wilcoxon_p == wilcoxon_test(signs)
 
 
+def test_a_pair_of_which_one_is_not_known_is_left_out() -> None:
+    whole = paired_difference([1.0, 2.0, 4.0], [0.0, 3.0, 1.0])
+    holed = paired_difference([1.0, np.nan, 2.0, 4.0, 9.0], [0.0, 7.0, 3.0, 1.0, np.nan])
+    assert holed == whole
+
+
 def test_paired_difference_refuses_unpaired_input() -> None:
     with pytest.raises(ValueError, match="one figure per shared seed"):
         paired_difference([1.0, 2.0], [1.0])

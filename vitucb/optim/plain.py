@@ -70,6 +70,8 @@ class PlainOptimizer(Optimizer):
             head_lr = lr if other_lr is None else other_lr
             children.append(AdamW(others, lr=head_lr, weight_decay=0.0))
         super().__init__([g for child in children for g in child.param_groups], {"lr": lr})
+        # Schedulers that cycle momentum look here for it.
+        self.defaults = {**children[0].defaults, "lr": lr}
         self._pairs = list(pairs)
         self._children = children
         self.nonfinite_skips = 0

@@ -29,7 +29,8 @@ def sign_test(differences: ArrayLike) -> float:
     """Exact two-sided sign test that positive and negative differences are equally likely.
 
     Args:
-        differences: Paired differences, shape (S,); zeros are dropped.
+        differences: Paired differences, shape (S,); zeros, and NaN where one is not known, are
+            dropped.
 
     Returns:
         The p-value in (0, 1]; 1 where no difference is left.
@@ -48,13 +49,14 @@ def wilcoxon_test(differences: ArrayLike) -> float:
     the normal approximation with tie correction and no continuity correction.
 
     Args:
-        differences: Paired differences, shape (S,); zeros are dropped (Wilcoxon's rule).
+        differences: Paired differences, shape (S,); zeros (Wilcoxon's rule), and NaN where one is
+            not known, are dropped.
 
     Returns:
         The p-value in (0, 1]; 1 where no difference is left.
     """
     gaps = np.asarray(differences, dtype=np.float64)
-    gaps = gaps[gaps != 0]
+    gaps = gaps[(gaps != 0) & ~np.isnan(gaps)]
     if len(gaps) == 0:
         return 1.0
     if len(gaps) <= _EXACT_PAIRS:
@@ -68,7 +70,7 @@ def student_interval(values: ArrayLike, *, confidence: float = 0.95) -> tuple[fl
     """Student's confidence interval of a mean: exact for normal values, however few.
 
     Args:
-        values: Shape (S,).
+        values: Shape (S,); NaN, where one is not known, is dropped.
         confidence: Nominal coverage, in (0, 1).
 
     Returns:
@@ -80,6 +82,7 @@ def student_interval(values: ArrayLike, *, confidence: float = 0.95) -> tuple[fl
     if not 0 < confidence < 1:
         raise ValueError(f"confidence {confidence} is outside (0, 1); 0.95 is usual")
     sample = np.asarray(values, dtype=np.float64)
+    sample = sample[~np.isnan(sample)]
     if len(sample) < 2:
         return math.nan, math.nan
     from scipy.special import stdtrit

@@ -170,21 +170,22 @@ def paired_difference(
     """Compare two agents run on the same seeds, e.g. by their final regrets.
 
     Args:
-        a: One figure per seed, shape (S,).
+        a: One figure per seed, shape (S,); a pair with a NaN, where one is not known, is left out.
         b: The same seeds in the same order, shape (S,).
         confidence: Nominal coverage of the interval, in (0, 1).
         num_resamples: Number of resamples B.
         seed: Makes the resamples.
 
     Raises:
-        ValueError: If the shapes differ or are not (S,), or as `bootstrap_ci`.
+        ValueError: If the shapes differ or are not (S,), no pair is known, or as `bootstrap_ci`.
     """
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if first.shape != second.shape or first.ndim != 1:
         raise ValueError(
             f"a has shape {first.shape} and b {second.shape}; give both one figure per shared seed"
         )
-    gaps, ranked = _gaps(first, second)
+    is_known = ~(np.isnan(first) | np.isnan(second))
+    gaps, ranked = _gaps(first[is_known], second[is_known])
     low, high = bootstrap_ci(gaps, confidence=confidence, num_resamples=num_resamples, seed=seed)
     student_low, student_high = student_interval(gaps, confidence=confidence)
     return PairedDifference(

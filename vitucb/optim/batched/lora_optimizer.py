@@ -118,6 +118,8 @@ class LoRAOptimizer(Optimizer):
         if others := list(other_params):
             head_lr = lr if other_lr is None else other_lr
             self.add_param_group({"params": others, "lr": head_lr})
+        # Schedulers that cycle momentum look here for it. Set last: not meant for the head's group.
+        self.defaults.update(self._hyper)
 
     def _init_caches(self) -> None:
         self._batches: dict[tuple[int, ...], FactorState] = {}

@@ -96,6 +96,7 @@ class Chain(Optimizer):
         )
         super().__init__(self.inner.param_groups, {"lr": lr})
         self.param_groups, self.state = self.inner.param_groups, self.inner.state
+        self.defaults = self.inner.defaults
         self.pairs, self.draws, self.inner_steps = list(pairs), draws, inner_steps
         self.frozen: list[Parameter | None] = [None] * len(self.pairs)
         self.block_step = 0
