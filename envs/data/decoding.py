@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import io
 import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +33,7 @@ class LazyImages:
     """A read-only sequence of N images that decodes on demand and behaves like uint8 (N, H, W, 3).
 
     Decoded images stay in memory, the least recently used dropped once `CACHE_MIB` is reached, or
-    on disk. Safe to share between threads.
+    on disk. Safe to share between threads. A copy in another process decodes for itself.
 
     Args:
         open_image: Opens image i; may raise whatever the decoder raises.
@@ -71,11 +70,21 @@ class LazyImages:
         self.shape = (len(self._indices), height, width, 3)
         self.dtype = np.dtype(np.uint8)
         self._disk = disk((count, height, width, 3)) if disk else None
-        capacity = max(1, (CACHE_MIB << 20) // (height * width * 3))
+        self._cached = self._with_cache()
+
+    def _with_cache(self) -> Callable[[int], NDArray[np.uint8]]:
         # The operating system keeps what is read from disk in memory, as long as there is some.
-        self._cached = (
-            functools.lru_cache(maxsize=capacity)(self._decode) if disk is None else self._read
-        )
+        if self._disk is not None:
+            return self._read
+        capacity = max(1, (CACHE_MIB << 20) // int(np.prod(self.shape[1:])))
+        return functools.lru_cache(maxsize=capacity)(self._decode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_cached"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._cached = self._with_cache()  # of its own: what is decoded stays behind
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -88,7 +97,8 @@ class LazyImages:
 
     def select(self, indices: NDArray[np.int64]) -> LazyImages:
         """The images at `indices`, sharing what is decoded with this sequence."""
-        view = copy.copy(self)
+        view = object.__new__(type(self))
+        view.__dict__.update(vars(self))
         view._indices = self._indices[indices]
         view.shape = (len(view._indices), *self.shape[1:])
         return view

@@ -43,6 +43,7 @@ class DecodedCache:
     """
 
     def __init__(self, folder: Path, name: str, fingerprint: bytes, shape: tuple[int, ...]) -> None:
+        self._made_of = (folder, name, fingerprint, shape)
         prefix = _digest(name.encode(), repr(shape[1:]).encode())
         stem = f"{prefix}-{_digest(fingerprint, repr(shape).encode())}"
         try:
@@ -60,6 +61,9 @@ class DecodedCache:
             if not stale.name.startswith(stem):
                 with contextlib.suppress(OSError):
                     stale.unlink()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._made_of  # another process opens the same files
 
     def get(self, index: int) -> NDArray[np.uint8] | None:
         """A copy of image `index` (H, W, 3), or None if it is absent or damaged."""

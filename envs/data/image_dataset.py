@@ -100,6 +100,19 @@ class ImageDataset:
             )
 
 
+def pixels_identity(images: NDArray[np.uint8], index: int) -> bytes:
+    """The identity of image `index` of an array that goes by content: its bytes."""
+    content: bytes = images[index].tobytes()
+    return content
+
+
+def identity_of_part(
+    identity: Callable[[int], bytes], indices: NDArray[np.int64], index: int
+) -> bytes:
+    """The identity of image `index` of a part that has the images at `indices` of a whole."""
+    return identity(int(indices[index]))
+
+
 def dataset_error(name: str, problem: str) -> ValueError:
     """The one-line error about data set `name`."""
     return ValueError(f"dataset {name!r}: {' '.join(problem.splitlines())}")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vitucb.envs.data.decoding import LazyImages, check_image_file, first_line, open_image
 from vitucb.envs.data.disk_cache import DecodedCache
-from vitucb.envs.data.image_dataset import ImageDataset, dataset_error
+from vitucb.envs.data.image_dataset import ImageDataset, dataset_error, identity_of_part
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -67,17 +67,55 @@ class ImageSource:
 
 def file_source(name: str, root: Path, paths: Sequence[str]) -> ImageSource:
     """Image files, `paths` relative to `root`; a file's identity is its path as given."""
-    files = [root / path for path in paths]
+    files = ImageFiles(root, paths)
     return ImageSource(
         name,
-        len(files),
-        open=lambda index: open_image(files[index]),
-        describe=lambda index: str(files[index]),
-        identity=lambda index: paths[index].encode("utf-8", "surrogateescape"),
-        check=lambda index: check_image_file(files[index]),
-        suspects=np.arange(len(files)),
-        fingerprint=lambda: files_fingerprint(files),
+        len(paths),
+        open=files.open,
+        describe=files.describe,
+        identity=files.identity,
+        check=files.check,
+        suspects=np.arange(len(paths)),
+        fingerprint=files.fingerprint,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFiles:
+    """Image files below a folder; its methods are of use to other processes too.
+
+    Attributes:
+        root: The folder.
+        paths: Of the files, relative to it or absolute.
+    """
+
+    root: Path
+    paths: Sequence[str]
+
+    def open(self, index: int) -> Image.Image:
+        """Open file `index` without decoding it; may raise whatever the decoder raises."""
+        return open_image(self.root / self.paths[index])
+
+    def describe(self, index: int) -> str:
+        """The path of file `index`."""
+        return str(self.root / self.paths[index])
+
+    def identity(self, index: int) -> bytes:
+        """The path of file `index` as it was given."""
+        return self.paths[index].encode("utf-8", "surrogateescape")
+
+    def check(self, index: int) -> None:
+        """Raise if file `index` is seen to be broken."""
+        check_image_file(self.root / self.paths[index])
+
+    def fingerprint(self) -> bytes:
+        """Changes whenever a file does."""
+        return files_fingerprint([self.root / path for path in self.paths])
+
+
+def place_in(name: str, index: int) -> str:
+    """Image `index` of a set whose images have no names, for messages."""
+    return f"{index} of {name}"
 
 
 def files_fingerprint(files: Sequence[Path]) -> bytes:
@@ -128,7 +166,7 @@ def read_source(
         labels,
         None if scores is None else scores[kept],
         class_names,
-        lambda index: source.identity(int(kept[index])),
+        functools.partial(identity_of_part, source.identity, kept),
     )
 
 

@@ -29,7 +29,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vitucb.envs.data.decoding import LazyImages, open_image
+from vitucb.envs.data.decoding import LazyImages
+from vitucb.envs.data.image_source import ImageFiles
 from vitucb.envs.data.joined_rows import JoinedRows
 from vitucb.envs.data.log_rows import LogRow, natural_order, row_error
 from vitucb.envs.data.logged_rounds import LoggedRounds
@@ -156,12 +157,8 @@ def _assemble(path: Path, rows: list[LogRow], image_size: int | None, dropped: i
     actions = [number[str(row.action)] if is_context else int(row.action) for row in rows]
     mask = np.ones((len(rows), len(names)), np.int8) if is_context else (items >= 0)
     propensities = [row.propensity for row in rows if row.propensity is not None]
-    images = LazyImages(
-        lambda i: open_image(path.parent / files[i]),
-        lambda i: str(path.parent / files[i]),
-        len(files),
-        image_size,
-    )
+    source = ImageFiles(path.parent, files)
+    images = LazyImages(source.open, source.describe, len(files), image_size)
     height, side = images.shape[1:3]
     check_limit(
         "observation_mib",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitucb.envs.data.decoding import LazyImages, open_image
-from vitucb.envs.data.image_dataset import ImageDataset, class_indices, dataset_error
-from vitucb.envs.data.image_source import ImageSource, Reading, files_fingerprint, read_source
+from vitucb.envs.data.image_dataset import (
+    ImageDataset,
+    class_indices,
+    dataset_error,
+    pixels_identity,
+)
+from vitucb.envs.data.image_source import (
+    ImageSource,
+    Reading,
+    files_fingerprint,
+    place_in,
+    read_source,
+)
 from vitucb.storage.npz import read_npz
 
 if TYPE_CHECKING:
@@ -50,7 +63,8 @@ def load_npz(path: Path, score_name: str, reading: Reading) -> ImageDataset:
     if "images" in arrays:
         pixels = arrays["images"]
         images = array_images(name, pixels, reading.image_size)
-        return ImageDataset(name, images, labels, scores, names, lambda i: pixels[i].tobytes())
+        identity = functools.partial(pixels_identity, pixels)
+        return ImageDataset(name, images, labels, scores, names, identity)
     if "jpeg" not in arrays or "offsets" not in arrays:
         raise dataset_error(
             name, f"has arrays {', '.join(arrays) or 'none'}; store images, or jpeg and offsets"
@@ -91,17 +105,17 @@ def array_images(
     if image_size is None or images.shape[1:3] == (image_size, image_size) or images.size == 0:
         return images
     return LazyImages(
-        lambda index: _from_array(images[index]),
-        lambda index: f"{index} of {name}",
+        functools.partial(_array_image, images),
+        functools.partial(place_in, name),
         len(images),
         image_size,
     )
 
 
-def _from_array(image: NDArray[np.uint8]) -> Image.Image:
+def _array_image(images: NDArray[np.uint8], index: int) -> Image.Image:
     from PIL import Image
 
-    return Image.fromarray(np.ascontiguousarray(image))
+    return Image.fromarray(np.ascontiguousarray(images[index]))
 
 
 def _classes(
@@ -176,27 +190,45 @@ def _jpeg_source(path: Path, stream: NDArray[Any], offsets: NDArray[Any]) -> Ima
     is_short = ends - starts < 4
     starts_well = ~is_short & _has_marker(stream, np.where(is_short, 0, starts), _JPEG_START)
     ends_well = starts_well & _has_marker(stream, np.where(is_short, 0, ends - 2), _JPEG_END)
-
-    def file(index: int) -> bytes:
-        return stream[starts[index] : ends[index]].tobytes()
-
-    def check(index: int) -> None:
-        if not starts_well[index]:
-            raise ValueError("not a JPEG file")
-        if not ends_well[index]:  # bytes after the end are legal, a missing end is not
-            with open_image(io.BytesIO(file(index))) as image:
-                image.load()
-
+    files = _JpegStream(path, stream, starts, ends, starts_well, ends_well)
     return ImageSource(
         name,
         len(starts),
-        open=lambda index: open_image(io.BytesIO(file(index))),
-        describe=lambda index: f"{index} of {name}",
-        identity=file,
-        check=check,
+        open=files.open,
+        describe=functools.partial(place_in, name),
+        identity=files.content,
+        check=files.check,
         suspects=np.flatnonzero(~ends_well),
-        fingerprint=lambda: files_fingerprint([path]),
+        fingerprint=files.fingerprint,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _JpegStream:
+    """N JPEG files one after the other; where each starts and ends, and whether it does so well."""
+
+    path: Path
+    stream: NDArray[np.uint8]
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    starts_well: NDArray[np.bool_]
+    ends_well: NDArray[np.bool_]
+
+    def content(self, index: int) -> bytes:
+        return self.stream[self.starts[index] : self.ends[index]].tobytes()
+
+    def open(self, index: int) -> Image.Image:
+        return open_image(io.BytesIO(self.content(index)))
+
+    def check(self, index: int) -> None:
+        if not self.starts_well[index]:
+            raise ValueError("not a JPEG file")
+        if not self.ends_well[index]:  # bytes after the end are legal, a missing end is not
+            with self.open(index) as image:
+                image.load()
+
+    def fingerprint(self) -> bytes:
+        return files_fingerprint([self.path])
 
 
 def _has_marker(

@@ -8,6 +8,7 @@ same split see the same images. In sets that go by content, copies of an image s
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import itertools
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitucb.envs.data.decoding import LazyImages
-from vitucb.envs.data.image_dataset import ImageDataset
+from vitucb.envs.data.image_dataset import ImageDataset, identity_of_part
 
 Split: TypeAlias = Literal["train", "tune", "eval"]
 
@@ -102,7 +103,7 @@ def _part(
         labels,
         None if dataset.scores is None else dataset.scores[indices],
         class_names,
-        lambda index: dataset.identity_of(int(indices[index])),
+        functools.partial(identity_of_part, dataset.identity_of, indices),
     )
 
 

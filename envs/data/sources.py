@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,13 @@ import numpy as np
 
 from vitucb.envs.data.decoding import first_line, open_image
 from vitucb.envs.data.disk_cache import data_folder
-from vitucb.envs.data.image_dataset import ImageDataset, class_indices, dataset_error
-from vitucb.envs.data.image_source import ImageSource, Reading, read_source
+from vitucb.envs.data.image_dataset import (
+    ImageDataset,
+    class_indices,
+    dataset_error,
+    pixels_identity,
+)
+from vitucb.envs.data.image_source import ImageSource, Reading, place_in, read_source
 from vitucb.envs.data.npz import array_images
 
 if TYPE_CHECKING:
@@ -33,7 +39,8 @@ def load_packaged_digits(image_size: int | None, *, rated: bool = False) -> Imag
     images = array_images("digits", gray, image_size)
     scores = target.astype(np.float32) if rated else None
     name = "digits#value" if rated else "digits"
-    return ImageDataset(name, images, labels, scores, names, lambda index: gray[index].tobytes())
+    identity = functools.partial(pixels_identity, gray)
+    return ImageDataset(name, images, labels, scores, names, identity)
 
 
 def _digits_file() -> Path:
@@ -72,12 +79,12 @@ def load_timm(name: str, split: str, reading: Reading) -> ImageDataset:
     source = ImageSource(
         name,
         len(indices),
-        open=lambda index: _timm_image(dataset, index),
-        describe=lambda index: f"{index} of {name}",
-        identity=lambda index: f"{split} {index}".encode(),
-        check=lambda index: None,  # only decoding tells
+        open=functools.partial(_timm_image, dataset),
+        describe=functools.partial(place_in, name),
+        identity=functools.partial(_timm_identity, split),
+        check=_look_at_nothing,
         suspects=np.zeros(0, np.int64),
-        fingerprint=lambda: f"{split} {len(indices)}".encode(),
+        fingerprint=functools.partial(_timm_identity, split, len(indices)),
     )
     return read_source(source, reading, indices, None, names)
 
@@ -90,6 +97,14 @@ def _timm_labels(dataset: Any) -> Any:
     if reader is not None and hasattr(reader, "label_key"):
         return reader.dataset[reader.label_key]
     return [dataset[index][1] for index in range(len(dataset))]
+
+
+def _timm_identity(split: str, index: int) -> bytes:
+    return f"{split} {index}".encode()
+
+
+def _look_at_nothing(index: int) -> None:
+    """Only decoding tells whether an image is broken."""
 
 
 def _timm_image(dataset: Any, index: int) -> Image.Image:

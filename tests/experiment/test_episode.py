@@ -266,3 +266,41 @@ def test_an_environment_that_tells_no_regret_is_named() -> None:
     env = Silent(gym.make("vitucb/ImageArms-v0", num_arms=3, max_episode_steps=6))
     with pytest.raises(ValueError, match="round 0: the environment's info lacks regret"):
         list(run(env, Diary(), seed=0))
+
+
+def _digits() -> gym.Env[Any, Any]:
+    return gym.make("vitucb/ImageArms-v0", dataset="digits", max_episode_steps=6)
+
+
+def _doubled(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    return gym.wrappers.TransformReward(env, lambda reward: 2 * float(reward))
+
+
+@pytest.mark.parametrize(
+    "wrap", [_doubled, gym.wrappers.NormalizeReward, lambda env: gym.wrappers.ClipReward(env, 0, 1)]
+)
+def test_a_wrapper_of_rewards_around_delayed_ones_is_refused(wrap: Any) -> None:
+    env = wrap(vitucb.envs.DelayedReward(_digits(), "fixed", 1))
+    with pytest.raises(ValueError, match=r"Reward wraps DelayedReward, .* wrap the environment in"):
+        next(run(env, vitucb.make_agent("random", env)))
+
+
+def test_a_wrapper_of_rewards_inside_delayed_ones_counts() -> None:
+    bare = [r.reward for r in run(_digits(), vitucb.make_agent("random", _digits()))]
+    env = vitucb.envs.DelayedReward(_doubled(_digits()), "fixed", 1)
+    assert [r.reward for r in run(env, vitucb.make_agent("random", env))] == [2 * x for x in bare]
+
+
+def test_a_wrapper_whose_rewards_are_not_known_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    env = Reusing(vitucb.envs.DelayedReward(_digits(), "fixed", 1))
+    next(run(env, vitucb.make_agent("random", env)))
+    assert "Reusing wraps DelayedReward, whose rewards arrive beside step" in caplog.text
+
+
+def test_other_wrappers_around_delayed_rewards_are_not_talked_about(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    inner = vitucb.envs.DelayedReward(_digits(), "fixed", 1)
+    env = vitucb.envs.RandomArmSubset(gym.wrappers.TimeLimit(inner, 5), 3)
+    next(run(env, vitucb.make_agent("random", env)))
+    assert caplog.text == ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 import sys
 import threading
@@ -288,3 +290,40 @@ def test_a_reward_past_all_bounds_is_refused_and_changes_nothing(reward: float) 
     assert agent.observe(decision.id, reward).outcome == "refused"
     assert str(agent.agent.state_dict()) == before
     assert agent.observe(decision.id, 1.0).is_learnt
+
+
+@pytest.mark.parametrize("name", PLAYABLE)
+def test_a_deep_copy_goes_on_like_the_agent_and_on_its_own(name: str) -> None:
+    agent = deploy(name)
+    waiting = agent.act(pictures(0))
+    agent.observe(agent.act(pictures(1)).id, 1.0)
+    copies = [copy.deepcopy(agent) for _ in range(2)]
+    chosen = []
+    for one in (agent, *copies):
+        assert one.observe(waiting.id, 0.5).is_learnt
+        decisions = [one.act(pictures(seed)) for seed in (2, 3)]
+        chosen.append([(d.id, d.action, d.mean.tolist()) for d in decisions])
+    assert chosen[1:] == chosen[:1] * 2
+    assert copies[0].counts == agent.counts
+
+
+@pytest.mark.slow
+def test_a_copy_trains_adapters_of_its_own() -> None:
+    settings = {"experts": ("adapted",), "shares_image": True}
+    agent = deploy("vit-ucb", **settings)
+    for seed in range(3):
+        agent.observe(agent.act(pictures(seed)[:1]).id, 1.0)
+    other = copy.deepcopy(agent)
+    told = []
+    for one in (agent, other):
+        for seed in range(3, 6):
+            one.observe(one.act(pictures(seed)[:1]).id, 1.0)
+        told.append(one.act(pictures(9)[:1]).mean.tolist())
+    assert told[0] == told[1]
+
+
+def test_an_agent_is_not_pickled_and_says_what_to_do() -> None:
+    agent = deploy()
+    for act in (pickle.dumps, copy.copy):
+        with pytest.raises(TypeError, match=r"copy\.deepcopy .* save and vitucb\.load_agent"):
+            act(agent)

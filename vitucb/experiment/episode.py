@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from vitucb.types import (
     decision_from_state,
     decision_state,
 )
+
+_logger = logging.getLogger(__name__)
 
 _INFO = ("expected_reward", "optimal_reward", "optimal_action", "regret")
 
@@ -77,7 +80,12 @@ class Episode:
     """
 
     def __init__(self, env: gym.Env[Any, Any], agent: Agent, *, seed: int = 0) -> None:
-        """Reset `env`; the agent is expected to be fresh, or restored before `resume`."""
+        """Reset `env`; the agent is expected to be fresh, or restored before `resume`.
+
+        Raises:
+            ValueError: If a wrapper of rewards would be passed by, see `check_reward_wrappers`.
+        """
+        check_reward_wrappers(env)
         self._env, self.agent = env, agent
         self._obs: Observation = env.reset(seed=stream_seed(seed, "env"))[0]
         self.index, self.is_over, self.cumulative_regret = 0, False, 0.0
@@ -185,6 +193,39 @@ class Episode:
             if index in waiting:
                 self._pending[index] = (obs, waiting[index])
         self.cumulative_regret = float(state["cumulative_regret"])
+
+
+def check_reward_wrappers(env: gym.Env[Any, Any]) -> None:
+    """Refuse wrappers of rewards outside of the layer that says which rewards arrived.
+
+    What arrives does not come through `step`, so they would be passed by. Other wrappers with a
+    `step` of their own, of whose rewards nothing is known, are named in a warning.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    outside: list[gym.Wrapper[Any, Any, Any, Any]] = []
+    layer = env
+    while isinstance(layer, gym.Wrapper) and not hasattr(layer, "arrivals"):
+        outside.append(layer)
+        layer = layer.env
+    if not hasattr(layer, "arrivals"):
+        return
+    arrives = type(layer).__name__
+    for wrapper in outside:
+        kind = type(wrapper)
+        if isinstance(wrapper, gym.RewardWrapper | gym.wrappers.NormalizeReward):
+            raise ValueError(
+                f"{kind.__name__} wraps {arrives}, whose rewards arrive beside step, so it would "
+                f"change none; wrap the environment in {kind.__name__} first"
+            )
+        is_known = kind.__module__.startswith(("gymnasium.", "vitucb."))
+        if kind.step is not gym.Wrapper.step and not is_known:
+            _logger.warning(
+                "%s wraps %s, whose rewards arrive beside step: what it does to rewards is not "
+                "seen; wrap the environment in it first",
+                *(kind.__name__, arrives),
+            )
 
 
 def merged_metrics(reports: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -9,6 +9,7 @@ agent.observe(decision.id, reward)    # at any time, in any order, from any thre
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import logging
 import math
@@ -17,7 +18,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -91,6 +92,22 @@ class DeployedAgent:
         learnt, waiting = self._learnt, len(self._table)  # no lock: a look may not wait
         done = f"decided {self._table.decided}, learnt {learnt}, waiting {waiting}"
         return f"DeployedAgent({self.blueprint}; {done})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DeployedAgent:
+        """An agent of its own that goes on from here: the same numbers drawn, the same ids."""
+        with self._turn():
+            made = memo[id(self)] = object.__new__(type(self))
+            for name, value in vars(self).items():
+                if name != "_lock":
+                    setattr(made, name, copy.deepcopy(value, memo))
+        made._lock = threading.Lock()
+        return made
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a deployed agent is not pickled, since what is unpickled may run code: "
+            "copy.deepcopy copies it here, save and vitucb.load_agent take it elsewhere"
+        )
 
     @property
     def fixed_arms(self) -> int | None:
