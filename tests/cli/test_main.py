@@ -37,8 +37,12 @@ def test_run_prints_the_folder_and_reports_the_counts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["run", "--agent.name", "random", "--num-rounds", "5", "--out", str(tmp_path)])
-    folder = Path(capsys.readouterr().out.strip())
+    said = capsys.readouterr()
+    folder = Path(said.out.strip())
     assert (folder / "summary.json").is_file()
+    lines = said.err.splitlines()
+    assert any(line.startswith("| random | 1     |") for line in lines)
+    assert lines[-1] == f"next: vitucb report {tmp_path}/default"
 
 
 def test_finished_run_is_not_played_again(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitucb.cli.arguments import parse
+from vitucb.cli.outcome import EndLines, print_errors, print_outcome
 from vitucb.cli.output import UsageError
 from vitucb.cli.report import ReportArgs, write_report_page
 from vitucb.config import EnvConfig, RunConfig, override
@@ -58,11 +59,15 @@ def demo(words: list[str]) -> None:
         "shows one, and 1 is paid for naming it.",
         file=sys.stderr,
     )
-    errors = run_jobs(jobs, workers=args.workers)
-    for folder, message in errors.items():
-        print(f"{folder}: {message}", file=sys.stderr)
+    errors = run_jobs(jobs, workers=args.workers, on_end=EndLines())
+    print_errors(errors)
     if len(errors) == len(jobs):
         raise UsageError("no run came to its end; see the messages above")
+    print_outcome(
+        jobs,
+        "open the page below in a browser; then vitucb run --env.dataset FOLDER, with a folder of "
+        "your images for each class",
+    )
     write_report_page(ReportArgs(str(Path(args.out) / jobs[0].experiment), args.report))
 
 

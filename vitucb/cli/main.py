@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 
 from vitucb.cli.output import UsageError, fail
 from vitucb.inert_text import InertFormatter
@@ -58,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if words[0] in ("-h", "--help"):
             print(_overview(), flush=True)
             return
+        if words[0] in ("-V", "--version"):
+            print(f"vitucb {metadata.version('vitucb')}", flush=True)
+            return
         if words[0] not in COMMANDS:
             raise unknown_name("command", words[0], COMMANDS)
         import_path(COMMANDS[words[0]][0])(words[1:])
@@ -90,6 +94,6 @@ def _overview() -> str:
             "",
             *lines,
             "",
-            "vitucb COMMAND --help lists the options of a command.",
+            "vitucb COMMAND --help lists the options of a command, vitucb --version the version.",
         ]
     )

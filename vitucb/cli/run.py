@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from vitucb.cli.arguments import parse_run, warn_of_ignored
+from vitucb.cli.outcome import print_outcome, report_command
 from vitucb.cli.output import fail
 from vitucb.config import RunConfig
 
@@ -31,11 +32,12 @@ def run(words: list[str]) -> None:
         print(explain(folder), file=sys.stderr)
     if not any(RunFolder.of(rank).needs_playing for rank in all_ranks(config)):
         print(f"{folder.path} is finished; --overwrite plays it again", file=sys.stderr)
-        print(folder.path)
-        return
+    else:
+        if not config.parallel.rank:
+            warn_of_ignored([config], "run")
+        _play_with_progress(config)
     if not config.parallel.rank:
-        warn_of_ignored([config], "run")
-    _play_with_progress(config)
+        print_outcome([config], report_command(config))
     print(folder.path)
 
 
@@ -51,6 +53,9 @@ def _play_with_progress(config: RunConfig) -> None:
     with tqdm(total=config.num_rounds, unit="round", disable=is_hidden) as bar:
 
         def show(round: Round) -> None:
+            if not bar.n:  # the clock starts with the first round, not while torch is loaded
+                bar.reset()
+                bar.initial = bar.n = round.index
             bar.set_postfix_str(f"regret {round.cumulative_regret:.1f}", refresh=False)
             bar.update(round.index + 1 - bar.n)
 

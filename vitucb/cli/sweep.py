@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from vitucb.cli.arguments import parse, parse_run, pop_values, split_options, warn_of_ignored
+from vitucb.cli.outcome import EndLines, print_errors, print_outcome, report_command
 from vitucb.cli.output import fail
-from vitucb.config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -57,13 +55,10 @@ def sweep(words: list[str]) -> None:
     if args.dry_run:
         print("\n".join(str(RunFolder.of(job).path) for job in jobs))
         return
-    _finish_sweep(base, run_jobs(jobs, workers=args.workers, engine=args.engine), len(jobs))
-
-
-def _finish_sweep(base: RunConfig, errors: Mapping[str, str], count: int) -> None:
-    for folder, message in errors.items():
-        print(f"{folder}: {message}", file=sys.stderr)
+    errors = run_jobs(jobs, workers=args.workers, engine=args.engine, on_end=EndLines())
+    print_outcome(jobs, report_command(base))
+    print_errors(errors)
     if errors:
         remedy = "the same command plays them again, from their checkpoints"
-        fail(f"{len(errors)} of {count} runs did not finish; {remedy}", 1)
+        fail(f"{len(errors)} of {len(jobs)} runs did not finish; {remedy}", 1)
     print(Path(base.out) / base.experiment)

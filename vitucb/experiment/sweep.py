@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from tqdm import tqdm
 
@@ -148,8 +148,16 @@ def _check_folders(jobs: Sequence[RunConfig]) -> None:
             raise ValueError(f"two runs of the sweep would share {path}; tell them apart")
 
 
+OnEnd: TypeAlias = Callable[[RunConfig, str | None, int], None]
+"""Told of every run that ended, what went wrong in one line or None, and of how many it is one."""
+
+
 def run_jobs(
-    configs: Sequence[RunConfig], *, workers: int | None = None, engine: str = "processes"
+    configs: Sequence[RunConfig],
+    *,
+    workers: int | None = None,
+    engine: str = "processes",
+    on_end: OnEnd | None = None,
 ) -> dict[str, str]:
     """Play every config whose run folder is not finished; slow agents should come first.
 
@@ -159,6 +167,7 @@ def run_jobs(
         configs: The runs. Unfinished ones resume.
         workers: Runs at a time; by default what cores and memory allow.
         engine: A name of `ENGINES`, or an import path `module:function`.
+        on_end: See `OnEnd`.
 
     Returns:
         Error message per failed run folder; empty if all went well.
@@ -179,12 +188,16 @@ def run_jobs(
     with tqdm(total=sum(job.num_rounds for job in jobs), unit="round", disable=None) as bar:
 
         def show(rounds: int) -> None:
+            if rounds and not bar.n:
+                bar.reset()  # the clock starts with the first round, not while torch is loaded
             bar.update(rounds - bar.n)
 
         ends = play_jobs(jobs, workers=workers, on_rounds=show)
         for ended, (job, error) in enumerate(ends, start=1):
             if error is not None:
                 errors[str(run_folder(job))] = error
+            if on_end is not None:
+                on_end(job, error, len(jobs))
             failed = f", {len(errors)} failed" if errors else ""
             bar.set_postfix_str(f"{ended}/{len(jobs)} runs{failed}")
     return errors
