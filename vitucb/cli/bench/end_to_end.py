@@ -79,7 +79,16 @@ AGENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "prototype": ("prototype", {}),
     "neural-ucb": ("neural-ucb", {}),
 }
-"""Label -> (agent, settings)."""
+"""Label -> (agent, settings), where every arm has an image."""
+OF_LABELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "vit-ucb, labels": ("vit-ucb", {}),
+    "vit-ucb, labels, adapted asleep": ("vit-ucb", {}),
+    "adapted alone, labels": ("vit-ucb", _ALONE),
+    "lin-ucb, labels": ("lin-ucb", {}),
+}
+"""The same where one image is the context of ten labels."""
+# By then `adapted` is awake and trains after every reward; until then it sleeps.
+_UNTIL_TRAINED = 100
 PEERS = ("prototype", "neural-ucb")
 """Played on the smallest model only: one's update takes p^3, the other has no backbone."""
 _NETWORK = (
@@ -151,11 +160,29 @@ class NetworkTime(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch'
 class Contestant:
     """An agent in an environment of its own, played round by round."""
 
-    def __init__(self, name: str, settings: dict[str, Any], backbone: dict[str, Any]) -> None:
-        """Build the agent; `backbone` are its settings of the model."""
+    def __init__(
+        self,
+        name: str,
+        settings: dict[str, Any],
+        backbone: dict[str, Any],
+        *,
+        has_labels: bool = False,
+    ) -> None:
+        """Build the agent.
+
+        Args:
+            name: Of the agent.
+            settings: Its settings.
+            backbone: Its settings of the model.
+            has_labels: Whether one image is the context of ten labels, not every arm an image.
+        """
         dataset = load_dataset("digits", split="tune")
-        self._env = gym.make(
-            "vitucb/ImageArms-v0", dataset=dataset, num_arms=ARMS, max_episode_steps=10**6
+        self._env = (
+            gym.make("vitucb/ImageContext-v0", dataset=dataset, max_episode_steps=10**6)
+            if has_labels
+            else gym.make(
+                "vitucb/ImageArms-v0", dataset=dataset, num_arms=ARMS, max_episode_steps=10**6
+            )
         )
         self.agent = make_agent(name, self._env, seed=0, **backbone, **settings)
         self.phases = Phases()
@@ -175,6 +202,11 @@ class Contestant:
         start = time.process_time()
         next(self._rounds)
         self.seconds.append(time.process_time() - start)
+
+    def skip(self, rounds: int) -> None:
+        """Play rounds whose time does not count."""
+        for _ in range(rounds):
+            next(self._rounds)
 
     def forget_times(self) -> None:
         """What was counted so far was for warming up."""
@@ -236,6 +268,10 @@ def contestants(label: str, folder: Path) -> dict[str, Contestant]:
         agent = made[who].agent
         if str(_LATE) in who.replace(",", "") and isinstance(agent, ViTUCB):
             fill_covariance(agent.covariance, _LATE)
+    for who, (name, settings) in OF_LABELS.items():
+        made[who] = Contestant(name, settings, model, has_labels=True)
+        if who == "vit-ucb, labels":
+            made[who].skip(_UNTIL_TRAINED)
     return made
 
 
