@@ -36,6 +36,7 @@ _HARMLESS = (
     "out",
     "overwrite",
     "tensorboard",
+    "track",
     "checkpoint_every",
     "images_every",
     "parallel.timeout_s",

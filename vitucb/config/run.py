@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import PureWindowsPath
+from typing import Literal
 
 from vitucb.config.agent import AgentConfig
 from vitucb.config.checks import NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, check_ranges
@@ -49,6 +50,8 @@ class RunConfig:
     """Threads of torch and of BLAS; one seed reproduces a run bit for bit at the same number."""
     tensorboard: bool = True
     """Write TensorBoard events."""
+    track: Literal["none", "wandb", "trackio", "mlflow"] = "none"
+    """Tracker that gets settings and points, too; to be installed beside."""
     record_every: int = 10
     """Rounds between rows of metrics.csv and points in TensorBoard."""
     images_every: int | None = None

@@ -19,6 +19,7 @@ from vitucb.envs.data.sources import TIMM_PREFIXES
 from vitucb.experiment.environments import make_env
 from vitucb.experiment.lock import check_free
 from vitucb.experiment.run_folder import RunFolder
+from vitucb.experiment.tracking import check_tracker
 
 
 def check_places(configs: Iterable[RunConfig]) -> None:
@@ -31,6 +32,7 @@ def check_places(configs: Iterable[RunConfig]) -> None:
         folder = RunFolder.of(config)
         folder.check_same_config()
         if folder.needs_playing:
+            check_tracker(config.track)
             check_writable(folder.path, "--out")
             check_free(folder.path)
         _check_agent(config.agent)

@@ -27,6 +27,7 @@ from vitucb.experiment.provenance import describe_environment, peak_memory_mib
 from vitucb.experiment.rounds_file import ROUND_COLUMNS
 from vitucb.experiment.run_folder import RunFolder, sha256_of_start
 from vitucb.experiment.tensorboard import EventLog, event_files
+from vitucb.experiment.tracking import Tracker
 from vitucb.storage.atomic_files import (
     check_own,
     drop_leftovers,
@@ -111,8 +112,15 @@ class Recorder:
             self._events = EventLog(self.folder) if self._config.tensorboard else None
             if self._events is not None:
                 stack.callback(self._events.close)
+            settings = flatten(to_dict(self._config))
             if self._events is not None and is_new:
-                self._events.describe(flatten(to_dict(self._config)))
+                self._events.describe(settings)
+            self._sinks: list[EventLog | Tracker] = [] if self._events is None else [self._events]
+            if self._config.track != "none":
+                name = self.folder.name
+                tracker = Tracker(self._config.track, self._config.experiment, name, settings)
+                stack.callback(tracker.close)
+                self._sinks.append(tracker)
             self._closing = stack.pop_all()
 
     def _open_table(
@@ -173,9 +181,9 @@ class Recorder:
     def _write_metrics(self, round: int, scalars: Mapping[str, float]) -> None:
         for name, (index, value) in self._metrics.items():
             self._metrics_csv.writerow((index, name, value))
-        if self._events is not None:
-            latest = {name: value for name, (_, value) in self._metrics.items()}
-            self._events.add_scalars({**scalars, **latest}, round)
+        latest = {name: value for name, (_, value) in self._metrics.items()}
+        for sink in self._sinks:
+            sink.add_scalars({**scalars, **latest}, round)
         self._metrics.clear()
 
     def _scalars(self, round: Round) -> dict[str, float]:
