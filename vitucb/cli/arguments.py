@@ -55,7 +55,8 @@ def parse(
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise UsageError(_condense(boxed.getvalue(), command)) from None
+        listed = "run --help-all" if kind is RunConfig else f"{command} --help"
+        raise UsageError(_condense(boxed.getvalue(), listed)) from None
 
 
 def parse_run(words: Sequence[str], command: str) -> RunConfig:
@@ -97,7 +98,7 @@ def _pop_dotted(words: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
     return rest, dotted
 
 
-def _condense(boxed: str, command: str) -> str:
+def _condense(boxed: str, listed: str) -> str:
     """The message of tyro's error box and its first suggestion, on one line."""
     rows = [line.strip("│ ") for line in boxed.strip().splitlines()]
     # The title is drawn into the border, or stands above a rule where the stream is ASCII.
@@ -109,7 +110,7 @@ def _condense(boxed: str, command: str) -> str:
     if "Perhaps you meant:" in inside[:-1]:
         option = inside[inside.index("Perhaps you meant:") + 1].split()[0]
         hint = f"; did you mean {option}?"
-    return f"{message or 'cannot read the arguments'}{hint}; see vitucb {command} --help"
+    return f"{message or 'cannot read the arguments'}{hint}; see vitucb {listed}"
 
 
 def warn_of_ignored(configs: Iterable[RunConfig], command: str) -> None:

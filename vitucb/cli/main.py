@@ -43,6 +43,10 @@ COMMANDS = {
         "vitucb.cli.bench.command:bench",
         "Measure scoring, covariance, optimizers and whole rounds side by side, on one thread.",
     ),
+    "completion": (
+        "vitucb.cli.completion:completion",
+        "Print a script that completes commands, options and names in bash, zsh or fish.",
+    ),
 }
 
 
@@ -85,7 +89,7 @@ def _file_problem(error: OSError) -> str:
 
 
 def _overview() -> str:
-    lines = [f"  {name:10s}{summary}" for name, (_, summary) in COMMANDS.items()]
+    lines = [f"  {name:12s}{summary}" for name, (_, summary) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: vitucb COMMAND [OPTIONS]",

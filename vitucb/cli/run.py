@@ -7,6 +7,7 @@ import sys
 from vitucb.cli.arguments import parse_run, warn_of_ignored
 from vitucb.cli.outcome import print_outcome, report_command
 from vitucb.cli.output import fail
+from vitucb.cli.run_help import short_help
 from vitucb.config import RunConfig
 
 
@@ -14,9 +15,13 @@ def run(words: list[str]) -> None:
     """Play one agent in one environment and record it."""
     explains = "--resume" in words
     words = [word for word in words if word != "--resume"]
-    if words in (["-h"], ["--help"]):
+    if "-h" in words or "--help" in words:
+        print(short_help())
+        return
+    if "--help-all" in words:
         print("--config FILE.yaml  settings to start from; options override them")
         print("--resume            say what the run folder holds before going on with it\n")
+        words = ["--help"]
     config = parse_run(words, "run")
     from vitucb.cli.catalog import check_names
     from vitucb.experiment.distributed.ranks import all_ranks, at_this_rank
