@@ -102,6 +102,12 @@ class ImageArmsEnv(ImageBandit):
             return self.dataset.scores[self._items].astype(np.float64)
         return self.class_rewards[self._classes]
 
+    @property
+    def arm_classes(self) -> NDArray[np.int64]:
+        """Class of every arm on offer now, (K,); empty where arms are images of any class."""
+        is_any = self.reward == "score" and self.shuffle_slots
+        return np.zeros(0, np.int64) if is_any else self._classes.copy()
+
     def _index_classes(self) -> None:
         """Group image indices by class: class c has `_counts[c]` of them from `_starts[c]` on."""
         labels = self.dataset.labels if self.dataset.labels is not None else np.zeros(0, np.int64)

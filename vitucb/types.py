@@ -187,6 +187,8 @@ class Round:
         cumulative_regret: Sum of `regret` up to and including this round.
         metrics: What the agent reported of its update, e.g. `train/loss`.
         seconds: Wall-clock time of choosing and updating, without the environment.
+        arm_classes: Class of the image of every arm, int64 (K,), or None if the environment does
+            not tell.
     """
 
     index: int
@@ -201,6 +203,7 @@ class Round:
     cumulative_regret: float
     metrics: Mapping[str, float]
     seconds: float
+    arm_classes: NDArray[np.int64] | None = None
 
     def __repr__(self) -> str:
         arms = len(self.decision.mean)

@@ -126,7 +126,11 @@ def write_run(
     metrics = [*losses, *gain] if name in ("vit-ucb", "lin-ucb") else []
     text = "\n".join(["round,metric,value", *metrics]) + "\n"
     (folder / "metrics.csv").write_text(text, encoding="utf-8")
-    environment = {"python": "3.11.2", "packages": {"vitucb": "0.1.0"}, "cpu_count": 2}
+    environment: dict[str, Any] = {"python": "3.11.2", "packages": {"vitucb": "0.1.0"}}
+    environment |= {"cpu_count": 2, "task": {"class_names": list("0123456789")}}
+    classes = np.round(columns["expected_reward"] * (NUM_ARMS - 1)).astype(int).tolist()
+    numbered = "".join(f"{t},{number}\n" for t, number in enumerate(classes))
+    (folder / "classes.csv").write_text(f"round,class\n{numbered}", encoding="utf-8")
     (folder / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
     if gallery:
         write_gallery(folder, [0, rounds // 50, rounds // 10, rounds // 3, rounds - 1], seed)

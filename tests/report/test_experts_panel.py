@@ -94,7 +94,9 @@ def test_sleep_in_half_of_the_seeds_is_marked(
 def test_every_agent_that_mixes_has_a_panel_and_experts_keep_their_colour(
     tmp_path: Path, write_run: WriteRun
 ) -> None:
-    for label, names in (("vit-ucb", ("linear", "adapted")), ("b", ("adapted",)), ("c", ("x",))):
+    mixed = {"vit-ucb": ("linear", "adapted"), "b": ("adapted", "x"), "c": ("x", "y")}
+    # An only expert always weighs all: nothing to see.
+    for label, names in {**mixed, "d": ("adapted",)}.items():
         run = write_run(tmp_path / "exp", "vit-ucb", 0, rounds=ROUNDS, label=label)
         write_experts(run, dict.fromkeys(names, 0.5))
     first, second = drawn(tmp_path / "exp")

@@ -342,7 +342,7 @@ def test_long_labels_leave_room_for_the_curves(tmp_path: Path, write_run: WriteR
     label = "vit-ucb optimizer=lora-rite covariance=low-rank WIDE CAPITALS"
     run = write_run(tmp_path / "exp", "vit-ucb", 0, rounds=25, label=label)
     names = ("train/loss", "score/noise", "covariance/drift", "covariance/log_det", "own", "more")
-    metrics = [f"{t},{name},1" for t in range(0, 25, 5) for name in names]
+    metrics = [f"{t},{name},{t}" for t in range(0, 25, 5) for name in names]
     text = "\n".join(["round,metric,value", *metrics, ""])
     (run / "metrics.csv").write_text(text, encoding="utf-8")
     html = write_report(run, tmp_path / "out").read_text(encoding="utf-8")

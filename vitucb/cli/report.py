@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -22,6 +23,8 @@ class ReportArgs:
     """Label of the agent the others are compared with; vit-ucb if not given."""
     include_unfinished: bool = False
     """Count unfinished runs too, up to the common horizon."""
+    style: Literal["page", "paper"] = "page"
+    """What the figure files are for: paper makes them as wide as a column, with labelled axes."""
 
 
 def report(words: list[str]) -> None:
@@ -37,6 +40,10 @@ def write_report_page(args: ReportArgs) -> None:
 
     check_writable(Path(args.out), "--out")
     page = write_report(
-        args.runs, args.out, main=args.main, include_unfinished=args.include_unfinished
+        args.runs,
+        args.out,
+        main=args.main,
+        include_unfinished=args.include_unfinished,
+        style=args.style,
     )
     print(page.resolve())

@@ -104,3 +104,29 @@ def _drift_rounds(drift: DriftConfig, env: gym.Env[Any, Any]) -> tuple[int, int 
     if drift.period is None and drift.kind != "abrupt":
         return at, max(1, (horizon or 0) // 10)
     return at, drift.period
+
+
+def describe_task(env: gym.Env[Any, Any]) -> dict[str, Any]:
+    """What is played, for `environment.json`: `dataset`, `num_arms`, `reward`, `class_names`.
+
+    What an environment does not tell is left out. Names of classes are given where arms are images
+    of classes; those of labels are the names of the actions.
+
+    Args:
+        env: An environment that was reset.
+    """
+    bare = env.unwrapped
+    dataset = getattr(bare, "dataset", None)
+    classes = getattr(dataset, "class_names", ()) if len(getattr(bare, "arm_classes", ())) else ()
+    told: dict[str, Any] = {}
+    for key, value in (
+        ("dataset", getattr(dataset, "name", None)),
+        ("reward", getattr(bare, "reward", None)),
+    ):
+        if isinstance(value, str):
+            told[key] = value
+    if isinstance(env.action_space, gym.spaces.Discrete):
+        told["num_arms"] = int(env.action_space.n)
+    if classes:
+        told["class_names"] = list(map(str, classes))
+    return told

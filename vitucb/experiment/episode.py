@@ -103,6 +103,7 @@ class Episode:
         _check_mask(index, obs["action_mask"])
         expected = getattr(self._env.unwrapped, "expected_rewards", None)
         expected = None if expected is None else np.array(expected, np.float64)
+        classes = _told_classes(self._env, len(obs["action_mask"]))
         started = time.perf_counter()
         decision = self.agent.select_action(obs)
         seconds = time.perf_counter() - started
@@ -125,6 +126,7 @@ class Episode:
             cumulative_regret=self.cumulative_regret,
             metrics=metrics,
             seconds=seconds,
+            arm_classes=classes,
         )
 
     def _step(self, action: int) -> tuple[float, dict[str, Any], Sequence[tuple[int, float]]]:
@@ -240,6 +242,14 @@ def merged_metrics(reports: Sequence[Mapping[str, float]]) -> dict[str, float]:
         is_mean = name.startswith("train/") and len(values) > 1
         merged[name] = sum(values) / len(values) if is_mean else values[-1]
     return merged
+
+
+def _told_classes(env: gym.Env[Any, Any], num_arms: int) -> NDArray[np.int64] | None:
+    """Classes of the arms on offer now, where the environment tells one for each."""
+    classes = getattr(env.unwrapped, "arm_classes", None)
+    if classes is None or np.shape(classes) != (num_arms,):
+        return None
+    return np.array(classes, np.int64)
 
 
 def _check_mask(index: int, mask: NDArray[np.int8]) -> None:

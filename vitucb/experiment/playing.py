@@ -16,7 +16,7 @@ from vitucb.agents.factory import make_agent
 from vitucb.agents.saving import Blueprint
 from vitucb.config import ParallelConfig, RunConfig
 from vitucb.experiment.distributed.ranks import at_this_rank, rank_seed
-from vitucb.experiment.environments import make_env
+from vitucb.experiment.environments import describe_task, make_env
 from vitucb.experiment.episode import Episode
 from vitucb.experiment.lock import locked
 from vitucb.experiment.loop_hook import LoopHook, Wishes
@@ -96,18 +96,17 @@ def _begin(
     episode = Episode(env, agent, seed=rank_seed(config.seed, config.parallel))
     names = Blueprint.of(config.agent, env, config.seed).action_names
     parameters = getattr(agent, "parameters", {})
+    told: dict[str, Any] = {"action_names": names, "task": describe_task(env), "started": started}
     if state is None:
-        return episode, Recorder(folder, parameters, action_names=names, started=started)
+        return episode, Recorder(folder, parameters, **told)
     try:
         agent.load_state_dict(state["agent"])
         episode.resume(state["episode"], folder.recorded_rounds(state["rounds"]))
-        recorder = Recorder(
-            folder, parameters, state["recorder"], action_names=names, started=started
-        )
+        recorder = Recorder(folder, parameters, state["recorder"], **told)
     except _MISFITS as error:
-        told = " ".join(repr(error).split())[:300]
+        why = " ".join(repr(error).split())[:300]
         raise ValueError(
-            f"the checkpoint of {folder.path} does not fit its settings: {told}; start the run "
+            f"the checkpoint of {folder.path} does not fit its settings: {why}; start the run "
             "anew with --overwrite"
         ) from error
     return episode, recorder

@@ -39,6 +39,8 @@ from vitucb.storage.atomic_files import (
 from vitucb.types import Round, State
 
 METRIC_COLUMNS = ("round", "metric", "value")
+CLASS_COLUMNS = ("round", "class")
+_TABLES = ("rounds.csv", "metrics.csv", "classes.csv")
 _GALLERY_FRACTIONS = (0.0, 0.02, 0.1, 0.3, 1.0)
 
 
@@ -58,6 +60,7 @@ class Recorder:
         state: State | None = None,
         *,
         action_names: Sequence[str] = (),
+        task: Mapping[str, Any] | None = None,
         started: float | None = None,
     ) -> None:
         """Open a run folder.
@@ -68,6 +71,8 @@ class Recorder:
             state: What `state_dict` returned: the files are cut back to where they were then.
                 Without it, what an unfinished run left is dropped.
             action_names: Names of the actions, where they have any.
+            task: What is played, as `describe_task` tells it. Where it tells classes, those of the
+                chosen arms are recorded.
             started: When this process began with the run, by `time.perf_counter`; now if None.
         """
         self.run, self.folder = run, run.path
@@ -88,8 +93,10 @@ class Recorder:
             self._restore(state)
         self._cut_files({} if state is None else state["sizes"])
         save_config(config, self.folder / "config.yaml")
-        named = {"action_names": list(action_names)} if action_names else {}
+        named: dict[str, Any] = {"action_names": list(action_names)} if action_names else {}
+        named |= {"task": dict(task)} if task else {}
         _write_json(self.folder / "environment.json", describe_environment() | named)
+        self._tells_classes = bool(task and task.get("class_names"))
         self._open_files(is_new=state is None)
 
     def __enter__(self) -> Recorder:
@@ -109,6 +116,12 @@ class Recorder:
             self._metrics_file, self._metrics_csv = self._open_table(
                 stack, "metrics.csv", METRIC_COLUMNS
             )
+            self._classes_file: TextIO | None = None
+            self._classes_csv: Any = None
+            if self._tells_classes:
+                self._classes_file, self._classes_csv = self._open_table(
+                    stack, "classes.csv", CLASS_COLUMNS
+                )
             self._events = EventLog(self.folder) if self._config.tensorboard else None
             if self._events is not None:
                 stack.callback(self._events.close)
@@ -136,8 +149,7 @@ class Recorder:
 
     def _cut_files(self, sizes: Mapping[str, int]) -> None:
         """Cut every file that grows back to `sizes` bytes; those not named are deleted."""
-        tables = [self.folder / "rounds.csv", self.folder / "metrics.csv"]
-        for path in [*tables, *event_files(self.folder)]:
+        for path in [*map(self.folder.joinpath, _TABLES), *event_files(self.folder)]:
             if path.name not in sizes:
                 path.unlink(missing_ok=True)
                 continue
@@ -165,6 +177,8 @@ class Recorder:
                 _greedy_action(round),
             )
         )
+        if self._classes_csv is not None and round.arm_classes is not None:
+            self._classes_csv.writerow((round.index, int(round.arm_classes[chosen])))
         self._offered.add(round.observation)
         self._rewards += round.reward
         self._seconds += round.seconds
@@ -204,10 +218,8 @@ class Recorder:
 
     def state_dict(self) -> State:
         """Where the files stand, and what the summary needs of the rounds so far."""
-        for file in (self._file, self._metrics_file):
-            file.flush()
-            os.fsync(file.fileno())
-        tables = [self.folder / "rounds.csv", self.folder / "metrics.csv"]
+        self._flush()
+        tables = [self.folder / name for name in _TABLES if (self.folder / name).exists()]
         sizes = {path.name: path.stat().st_size for path in tables}
         return {
             "sizes": sizes | ({} if self._events is None else self._events.sizes()),
@@ -221,6 +233,12 @@ class Recorder:
             "metrics": {name: list(pair) for name, pair in self._metrics.items()},
             "recurrence": self._offered.state_dict(),
         }
+
+    def _flush(self) -> None:
+        for file in (self._file, self._metrics_file, self._classes_file):
+            if file is not None:
+                file.flush()
+                os.fsync(file.fileno())
 
     def _wall_seconds(self) -> float:
         return self._earlier_seconds + time.perf_counter() - self._started
@@ -250,9 +268,7 @@ class Recorder:
             "peak_memory_mib": peak_memory_mib(),
         }
         _write_json(self.folder / "timing.json", timing)
-        for file in (self._file, self._metrics_file):
-            file.flush()
-            os.fsync(file.fileno())
+        self._flush()
         sync(self.folder)
         agent = self._config.agent
         summary = {
@@ -273,7 +289,8 @@ class Recorder:
     def _save_gallery(self) -> None:
         if len({np.shape(entry["images"]) for entry in self._gallery}) != 1:
             return
-        arrays = {name: np.stack([e[name] for e in self._gallery]) for name in self._gallery[0]}
+        names = [name for name in self._gallery[0] if all(name in e for e in self._gallery)]
+        arrays = {name: np.stack([e[name] for e in self._gallery]) for name in names}
         with replacing(self.folder / "gallery.npz") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # keywords are arrays
 
@@ -291,6 +308,7 @@ def _gallery_entry(round: Round) -> dict[str, Any]:
         "action": decision.action,
         "optimal_action": round.optimal_action,
         "reward": round.reward,
+        **({} if round.arm_classes is None else {"classes": round.arm_classes}),
     }
     return {name: np.asarray(value) for name, value in columns.items()}
 

@@ -6,10 +6,12 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vitucb.agents.table import FAMILY_ORDER, family_of
 from vitucb.config import flatten
+from vitucb.inert_text import visible
 from vitucb.report.measure import REGRET, REWARD, Measure
 from vitucb.report.runs import Run
 
@@ -30,6 +32,8 @@ class Group:
         unfinished: Runs left out because they have not finished.
         is_truncated: Whether unfinished runs are included, up to their common horizon.
         measure: What the agents are compared by: regret if all runs know theirs, else reward.
+        task: Dataset, number of arms and law of the reward, in words, each where it is known.
+        untold: Those of `settings` that `task` does not tell.
     """
 
     title: str
@@ -41,6 +45,8 @@ class Group:
     unfinished: Sequence[Run]
     is_truncated: bool
     measure: Measure = REGRET
+    task: str = ""
+    untold: str = ""
 
 
 def group_runs(runs: Iterable[Run], *, include_unfinished: bool = False) -> list[Group]:
@@ -86,16 +92,33 @@ def _group(
     return Group(
         title=f"{first.experiment}: {first.env}" if several else first.env,
         env=first.env,
-        settings=", ".join(
-            f"{key} {value}" for key, value in settings.items() if value is not None
+        settings=_settings_text(settings),
+        untold=_settings_text(
+            {key: value for key, value in settings.items() if key not in first.task}
         ),
         horizon=min((r.rounds for r in used), default=0),
         num_rounds=first.num_rounds,
         agents=_by_agent(used),
         unfinished=[r for r in members if r not in used],
         is_truncated=any(not r.is_finished for r in used),
+        task=_task_text(first),
         measure=REGRET if all(r.knows_regret for r in used) else REWARD,
     )
+
+
+def _settings_text(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None)
+
+
+def _task_text(run: Run) -> str:
+    """`digits, K = 10, bernoulli reward`."""
+    task = run.task
+    # Of a file its name; `torch/cifar10` is a name of its own.
+    dataset = str(task.get("dataset", ""))
+    parts = [Path(dataset).name if Path(dataset).suffix else dataset]
+    parts += [f"K = {task['num_arms']}"] if "num_arms" in task else []
+    parts += [f"{task['reward']} reward"] if "reward" in task else []
+    return visible(", ".join(part for part in parts if part))
 
 
 def _by_agent(runs: list[Run]) -> dict[str, list[Run]]:

@@ -20,18 +20,26 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """A figure of the page: inline SVGs below each other, for wide screens and for small ones."""
+
+    wide: Sequence[str]
+    small: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Section:
     """One group of the report.
 
     Attributes:
         analysis: The numbers.
-        figures: Inline SVG by figure name; missing ones are left out.
-        galleries: Title and inline SVG of each gallery, the main agent's first.
+        figures: By name; missing ones are left out.
+        galleries: Title and picture of each gallery, the main agent's first.
     """
 
     analysis: Analysis
-    figures: Mapping[str, str]
-    galleries: Sequence[tuple[str, str]]
+    figures: Mapping[str, Picture]
+    galleries: Sequence[tuple[str, Picture]]
 
 
 def page(title: str, sections: Sequence[Section], runs: Sequence[Run], command: str) -> str:

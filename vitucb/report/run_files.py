@@ -152,6 +152,31 @@ def _wrong(name: str, column: FloatArray) -> tuple[NDArray[np.bool_], str]:
     return np.isfinite(column) & (np.abs(column) > _LARGEST), "out of range"
 
 
+def read_classes(folder: Path, rounds: int, count: int) -> NDArray[np.int64] | None:
+    """Class of the arm chosen in every round (rounds,); None where it is not known of each.
+
+    Args:
+        folder: The run folder.
+        rounds: Rounds played.
+        count: Number of classes.
+
+    Raises:
+        ValueError: If `classes.csv` is damaged.
+    """
+    path = folder / "classes.csv"
+    if not os.path.lexists(path):
+        return None
+    check_inside(folder, path)
+    table = read_rounds(path, ("round", "class"))
+    # A run that an earlier version began has none of its first rounds.
+    if not np.array_equal(table["round"][:rounds], np.arange(rounds)):
+        return None
+    classes = table["class"][:rounds]
+    if not ((classes >= 0) & (classes < count) & (classes == np.round(classes))).all():
+        raise ValueError(f"{path} names a class that is none of {count}; record the run again")
+    return classes.astype(np.int64)
+
+
 def read_metrics(folder: Path) -> dict[str, tuple[FloatArray, FloatArray]]:
     """`metrics.csv`: name -> (rounds ascending, values), float64 (n,) each; empty without it.
 
@@ -184,7 +209,9 @@ def _check_metric(name: str, table: FloatArray) -> None:
         raise ValueError(f"metric {name[:_LONGEST_NAME]!r} has rounds or values out of range")
 
 
-def read_gallery(folder: Path, names: Collection[str]) -> dict[str, NDArray[Any]] | None:
+def read_gallery(
+    folder: Path, names: Collection[str], optional: Collection[str] = ()
+) -> dict[str, NDArray[Any]] | None:
     """The arrays of `gallery.npz`; None without it.
 
     Raises:
@@ -195,7 +222,7 @@ def read_gallery(folder: Path, names: Collection[str]) -> dict[str, NDArray[Any]
         return None
     try:
         check_inside(folder, path)
-        arrays = read_npz(path, names)
+        arrays = read_npz(path, {*names, *optional})
         missing = sorted(set(names) - set(arrays))
         if missing:
             raise ValueError(f"it lacks {', '.join(missing)}")
@@ -219,7 +246,9 @@ def _check_gallery(arrays: Mapping[str, NDArray[Any]]) -> None:
         raise ValueError(f"images are {images.dtype} {images.shape} of {count} rounds, {arms} arms")
     if 0 in images.shape[2:4]:
         raise ValueError(f"images have shape {images.shape}")
+    classes = [("classes", (count, arms), "iu")] if "classes" in arrays else []
     for name, shape, kind in (
+        *classes,
         ("mean", (count, arms), "f"),
         ("bonus", (count, arms), "f"),
         ("expected_rewards", (count, arms), "f"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from vitucb.inert_text import visible
 from vitucb.report.run_files import (
     Json,
     is_number,
+    read_classes,
     read_columns,
     read_gallery,
     read_metrics,
@@ -58,6 +59,21 @@ class Run:
     environment: Json = field(repr=False)
 
     @property
+    def task(self) -> Json:
+        """`dataset`, `num_arms`, `reward` of what was played, each where it is known."""
+        env = self.config.get("env")
+        told = {**(env if isinstance(env, Mapping) else {}), **self.environment.get("task", {})}
+        kinds = {"dataset": str, "num_arms": int, "reward": str}
+        return {key: told[key] for key, kind in kinds.items() if isinstance(told.get(key), kind)}
+
+    @property
+    def arm_names(self) -> Sequence[str]:
+        """What arms are called: classes of their images, or labels; empty where nobody says."""
+        task = self.environment.get("task", {})
+        names = task.get("class_names") or self.environment.get("action_names") or ()
+        return [visible(str(name)) for name in names] if isinstance(names, list) else []
+
+    @property
     def rounds(self) -> int:
         """Rounds recorded so far."""
         return len(self.columns["regret"])
@@ -81,6 +97,7 @@ class Gallery:
         action: Chosen arms (n,).
         optimal_action: Best arms (n,), -1 where nobody knows them.
         reward: Observed rewards (n,).
+        classes: Classes of the images (n, K), None where nobody told.
     """
 
     round: NDArray[np.int64]
@@ -91,6 +108,7 @@ class Gallery:
     action: NDArray[np.int64]
     optimal_action: NDArray[np.int64]
     reward: FloatArray
+    classes: NDArray[np.int64] | None = None
 
 
 def load_runs(folder: str | Path) -> list[Run]:
@@ -183,7 +201,7 @@ def load_run(folder: Path) -> Run:
         columns=columns,
         config=config,
         summary=summary,
-        environment=read_record(folder, "environment.json", mappings=("packages",)),
+        environment=read_record(folder, "environment.json", mappings=("packages", "task")),
     )
 
 
@@ -200,13 +218,23 @@ def load_metrics(run: Run) -> dict[str, tuple[FloatArray, FloatArray]]:
     return read_metrics(run.folder)
 
 
+def load_classes(run: Run) -> NDArray[np.int64] | None:
+    """Class of the arm chosen in every round (rounds,), None where it is not known of each.
+
+    Raises:
+        ValueError: If `classes.csv` is damaged.
+    """
+    return read_classes(run.folder, run.rounds, len(run.arm_names))
+
+
 def load_gallery(run: Run) -> Gallery | None:
     """The recorded arm images of `run`, None if it has none.
 
     Raises:
         ValueError: If `gallery.npz` is damaged, an array is missing, or they do not fit each other.
     """
-    arrays = read_gallery(run.folder, Gallery.__dataclass_fields__.keys())
+    names = [f.name for f in fields(Gallery)]
+    arrays = read_gallery(run.folder, names[:-1], optional=names[-1:])
     return Gallery(**arrays) if arrays is not None and len(arrays["round"]) else None
 
 

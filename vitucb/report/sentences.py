@@ -44,12 +44,12 @@ def headline(analysis: Analysis) -> str:
 
 
 def section_title(analysis: Analysis) -> str:
-    """Experiment and environment, rounds and seeds."""
+    """What was played: experiment, environment, data, arms, reward, rounds and seeds."""
     group = analysis.group
     counts = [len(result.runs) for result in analysis.results]
     few, most = min(counts), max(counts)
     seeds = f"{few} seed{'s' if few > 1 else ''}" if few == most else f"{few} to {most} seeds"
-    parts = (group.title, group.settings, _rounds_text(group), f"{seeds} per agent")
+    parts = (group.task, group.title, group.untold, _rounds_text(group), f"{seeds} per agent")
     return " · ".join(part for part in parts if part)
 
 

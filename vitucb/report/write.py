@@ -7,15 +7,17 @@ import logging
 import re
 import shlex
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from vitucb.report.analysis import Analysis, analyse
+from vitucb.report.figures.layout import PAPER, SMALL, WIDE, Layout, using
 from vitucb.report.figures.theme import RC, inline_svg, line_styles, to_svg
 from vitucb.report.groups import group_runs
+from vitucb.report.latex import write_latex
 from vitucb.report.measure import REGRET
-from vitucb.report.page import Section, page
+from vitucb.report.page import Picture, Section, page
 from vitucb.report.runs import Gallery, Run, load_gallery, load_runs
 from vitucb.report.sentences import headline
 from vitucb.report.tables import write_tables
@@ -24,12 +26,15 @@ from vitucb.storage.atomic_files import write_durably
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Style: TypeAlias = Literal["page", "paper"]
+"""What the files of the figures are for."""
+
 _logger = logging.getLogger(__name__)
-_PNG_DPI = 144
+_PNG_DPI = 300
 _MAX_GALLERIES = 4
 _WRITTEN = re.compile(
     r"(\d+-)?((regret|reward|differences|learning|growth|calibration|arms|experts|diagnostics|gallery)(-\d+)?"
-    r"\.(svg|png)|(summary|comparisons|runs|curves|costs)\.csv)"
+    r"\.(svg|png|pdf)|summary\.tex|(summary|comparisons|runs|curves|costs)\.csv)"
 )
 
 
@@ -39,8 +44,9 @@ def write_report(
     *,
     main: str | None = None,
     include_unfinished: bool = False,
+    style: Style = "page",
 ) -> Path:
-    """Write `out/index.html`, `out/figures/*.svg|png` and `out/tables/*.csv`.
+    """Write `out/index.html`, `out/figures/*.svg|png|pdf` and `out/tables/*.csv|tex`.
 
     Figures and tables of an earlier report there are deleted; other files stay.
 
@@ -51,6 +57,9 @@ def write_report(
             played, else the first one.
         include_unfinished: Count unfinished runs too, up to the common horizon, and say so; done
             anyway where no run has finished.
+        style: `page` writes the figures as the page shows them; `paper` as wide as a column, or
+            two where they have several panels, with labels on both axes and no titles. The page
+            is the same.
 
     Returns:
         Path of the HTML file, which needs no other file.
@@ -69,11 +78,13 @@ def write_report(
     _drop_earlier(folder)
     with _missing_glyphs_named_once():
         sections = [
-            _section(analysis, folder, "" if len(analyses) == 1 else f"{index}-")
+            _section(analysis, folder, "" if len(analyses) == 1 else f"{index}-", style)
             for index, analysis in enumerate(analyses)
         ]
-    command = _command(runs_folder, out, main, include_unfinished)
-    title = f"Regret report: {Path(runs_folder).resolve().name}"
+    command = _command(runs_folder, out, main, include_unfinished, style)
+    told = groups[0].task if len(groups) == 1 else ""
+    name = Path(runs_folder).resolve().name
+    title = f"{told or 'Report'}: {name}"
     target = folder / "index.html"
     write_durably(target, page(title, sections, runs, command))
     return target
@@ -89,24 +100,78 @@ def _drop_earlier(folder: Path) -> None:
             path.unlink()
 
 
-def _section(analysis: Analysis, folder: Path, prefix: str) -> Section:
+def _section(analysis: Analysis, folder: Path, prefix: str, style: Style) -> Section:
     """Write figures and tables of one group, with `prefix` before their names."""
     # Imported here so that `vitucb report --help` does not wait for matplotlib.
     import matplotlib
 
+    write_tables(analysis, folder / "tables", prefix)
+    write_latex(analysis, folder / "tables" / f"{prefix}summary.tex")
+    found = _galleries(analysis)
+    with matplotlib.rc_context(dict(RC)):
+        layout = PAPER if style == "paper" else WIDE
+        saved = {
+            name: _save(figure, folder / "figures", f"{prefix}{name}")
+            for name, figure in _drawn(analysis, found, layout)
+        }
+        wide = _pictures(analysis, WIDE, prefix, saved if layout is WIDE else None)
+        small = _pictures(analysis, SMALL, prefix)
+        galleries = [
+            (each.title, [_rows(each, f"{prefix}gallery-{i}", layout) for layout in (WIDE, SMALL)])
+            for i, each in enumerate(found)
+        ]
+    figures = {name: Picture([svg], [small[name]]) for name, svg in wide.items()}
+    return Section(analysis, figures, [(title, Picture(*parts)) for title, parts in galleries])
+
+
+def _drawn(
+    analysis: Analysis, galleries: Sequence[_Recorded], layout: Layout
+) -> Iterator[tuple[str, Figure]]:
+    """Every figure by name, in `layout`."""
     from vitucb.report.figures.gallery import gallery_figure
 
-    write_tables(analysis, folder / "tables", prefix)
-    target = folder / "figures"
-    figures, galleries = {}, []
-    with matplotlib.rc_context(dict(RC)):
+    with using(layout):
         for name, figure in _figures(analysis).items():
             if figure is not None:
-                figures[name] = _save(figure, target, f"{prefix}{name}", headline(analysis))
-        for index, (title, gallery) in enumerate(_galleries(analysis)):
-            name = f"{prefix}gallery-{index}"
-            galleries.append((title, _save(gallery_figure(gallery), target, name, title)))
-    return Section(analysis, figures, galleries)
+                yield name, figure
+        for index, each in enumerate(galleries):
+            yield f"gallery-{index}", gallery_figure(each.gallery, each.names)
+
+
+def _pictures(
+    analysis: Analysis, layout: Layout, prefix: str, documents: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """The figures as SVG to put into the page, by name; galleries left out.
+
+    Args:
+        analysis: What they show.
+        layout: How they are laid out.
+        prefix: What their names begin with in the page.
+        documents: SVG documents by name, if they are drawn already.
+    """
+    if documents is None:
+        drawn = _drawn(analysis, (), layout)
+        documents = {name: to_svg(figure, f"{prefix}{name}") for name, figure in drawn}
+    return {
+        name: inline_svg(document, f"{prefix}{name}-{layout.name}", f"{name}: {headline(analysis)}")
+        for name, document in documents.items()
+        if not name.startswith("gallery")
+    }
+
+
+def _rows(recorded: _Recorded, name: str, layout: Layout) -> list[str]:
+    """A gallery as SVG, a picture a row: a page may be broken between them."""
+    from vitucb.report.figures.gallery import gallery_figure, gallery_rows
+
+    with using(layout):
+        return [
+            _inline(
+                gallery_figure(recorded.gallery, recorded.names, [row]),
+                f"{name}-{row}-{layout.name}",
+                recorded.title,
+            )
+            for row in gallery_rows(recorded.gallery)
+        ]
 
 
 @contextlib.contextmanager
@@ -152,15 +217,24 @@ def _figures(analysis: Analysis) -> dict[str, Figure | None]:
     }
 
 
-def _galleries(analysis: Analysis) -> list[tuple[str, Gallery]]:
+class _Recorded(NamedTuple):
+    """A gallery, what it is called in the page, and the names of its arms."""
+
+    title: str
+    gallery: Gallery
+    names: Sequence[str]
+
+
+def _galleries(analysis: Analysis) -> list[_Recorded]:
     """The first recorded gallery of the main agent, then of other contextual agents."""
     others = [r for r in analysis.of_family("contextual") if r is not analysis.main]
     found = []
     for result in [analysis.main, *others][:_MAX_GALLERIES]:
-        galleries = ((run.seed, _whole_gallery(run)) for run in result.runs)
-        for seed, gallery in galleries:
+        galleries = ((run, _whole_gallery(run)) for run in result.runs)
+        for run, gallery in galleries:
             if gallery is not None:
-                found.append((f"{result.label} (seed {seed})", gallery))
+                title = f"{result.label} (seed {run.seed})"
+                found.append(_Recorded(title, gallery, run.arm_names))
                 break
     return found
 
@@ -173,20 +247,32 @@ def _whole_gallery(run: Run) -> Gallery | None:
         return None
 
 
-def _save(figure: Figure, folder: Path, name: str, description: str) -> str:
-    """Write one figure as SVG and PNG; returns the SVG to put into the page."""
+def _save(figure: Figure, folder: Path, name: str) -> str:
+    """Write one figure as SVG, PNG and PDF; returns the SVG."""
     folder.mkdir(parents=True, exist_ok=True)
     document = to_svg(figure, name)
     (folder / f"{name}.svg").write_text(document, encoding="utf-8")
     figure.savefig(folder / f"{name}.png", dpi=_PNG_DPI, metadata={"Software": "vitucb"})
-    return inline_svg(document, name, f"{name}: {description}")
+    about = {"Creator": "vitucb", "CreationDate": None}
+    figure.savefig(folder / f"{name}.pdf", dpi=_PNG_DPI, metadata=about)
+    return document
+
+
+def _inline(figure: Figure, name: str, description: str) -> str:
+    """One figure as SVG to put into the page."""
+    return inline_svg(to_svg(figure, name), name, description)
 
 
 def _command(
-    runs_folder: str | Path, out: str | Path, main: str | None, include_unfinished: bool
+    runs_folder: str | Path,
+    out: str | Path,
+    main: str | None,
+    include_unfinished: bool,
+    style: Style,
 ) -> str:
     """The call that makes this page again."""
     words = ["vitucb", "report", str(runs_folder), "--out", str(out)]
     words += ["--main", main] if main else []
     words += ["--include-unfinished"] if include_unfinished else []
+    words += ["--style", style] if style != "page" else []
     return shlex.join(words)

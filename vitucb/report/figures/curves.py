@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitucb.report.analysis import AgentResult, Analysis, plotted_rounds
+from vitucb.report.figures.layout import current
 from vitucb.report.figures.panels import (
     draw_band,
     draw_curves,
@@ -46,6 +47,7 @@ def regret_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figure
         return figure
     far = {r.label: texts[r.label] for r in results if r.band.mean[-1] > ceiling}
     near = {label: text for label, text in texts.items() if label not in far}
+    far = texts if current().has_legends else far
     figure, (axes, zoomed) = make_panels([far.values(), near.values()], [0.8, 1], height=4.3)
     axes.set_ylim(*_range(results))
     _draw_bands(axes, rounds, results, styles, far)
@@ -225,8 +227,10 @@ def _draw_guides(axes: Axes, rounds: NDArray[np.int64], curves: Sequence[FloatAr
 def _mark_zoom(axes: Axes, ceiling: float) -> None:
     """Shade what the zoomed panel shows."""
     axes.axhspan(0, ceiling, color=colour("grid"), alpha=0.55, linewidth=0, zorder=0)
+    if not current().has_titles:
+        return  # the caption of the paper says so
     axes.annotate(
-        "zoomed in at right →",
+        "zoomed in below ↓" if current().is_stacked else "zoomed in at right →",
         (0.99, ceiling),
         xycoords=("axes fraction", "data"),
         xytext=(0, 4),

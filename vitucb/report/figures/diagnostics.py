@@ -59,6 +59,7 @@ def diagnostics_figures(
     """
     names = {name for of_agent in curves.values() for name in of_agent}
     names = {name for name in names if not name.startswith(EXPERT)}
+    names &= {name for own in curves.values() for name, curve in own.items() if _moves(curve)}
     known = [name for name in _MEANINGS if name in names]
     order = known + sorted(names - set(known))
     order = order[:_MAX_PANELS]
@@ -106,6 +107,12 @@ def metric_curves(result: AgentResult, horizon: int) -> dict[str, FloatArray]:
             curve = np.interp(at, rounds, values, left=np.nan)
             collected.setdefault(name, []).append(curve)
     return {name: _mean(np.stack(parts)) for name, parts in collected.items()}
+
+
+def _moves(curve: FloatArray) -> bool:
+    """Whether a metric changed over the rounds; one that never does is a setting, not news."""
+    known = curve[np.isfinite(curve)]
+    return len(known) > 0 and float(np.ptp(known)) > 1e-9 * float(np.abs(known).max())
 
 
 def _mean(values: FloatArray) -> FloatArray:

@@ -39,7 +39,8 @@ def experts_figures(
         curves: Metric curves by agent, as `metric_curves` returns them.
     """
     weights = {r.label: _heaviest(_of_kind(curves[r.label], "weight")) for r in analysis.results}
-    mixing = [label for label, own in weights.items() if own][:_MAX_AGENTS]
+    # One alone always weighs all.
+    mixing = [label for label, own in weights.items() if len(own) > 1][:_MAX_AGENTS]
     # One colour an expert, whichever agent mixes it.
     names = list(dict.fromkeys(name for label in mixing for name in weights[label]))
     styles, rounds = series_styles(names), plotted_rounds(analysis.group.horizon)

@@ -8,6 +8,7 @@ import numpy as np
 
 from vitucb.report.analysis import Analysis, RivalComparison, paired_finals
 from vitucb.report.figures.labels import label_width_inches, shorten, text_points
+from vitucb.report.figures.layout import current
 from vitucb.report.figures.panels import WIDTH_INCHES
 from vitucb.report.figures.theme import colour
 from vitucb.report.formatting import estimate_text
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _ROW_INCHES = 0.4
+_NARROW_ROW_INCHES = 0.55
+# Of a row: how far above its line names and numbers stand in narrow figures.
+_ABOVE_ROW = 0.36
 _MIN_AXES_INCHES = 3.0
 _TOTALS = {"regret": "final regret", "reward": "total reward"}
 
@@ -30,10 +34,13 @@ def difference_figure(analysis: Analysis) -> Figure | None:
     compared = [c for c in analysis.comparisons if c.paired is not None]
     if not compared:
         return None
-    height = 1.05 + _ROW_INCHES * len(compared)
-    figure = Figure(figsize=(WIDTH_INCHES, height))
+    is_narrow = current().has_legends
+    row_inches = _NARROW_ROW_INCHES if is_narrow else _ROW_INCHES
+    height = 1.05 + row_inches * len(compared)
+    total = current().single_inches
+    figure = Figure(figsize=(total, height))
     names = [shorten(f"vs {c.rival.label}") for c in compared]
-    left, width = _left_and_width(names, compared)
+    left, width = (0.1 / total, 1 - 0.2 / total) if is_narrow else _left_and_width(names, compared)
     axes = figure.add_axes((left, 0.52 / height, width, 1 - 0.9 / height))
     limits = _limits(analysis, compared)
     axes.set_xlim(*limits)
@@ -41,16 +48,17 @@ def difference_figure(analysis: Analysis) -> Figure | None:
         _draw_row(axes, -row, comparison, _seed_gaps(analysis, comparison))
     axes.axvline(0, color=colour("muted"), linewidth=1)
     axes.set_ylim(-len(compared) + 0.4, 0.6)
-    axes.set_yticks(
-        [-row for row in range(len(compared))],
-        names,
-        color=colour("ink"),
-    )
+    places = [-row for row in range(len(compared))]
+    axes.set_yticks(places, [""] * len(names) if is_narrow else names, color=colour("ink"))
+    if is_narrow:
+        _write_above(axes, names)
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}".replace("-", "−"))
     axes.tick_params(axis="y", pad=10)
-    axes.set_title(f"{shorten(analysis.main.label)} minus each rival, paired by seed")
+    if current().has_titles:
+        name = shorten(analysis.main.label, 120.0 if is_narrow else None)
+        axes.set_title(f"{name} minus each rival{'' if is_narrow else ', paired by seed'}")
     side = "left" if analysis.measure.sign > 0 else "right"
     axes.set_xlabel(
         f"difference in {_TOTALS[analysis.measure.name]} "
@@ -78,15 +86,28 @@ def _draw_row(axes: Axes, y: float, comparison: RivalComparison, gaps: FloatArra
     if np.isfinite(low):
         axes.plot([low, high], [y, y], color=tone, linewidth=2.6)
     axes.plot([value], [y], "D", color=tone, markersize=6.5)
+    is_narrow = current().has_legends
     axes.annotate(
         estimate_text(paired.difference),
-        (1.02, y),
+        (1.0, y + _ABOVE_ROW) if is_narrow else (1.02, y),
         xycoords=("axes fraction", "data"),
+        ha="right" if is_narrow else "left",
         color=tone,
-        fontsize=9.5,
         va="center",
         fontweight="bold",
     )
+
+
+def _write_above(axes: Axes, names: list[str]) -> None:
+    """Names above their rows, where there is no room left of them."""
+    for row, name in enumerate(names):
+        axes.annotate(
+            shorten(name, 120.0),
+            (0.0, _ABOVE_ROW - row),
+            xycoords=("axes fraction", "data"),
+            color=colour("ink"),
+            va="center",
+        )
 
 
 def _left_and_width(names: list[str], compared: list[RivalComparison]) -> tuple[float, float]:

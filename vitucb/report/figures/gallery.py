@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vitucb.report.figures.panels import WIDTH_INCHES
+from vitucb.report.figures.labels import shorten
+from vitucb.report.figures.layout import current
 from vitucb.report.figures.theme import colour
 from vitucb.report.formatting import number
 from vitucb.report.runs import Gallery
@@ -17,33 +19,63 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MAX_ROWS = 5
-_MAX_ARMS = 16
 _IMAGE_PIXELS = 112
 _LEFT_INCHES = 1.35
 _BAR_INCHES = 0.8
 
 
-def gallery_figure(gallery: Gallery) -> Figure:
-    """One row per recorded round: images above, estimates with bonus and truth below them."""
+def gallery_rows(gallery: Gallery) -> list[int]:
+    """The recorded rounds that are shown, at most five spread evenly."""
+    return _spaced(len(gallery.round), _MAX_ROWS)
+
+
+def gallery_figure(
+    gallery: Gallery, names: Sequence[str] = (), rows: Sequence[int] | None = None
+) -> Figure:
+    """One row per recorded round: images above, estimates with bonus and truth below them.
+
+    Args:
+        gallery: What was on offer.
+        names: Names of the classes, or of the arms where all share one image; numbers without.
+        rows: Those to show; the legend is above the first of `gallery_rows`, which are the default.
+    """
     from matplotlib.figure import Figure
 
-    rows = _spaced(len(gallery.round), _MAX_ROWS)
-    arms = min(gallery.expected_rewards.shape[1], _MAX_ARMS)
-    cell = min(1.0, (WIDTH_INCHES - _LEFT_INCHES - 0.15) / arms)
+    every, layout = gallery_rows(gallery), current()
+    rows = every if rows is None else rows
+    arms = min(gallery.expected_rewards.shape[1], layout.gallery_arms)
+    total = layout.width_inches
+    cell = min(1.0, (total - _LEFT_INCHES - 0.15) / arms)
     row_height = 0.9 * cell + _BAR_INCHES + 0.42
-    height = row_height * len(rows) + 0.42
-    figure = Figure(figsize=(WIDTH_INCHES, height))
-    _legend(figure, height, is_truth_known=bool(np.isfinite(gallery.expected_rewards).any()))
+    legend_columns = 5 if total > 6 else 3
+    above = (0.36 if legend_columns == 5 else 0.6) if every[0] in rows else 0.06
+    height = row_height * len(rows) + above + 0.06
+    figure = Figure(figsize=(total, height))
+    if every[0] in rows:
+        is_known = bool(np.isfinite(gallery.expected_rewards).any())
+        _legend(figure, legend_columns, is_truth_known=is_known)
     for index, row in enumerate(rows):
-        top = height - 0.36 - index * row_height
+        top = height - above - index * row_height
         width = cell * arms
         image_box = (_LEFT_INCHES, top - 0.06 - 0.9 * cell, width, 0.9 * cell)
         bar_box = (_LEFT_INCHES, image_box[1] - 0.04 - _BAR_INCHES, width, _BAR_INCHES)
         shown = _shown_arms(gallery, row, arms)
         _draw_images(_axes(figure, image_box, height), gallery, row, shown)
-        _draw_estimates(_axes(figure, bar_box, height), gallery, row, shown)
+        bars = _axes(figure, bar_box, height)
+        _draw_estimates(bars, gallery, row, shown)
+        texts = [shorten(_name(gallery, row, arm, names), 68 * cell) for arm in shown.tolist()]
+        bars.set_xticks(np.arange(len(shown)), texts, fontsize=8)
         figure.text(0.0, (top - 0.12) / height, _caption(gallery, row), va="top", linespacing=1.5)
     return figure
+
+
+def _name(gallery: Gallery, row: int, arm: int, names: Sequence[str]) -> str:
+    """What the arm is called: by its class, or by itself where all share an image."""
+    if gallery.classes is not None:
+        number = int(gallery.classes[row, arm])
+        return names[number] if 0 <= number < len(names) else str(number)
+    is_named = gallery.images.shape[1] == 1 and len(names) == gallery.mean.shape[1]
+    return names[arm] if is_named else str(arm)
 
 
 def _spaced(count: int, most: int) -> list[int]:
@@ -53,9 +85,8 @@ def _spaced(count: int, most: int) -> list[int]:
 
 def _axes(figure: Figure, box: tuple[float, float, float, float], height: float) -> Axes:
     left, bottom, width, tall = box
-    return figure.add_axes(
-        (left / WIDTH_INCHES, bottom / height, width / WIDTH_INCHES, tall / height)
-    )
+    total = figure.get_figwidth()
+    return figure.add_axes((left / total, bottom / height, width / total, tall / height))
 
 
 def _shown_arms(gallery: Gallery, row: int, arms: int) -> NDArray[np.int64]:
@@ -108,7 +139,6 @@ def _draw_estimates(axes: Axes, gallery: Gallery, row: int, arms: NDArray[np.int
     axes.hlines(truth, x - 0.3, x + 0.3, color=colour("green"), linewidth=2)
     axes.set_xlim(-0.5, len(arms) - 0.5)
     axes.set_ylim(*_limits(gallery, row, arms))
-    axes.set_xticks(x, [str(arm) for arm in arms.tolist()], fontsize=8)
     axes.tick_params(axis="x", length=0, pad=1)
     axes.tick_params(axis="y", labelsize=8)
     axes.locator_params(axis="y", nbins=3)
@@ -138,7 +168,7 @@ def _caption(gallery: Gallery, row: int) -> str:
     return "\n".join([*lines, *([f"regret {number(regret)}"] if np.isfinite(regret) else [])])
 
 
-def _legend(figure: Figure, height: float, *, is_truth_known: bool) -> None:
+def _legend(figure: Figure, columns: int, *, is_truth_known: bool) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -156,9 +186,9 @@ def _legend(figure: Figure, height: float, *, is_truth_known: bool) -> None:
     figure.legend(
         handles=handles,
         loc="upper left",
-        ncols=len(handles),
+        ncols=min(columns, len(handles)),
         frameon=False,
-        bbox_to_anchor=((_LEFT_INCHES - 0.1) / WIDTH_INCHES, 1.0),
+        bbox_to_anchor=((_LEFT_INCHES - 0.1) / figure.get_figwidth() if columns > 3 else 0.0, 1.0),
         borderaxespad=0,
         handlelength=1.4,
         columnspacing=1.6,

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitucb.report.figures.labels import TICKS_INCHES, LineEnd, label_line_ends, label_width_inches
+from vitucb.report.figures.layout import WIDE, current
+from vitucb.report.figures.legends import draw_legend, legend_inches
 from vitucb.report.figures.theme import LineStyle
 from vitucb.statistics import Band, FloatArray
 
@@ -17,10 +19,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.ticker import Locator
 
-WIDTH_INCHES = 10.4
+WIDTH_INCHES = WIDE.width_inches
 """Width of a figure as wide as the page."""
 
 _MIN_PANEL_INCHES = 1.2
+_BELOW_INCHES = 0.52
+_ABOVE_INCHES = 0.38
+_EDGE_INCHES = 0.12
 
 
 def make_panels(
@@ -30,13 +35,28 @@ def make_panels(
     height: float,
     width: float = 1.0,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with panels side by side, each with room for its labels on the right.
+    """A figure with panels as the layout in use has them, each with room for its labels.
 
-    Where long labels would leave a panel no width, they get less room.
+    Args:
+        labels: What is written at the lines of each panel, or below it.
+        ratios: Widths of the panels relative to each other, where they lie side by side.
+        height: Inches of the wide page's figure.
+        width: Share of that page's width.
     """
+    layout = current()
+    if layout.is_stacked:
+        return _stacked(labels, height * layout.height_scale)
+    if layout.has_legends:
+        return _with_legends(labels, ratios, height * layout.height_scale)
+    return _side_by_side(labels, ratios, height, WIDTH_INCHES * width)
+
+
+def _side_by_side(
+    labels: Sequence[Collection[str]], ratios: Sequence[float], height: float, total: float
+) -> tuple[Figure, list[Axes]]:
+    """Panels with room for labels on the right; where long ones left no width, they get less."""
     from matplotlib.figure import Figure
 
-    total = WIDTH_INCHES * width
     figure = Figure(figsize=(total, height))
     named = sum(bool(texts) for texts in labels)
     most = label_room_inches(total, len(ratios)) / max(1, named)
@@ -45,9 +65,50 @@ def make_panels(
     all_axes, left = [], TICKS_INCHES
     for room, ratio in zip(rooms, ratios, strict=True):
         span = free * ratio / sum(ratios)
-        box = (left / total, 0.52 / height, span / total, 1 - 0.9 / height)
+        box = (left / total, _BELOW_INCHES / height, span / total, 1 - 0.9 / height)
         all_axes.append(figure.add_axes(box))
         left += span + room + TICKS_INCHES
+    return figure, all_axes
+
+
+def _stacked(labels: Sequence[Collection[str]], height: float) -> tuple[Figure, list[Axes]]:
+    """Panels below each other, each with its title above and its legend below."""
+    from matplotlib.figure import Figure
+
+    total = current().single_inches
+    span = total - TICKS_INCHES - _EDGE_INCHES
+    legends = [legend_inches(texts, span) for texts in labels]
+    whole = sum(height + legend for legend in legends)
+    figure = Figure(figsize=(total, whole))
+    all_axes, top = [], whole
+    for legend in legends:
+        bottom = top - height + _BELOW_INCHES
+        tall = height - _BELOW_INCHES - _ABOVE_INCHES
+        box = (TICKS_INCHES / total, bottom / whole, span / total, tall / whole)
+        all_axes.append(figure.add_axes(box))
+        top -= height + legend
+    return figure, all_axes
+
+
+def _with_legends(
+    labels: Sequence[Collection[str]], ratios: Sequence[float], height: float
+) -> tuple[Figure, list[Axes]]:
+    """Panels side by side, each with its legend below; one alone fills a column."""
+    from matplotlib.figure import Figure
+
+    layout = current()
+    total = layout.single_inches if len(ratios) == 1 else layout.width_inches
+    free = total - (TICKS_INCHES + _EDGE_INCHES) * len(ratios)
+    spans = [free * ratio / sum(ratios) for ratio in ratios]
+    legend = max(legend_inches(texts, span) for texts, span in zip(labels, spans, strict=True))
+    whole = height + legend
+    figure = Figure(figsize=(total, whole))
+    tall = height - _BELOW_INCHES - 0.1
+    all_axes, left = [], TICKS_INCHES
+    for span in spans:
+        box = (left / total, (legend + _BELOW_INCHES) / whole, span / total, tall / whole)
+        all_axes.append(figure.add_axes(box))
+        left += span + _EDGE_INCHES + TICKS_INCHES
     return figure, all_axes
 
 
@@ -87,7 +148,13 @@ def label_curves(
     styles: Mapping[str, LineStyle],
     texts: Mapping[str, str],
 ) -> None:
-    """`texts` by label at the ends of those curves that reach the last round, the first on top."""
+    """`texts` by label at the ends of those curves that reach the last round, the first on top.
+
+    Where the layout has legends they stand below the panel.
+    """
+    if current().has_legends:
+        draw_legend(axes, texts, styles)
+        return
     ends = {label: float(curves[label][-1]) for label in reversed(list(texts))}
     label_line_ends(
         axes,
@@ -99,7 +166,10 @@ def finish_axes(
     axes: Axes, title: str, rounds: NDArray[np.int64], *, zero_based: bool = True
 ) -> None:
     """Title, label and ticks of the round axis, limits from 0 to the last round."""
-    axes.set_title(title)
+    if current().has_titles:
+        axes.set_title(title)
+    else:
+        axes.set_ylabel(title)
     axes.set_xlabel("round")
     if zero_based:
         axes.set_xlim(0, rounds[-1])

@@ -1,0 +1,76 @@
+"""The figures of merit as a LaTeX table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vitucb.inert_text import visible
+from vitucb.report.analysis import Analysis
+from vitucb.report.page_tables import Cell, summary_columns, summary_rows
+from vitucb.report.sentences import section_title
+
+_ESCAPED = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    # After the end of a row LaTeX takes them for an argument or a star of its own.
+    "[": "{[}",
+    "]": "{]}",
+    "*": "{*}",
+    "\N{MINUS SIGN}": "$-$",
+    "\N{DIVISION SIGN}": r"$\div$",
+    "\N{PLUS-MINUS SIGN}": r"$\pm$",
+    "\N{SQUARE ROOT}": r"$\surd$",
+    "\N{MIDDLE DOT}": r"$\cdot$",
+    "\N{NO-BREAK SPACE}": "~",
+}
+
+
+def escaped(text: str) -> str:
+    """`text` as LaTeX writes it, letter by letter; control characters do nothing."""
+    return "".join(_ESCAPED.get(character, character) for character in visible(text))
+
+
+def write_latex(analysis: Analysis, path: Path) -> None:
+    """Write the summary table of one group; it needs the package booktabs."""
+    path.write_text(latex_table(analysis), encoding="utf-8")
+
+
+def latex_table(analysis: Analysis) -> str:
+    """The table that the page shows, a row an agent; intervals stand below their numbers."""
+    columns = summary_columns(analysis)
+    rows = []
+    for row in summary_rows(analysis):
+        rows.append(_line([row.label, *(cell.text for cell in row.cells)]))
+        if any(cell.interval for cell in row.cells):
+            rows.append(_line(["", *map(_interval, row.cells)], is_escaped=True))
+    lines = [
+        f"% {visible(section_title(analysis))}",
+        "% \\usepackage{booktabs}",
+        f"\\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
+        "\\toprule",
+        _line([column.heading for column in columns]),
+        "\\midrule",
+        *rows,
+        "\\bottomrule",
+        "\\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _interval(cell: Cell) -> str:
+    return f"{{\\footnotesize {escaped(cell.interval)}}}" if cell.interval else ""
+
+
+def _line(cells: list[str], *, is_escaped: bool = False) -> str:
+    return " & ".join(cells if is_escaped else map(escaped, cells)) + r" \\"
