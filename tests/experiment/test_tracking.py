@@ -112,6 +112,14 @@ def test_a_tracker_that_fails_on_the_way_is_left_and_the_run_goes_on(
     assert failing.of("finish") == []
 
 
+def test_what_a_tracker_prints_is_no_result(
+    modules: dict[str, Recording], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(modules["trackio"], "init", lambda **_: print("* Created new run"))  # noqa: T201  as trackio does
+    Tracker("trackio", "project", "run", {}).close()
+    assert capsys.readouterr() == ("", "* Created new run\n")
+
+
 def test_one_that_does_not_begin_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trackio", Recording("trackio", failing="init"))
     with pytest.raises(ValueError, match="track 'trackio' does not begin: no route to host; mend"):

@@ -3,15 +3,17 @@
 wandb (https://docs.wandb.ai/ref/python) and trackio (https://huggingface.co/docs/trackio) share
 `init`, `log` and `finish`; mlflow (https://mlflow.org/docs/latest/python_api/mlflow.html) has calls
 of its own for the same three. Where they send what they get is theirs: `WANDB_MODE=offline`,
-`TRACKIO_DIR`, `MLFLOW_TRACKING_URI=file:FOLDER` keep it on the machine.
+`TRACKIO_DIR`, `MLFLOW_TRACKING_URI=sqlite:///FILE` keep it on the machine.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import logging
 import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -95,6 +97,11 @@ def check_tracker(name: str) -> None:
         )
 
 
+def _talking_aside() -> contextlib.AbstractContextManager[object]:
+    """What trackers print goes to stderr: stdout is for results."""
+    return contextlib.redirect_stdout(sys.stderr)
+
+
 class Tracker:
     """One run in a tracker; a tracker that fails on the way is left, and the run goes on."""
 
@@ -115,7 +122,8 @@ class Tracker:
         try:
             self._client = _CLIENTS[name](importlib.import_module(name))
             known = {key: value for key, value in settings.items() if value is not None}
-            self._client.begin(project, run, known)
+            with _talking_aside():
+                self._client.begin(project, run, known)
         except Exception as error:  # each tracker has errors of its own
             told = " ".join(str(error).split())[:300]
             raise ValueError(
@@ -137,7 +145,8 @@ class Tracker:
         if not self._is_open:
             return
         try:
-            call()
+            with _talking_aside():
+                call()
         except Exception as error:  # results are in the run folder; these are copies
             self._is_open = False
             told = " ".join(str(error).split())[:300]
