@@ -26,8 +26,9 @@ from vitucb.learning.change_detection import ChangeDetector
 from vitucb.learning.feature_history import Chosen, FeatureHistory
 from vitucb.learning.trainer import OnlineTrainer
 from vitucb.models.grad_mode import with_gradients
-from vitucb.models.lora import lora_pairs
+from vitucb.models.lora import lora_pairs, save_adapters
 from vitucb.models.reward_model import RewardModel
+from vitucb.optim.factory import has_changed_base
 from vitucb.policies import Array, Choice, Policy, choose
 from vitucb.policies.choice import undrawn
 from vitucb.types import Decision, Observation, State
@@ -227,8 +228,9 @@ class ViTUCB(Savable):
         }
 
     def save_adapter(self, folder: Path) -> None:
-        """Write the adapters so that `peft.PeftModel.from_pretrained` reads them."""
-        self.trainer.model.backbone.save_pretrained(str(folder))  # type: ignore[operator]  # a PeftModel
+        """Write the adapters for `peft.PeftModel.from_pretrained`; see `save_adapters`."""
+        is_changed = has_changed_base(self.trainer.optimizer)
+        save_adapters(self.trainer.model.backbone, folder, is_base_changed=is_changed)
 
     def state_dict(self) -> State:
         """Trainer, feature history, detector, counter and generator."""

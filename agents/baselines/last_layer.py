@@ -27,7 +27,7 @@ from vitucb.learning.reward_scale import RewardScale
 from vitucb.models.backbone import create_backbone
 from vitucb.models.grad_mode import with_gradients
 from vitucb.models.lora import add_lora
-from vitucb.models.preprocess import Preprocess, preprocess_for
+from vitucb.models.preprocess import Preprocess, as_pixels, preprocess_for
 from vitucb.models.reward_model import RewardModel
 from vitucb.policies import Array, Policy
 from vitucb.seeding import stream_seed
@@ -142,7 +142,7 @@ class LastLayerAgent(FeatureAgent):
 
     def _score(self, obs: Observation) -> tuple[Array, Tensor]:
         arms = len(obs["action_mask"])
-        images = torch.as_tensor(obs["images"])
+        images = as_pixels(obs["images"])
         outputs = torch.zeros(arms, dtype=torch.int64)
         if is_image_context(obs):
             images, outputs = images.expand(arms, *images.shape[1:]), torch.arange(arms)

@@ -53,9 +53,10 @@ class SmallCNN(nn.Module):
         self.width = width
         channels = (3, 16, 32, width // 2)
         self.convs = nn.ModuleList(
-            nn.Conv2d(i, o, 3, stride=2, padding=1) for i, o in itertools.pairwise(channels)
+            nn.utils.skip_init(nn.Conv2d, i, o, 3, stride=2, padding=1)
+            for i, o in itertools.pairwise(channels)
         )
-        self.output = nn.Linear(width // 2, num_outputs, bias=False)
+        self.output = nn.utils.skip_init(nn.Linear, width // 2, num_outputs, bias=False)
         with torch.no_grad():
             for conv in self.convs:
                 assert isinstance(conv, nn.Conv2d)

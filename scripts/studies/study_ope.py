@@ -4,6 +4,7 @@ Contexts are K = 5 arms with 4 features each; the mean reward is a sigmoid of a 
 reward 0 or 1, so the linear model behind DM and DR is wrong on purpose. The policy evaluated
 prefers good arms. Prints, and writes into docs/off_policy_evaluation.md, the share of logs whose
 95 % interval holds the true value, the root mean squared error and the mean effective sample size.
+A run of fewer logs than the page is about is printed only.
 
     python scripts/studies/study_ope.py --replications 400
     python scripts/studies/study_ope.py --digits 16  # the same for lin-ucb on logs of real digits
@@ -13,6 +14,7 @@ prefers good arms. Prints, and writes into docs/off_policy_evaluation.md, the sh
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ from vitucb.evaluation.estimators import ESTIMATORS, check_logged, estimate_valu
 
 Array = NDArray[np.float64]
 ARMS, DIM = 5, 4
+LOGS, SIZES, DIGIT_LOGS = 400, [200, 1_000, 5_000], 16
+"""What the page's text is about; shorter runs are printed and not written."""
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "off_policy_evaluation.md"
 
 
@@ -191,9 +195,16 @@ def digits_table(replications: int, rounds: int = 300) -> str:
     return "\n".join(lines)
 
 
-def write(section: str, text: str) -> None:
-    """Replace a marked section of the page."""
+def write(section: str, text: str, *, is_short: bool) -> None:
+    """Print the text; replace a marked section of the page, unless it is from a short run."""
     print(text)
+    if is_short:
+        print(
+            f"{PAGE.name} is left as it is: its text cites {LOGS} logs a row of sizes "
+            f"{', '.join(map(str, SIZES))}, and of digits {DIGIT_LOGS}",
+            file=sys.stderr,
+        )
+        return
     begin, end = f"<!-- {section} begins -->", f"<!-- {section} ends -->"
     head, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
     tail = rest.partition(end)[2]
@@ -235,8 +246,8 @@ def compare_with_obp() -> None:
 def main() -> None:
     """Read the arguments, run the study, write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--replications", type=int, default=400)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[200, 1_000, 5_000])
+    parser.add_argument("--replications", type=int, default=LOGS)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--digits", type=int, default=0, metavar="LOGS")
     parser.add_argument("--against-obp", action="store_true")
     arguments = parser.parse_args()
@@ -244,9 +255,11 @@ def main() -> None:
         compare_with_obp()
         return
     if arguments.digits:
-        write("study_ope digits", digits_table(arguments.digits))
+        is_short = arguments.digits < DIGIT_LOGS
+        write("study_ope digits", digits_table(arguments.digits), is_short=is_short)
         return
-    write("study_ope", table(arguments.replications, arguments.sizes))
+    is_short = arguments.replications < LOGS or not {*SIZES} <= {*arguments.sizes}
+    write("study_ope", table(arguments.replications, arguments.sizes), is_short=is_short)
 
 
 if __name__ == "__main__":

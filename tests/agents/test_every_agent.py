@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 import vitucb
 from tests.agents.two_digits import two_digits, zeros_and_ones
@@ -247,3 +248,34 @@ def test_agents_that_need_an_image_per_arm_say_so() -> None:
 def test_bad_option_is_named(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         vitucb.make_agent(name, two_digits(5), options=options)
+
+
+def _odd_view(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The same pixels, in memory from the last to the first, and not to be written to."""
+    view = np.ascontiguousarray(images[:, ::-1, ::-1, ::-1])[:, ::-1, ::-1, ::-1]
+    view.flags.writeable = False
+    return view
+
+
+@pytest.mark.parametrize("key", slow_but(AGENTS_ONCE, [*EVERY, *sorted(BLIND), "vit-ucb"]))
+def test_how_images_lie_in_memory_changes_nothing(key: str) -> None:
+    env = two_digits(30)
+    env.reset(seed=0)
+    told = []
+    for view in (np.array, _odd_view):
+        agent = make(key, env)
+        decisions = []
+        for seed in range(2):
+            obs, _ = observation(seed, 2, [1, 1])
+            obs = {"images": view(obs["images"]), "action_mask": obs["action_mask"]}
+            decisions.append(agent.select_action(obs))
+            agent.update(obs, decisions[-1], 1.0)
+        told.append([(d.action, d.mean.tolist(), d.width.tolist()) for d in decisions])
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("key", slow_but(["lin-ucb", "neural-ucb-cnn", "full-finetune"], EVERY))
+def test_building_an_agent_draws_nothing_from_the_global_generator(key: str) -> None:
+    before = torch.get_rng_state()
+    make(key, two_digits(5))
+    assert torch.equal(torch.get_rng_state(), before)

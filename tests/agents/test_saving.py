@@ -102,6 +102,31 @@ def test_agent_of_an_experiment_is_saved_and_its_adapter_is_pefts(tmp_path: Path
         assert not torch.equal(adapted(x), create_backbone("vitucb-nano")(x))
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "is_saved"),
+    [
+        ("rac-lora", {}, False),
+        ("lora-pro", {"decay": "full", "weight_decay": 0.1}, False),
+        ("lora-pro", {"decay": "adapter", "weight_decay": 0.1}, True),
+    ],
+)
+def test_adapters_are_saved_for_peft_only_where_they_make_up_the_model(
+    name: str,
+    options: dict[str, Any],
+    is_saved: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    env = gym.make("vitucb/ImageArms-v0", num_arms=3, max_episode_steps=6)
+    optimizer = {"name": name, "options": options}
+    agent = vitucb.make_agent("vit-ucb", env, experts=["adapted"], optimizer=optimizer, **SMALL)
+    assert isinstance(agent, ViTUCB)
+    agent.save(tmp_path / "agent")
+    assert (tmp_path / "agent" / "adapter").exists() == is_saved
+    said = "no adapter/ for PEFT: the optimizer changes the base weights"
+    assert (said in caplog.text) == (not is_saved)
+
+
 def test_weights_from_a_file_travel_with_the_agent(tmp_path: Path) -> None:
     weights = tmp_path / "mine.safetensors"
     weights.write_bytes(WEIGHTS.read_bytes())

@@ -221,3 +221,9 @@ def test_a_hub_model_loads_from_a_file_at_another_size() -> None:
     assert torch.equal(model.state_dict()["blocks.3.mlp.fc1.weight"], weight)
     with torch.no_grad():
         assert model(torch.zeros(1, 3, 98, 98)).shape == (1, 384)
+
+
+def test_building_draws_nothing_from_the_global_generator() -> None:
+    before = torch.get_rng_state()
+    create_backbone()
+    assert torch.equal(torch.get_rng_state(), before)

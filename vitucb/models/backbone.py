@@ -84,7 +84,10 @@ def create_backbone(
 
 
 def _build(name: str, **options: Any) -> nn.Module:
-    model: nn.Module = timm.create_model(name, **options)
+    # Modules draw their first weights from the global generator: the fork keeps the caller's.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model: nn.Module = timm.create_model(name, **options)
     use_fast_linear(model)
     return model.eval()
 

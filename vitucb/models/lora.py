@@ -7,6 +7,7 @@ https://arxiv.org/abs/2106.09685 `lora_pairs` duck-types PEFT layers (modules wi
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,11 @@ from vitucb.config.lora import check_init
 from vitucb.models.vit_layers import ROLES, call_every_layer, find_layers
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from peft import PeftModel
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -170,3 +175,30 @@ def add_lora(
     if adapted != expected:
         raise RuntimeError(f"PEFT adapted {adapted} layers where {expected} were asked for")
     return model
+
+
+def save_adapters(model: nn.Module, folder: Path, *, is_base_changed: bool) -> bool:
+    """Write the adapters as `peft.PeftModel.from_pretrained` reads them, if they make up the model.
+
+    Where the base weights are no longer those of the backbone, its own weights and these adapters
+    would be another model: then nothing is written, and a warning says so.
+
+    Args:
+        model: What `add_lora` returned.
+        folder: Where they go.
+        is_base_changed: Whether training wrote into the base weights.
+
+    Returns:
+        Whether they were written.
+    """
+    start = str(model.peft_config["default"].init_lora_weights)  # type: ignore[index,union-attr]  # a PeftModel
+    if is_base_changed or start.startswith("pissa_niter"):
+        why = "the optimizer changes the base weights" if is_base_changed else f"{start} draws them"
+        _logger.warning(
+            "no adapter/ for PEFT: %s, so that adapters alone would be another model; what was "
+            "learnt is in the saved state",
+            why,
+        )
+        return False
+    model.save_pretrained(str(folder))  # type: ignore[operator]  # a PeftModel
+    return True

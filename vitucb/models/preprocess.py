@@ -10,6 +10,19 @@ import torch
 from torch import Tensor, nn
 
 
+def as_pixels(images: npt.NDArray[np.uint8] | Tensor) -> Tensor:
+    """Images as a tensor, of any array: views that run backwards and read-only ones are copied.
+
+    Torch takes no negative strides, and warns where an array may not be written.
+    """
+    if isinstance(images, Tensor):
+        return images
+    array = np.asarray(images)
+    if not array.flags.writeable or min(array.strides, default=0) < 0:
+        array = np.array(array, order="C")
+    return torch.as_tensor(array)
+
+
 class Preprocess(nn.Module):
     """Turns uint8 images into a model's normalised float32 input, on the module's device.
 
@@ -58,7 +71,7 @@ class Preprocess(nn.Module):
             TypeError: If the images are not uint8.
             ValueError: If the shape is not (..., H, W, 1|3|4).
         """
-        pixels = torch.as_tensor(images)
+        pixels = as_pixels(images)
         if pixels.dtype != torch.uint8:
             raise TypeError(f"images are {pixels.dtype}; give uint8 values from 0 to 255")
         if pixels.ndim < 3 or pixels.shape[-1] not in (1, 3, 4):

@@ -89,5 +89,10 @@ def _changes_base(optimizer_class: Any, options: Mapping[str, Any]) -> bool:
     return asked is not None and bool(asked(options))
 
 
+def has_changed_base(optimizer: Optimizer) -> bool:
+    """Whether a built optimizer writes into the base weights, by the options of its first group."""
+    return _changes_base(type(optimizer), optimizer.param_groups[0])
+
+
 def _takes_pairs(optimizer_class: Any) -> bool:
     return next(iter(inspect.signature(optimizer_class).parameters), "") == "pairs"

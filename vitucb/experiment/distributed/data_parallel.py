@@ -185,7 +185,7 @@ class DataParallelAgent:
             "rewarded": torch.tensor(
                 [[r.after, r.round, r.action] for r in rewarded], dtype=torch.int64
             ),
-            **{name: torch.tensor(image) for name, image in images.items()},
+            **{name: torch.tensor(np.array(image)) for name, image in images.items()},
         }
 
     def _learn(self, packages: Sequence[Package]) -> dict[str, float]:

@@ -17,7 +17,7 @@ from vitucb.learning.experts.adapted.augmentation import ImageCopies
 from vitucb.learning.experts.adapted.averaged_weights import AveragedWeights
 from vitucb.learning.experts.adapted.likelihoods import Likelihood
 from vitucb.learning.replay import Batch
-from vitucb.models.lora import LoRAPair, lora_pairs
+from vitucb.models.lora import LoRAPair, lora_pairs, save_adapters
 from vitucb.models.lora_layers import AdaptedLayer, FastAdapters, find_adapted_layers, layers_run_by
 from vitucb.models.reward_model import RewardModel
 from vitucb.types import State
@@ -157,11 +157,9 @@ class AdaptedNetwork:
 
     @torch.no_grad()
     def save_adapter(self, folder: Path) -> None:
-        """Write the averaged adapters as PEFT reads them; those of changed base weights are not."""
-        if self._bases:
-            return
+        """Write the averaged adapters for `peft.PeftModel.from_pretrained`; see `save_adapters`."""
         with self._average.in_use():
-            self.model.backbone.save_pretrained(str(folder))  # type: ignore[operator]  # PeftModel
+            save_adapters(self.model.backbone, folder, is_base_changed=bool(self._bases))
 
     def reset_head(self) -> None:
         """Set the head to 0, its averages too: its outputs are to mean something else."""
