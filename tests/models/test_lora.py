@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import timm
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from vitucb.config import LoRAConfig, RunConfig, override
 from vitucb.learning.gradient_features import LoRAGradientFeatures
-from vitucb.models.lora import add_lora, lora_pairs, target_regex
+from vitucb.models.lora import add_lora, lora_pairs, save_adapters, target_regex
 from vitucb.models.reward_model import RewardModel
 
 
@@ -109,3 +110,12 @@ def test_the_config_has_the_same_settings_and_defaults() -> None:
         False,
         False,
     )
+
+
+def test_adapters_over_randomly_drawn_base_weights_are_not_saved(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = add_lora(backbone(), init="pissa_niter_4")
+    assert not save_adapters(model, tmp_path / "adapter", is_base_changed=False)
+    assert not (tmp_path / "adapter").exists()
+    assert "no adapter/ for PEFT: pissa_niter_4 draws the base weights" in caplog.text
