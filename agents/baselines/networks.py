@@ -53,10 +53,12 @@ class SmallCNN(nn.Module):
         self.width = width
         channels = (3, 16, 32, width // 2)
         self.convs = nn.ModuleList(
-            nn.utils.skip_init(nn.Conv2d, i, o, 3, stride=2, padding=1)
+            nn.Conv2d(i, o, 3, stride=2, padding=1, device="meta")
             for i, o in itertools.pairwise(channels)
         )
-        self.output = nn.utils.skip_init(nn.Linear, width // 2, num_outputs, bias=False)
+        self.output = nn.Linear(width // 2, num_outputs, bias=False, device="meta")
+        # Made without weights: the first would be drawn from the global generator.
+        self.to_empty(device="cpu")
         with torch.no_grad():
             for conv in self.convs:
                 assert isinstance(conv, nn.Conv2d)

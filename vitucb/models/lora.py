@@ -193,15 +193,11 @@ def save_adapters(model: nn.Module, folder: Path, *, is_base_changed: bool) -> b
     """
     start = str(model.peft_config["default"].init_lora_weights)  # type: ignore[index,union-attr]  # a PeftModel
     if is_base_changed or start.startswith("pissa_niter"):
-        why = (
-            "the optimizer changes the base weights"
-            if is_base_changed
-            else f"{start} draws the base weights"
-        )
+        who = "the optimizer changes" if is_base_changed else f"{start} draws"
         _logger.warning(
-            "no adapter/ for PEFT: %s, so that adapters alone would be another model; what was "
-            "learnt is in the saved state",
-            why,
+            "no adapter/ for PEFT: %s the base weights, so that adapters alone would be another "
+            "model; what was learnt is in the saved state",
+            who,
         )
         return False
     model.save_pretrained(str(folder))  # type: ignore[operator]  # a PeftModel

@@ -51,8 +51,8 @@ class RewardModel(nn.Module):
         self._parts: list[nn.Module] | None = None
         self._pooled: PooledBlock | None = find_pooled_block(backbone)
         self._is_checked = self._pooled is None
-        # Uninitialised: its first weights would be drawn from the global generator.
-        self.head = nn.utils.skip_init(nn.Linear, num_features, num_outputs)
+        # Made without weights: its first would be drawn from the global generator.
+        self.head = nn.Linear(num_features, num_outputs, device="meta").to_empty(device="cpu")
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             self.head.weight.normal_(0.0, 0.1 * num_features**-0.5, generator=generator)
