@@ -60,7 +60,7 @@ def test_targets_and_blocks_restrict_the_adapters() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"lora": {"targets": ["query"]}}, r"lora.targets \['query'\]"),
+        ({"lora": {"targets": ["query"]}}, r"lora.targets\[0\]: expected one of qkv"),
         ({"lora": {"blocks": [7]}}, "lora.blocks"),
         ({"lora": {"rank": 0}}, "lora.rank 0"),
         ({"lora": {"init": "eva"}}, "lora.init 'eva' takes its start from activations on data"),

@@ -273,13 +273,15 @@ def test_example_of_the_docs_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (DOCS / "take_away.md").read_text(encoding="utf-8")
-    loop, adapters = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    loop, adapters, sharing = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len([line for line in loop.splitlines() if line.strip()]) <= 20
     monkeypatch.chdir(tmp_path)
     exec(loop, {})
     printed = capsys.readouterr().out
     assert printed.startswith("Counts(decided=20, learnt=10, waiting=10, forgotten=0")
     exec(adapters, {})
+    monkeypatch.chdir(tmp_path.parent)
+    exec(sharing, {})
 
 
 @pytest.mark.parametrize("reward", [1e31, -1e200, float("inf"), 10**400, -(10**400)])

@@ -204,15 +204,23 @@ def test_oracle_has_no_regret() -> None:
 
 
 def test_oracle_needs_an_env_that_tells() -> None:
-    env = gym.make("CartPole-v1")
+    telling = gym.make("vitucb/ImageArms-v0")
+    env: gym.Env[Any, Any] = gym.Env()
+    env.observation_space, env.action_space = telling.observation_space, telling.action_space
     with pytest.raises(ValueError, match="oracle needs an environment with expected_rewards"):
         vitucb.make_agent("oracle", env)
 
 
 def test_agents_need_discrete_actions() -> None:
-    env = gym.make("Pendulum-v1")
-    with pytest.raises(ValueError, match="is not Discrete"):
+    env = gym.make("vitucb/ImageArms-v0")
+    env.action_space = gym.spaces.Box(-1, 1)
+    with pytest.raises(ValueError, match="actions must be a Discrete space"):
         vitucb.make_agent("ucb1", env)
+
+
+def test_agents_need_images() -> None:
+    with pytest.raises(ValueError, match="observations must be a Dict space with images"):
+        vitucb.make_agent("ucb1", gym.make("CartPole-v1"))
 
 
 def test_agents_of_one_seed_face_one_stream() -> None:
