@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from vitucb.cli.main import main
 from vitucb.cli.outcome import EndLines, duration, outcome_rows, print_outcome
+from vitucb.cli.run import _standing
 from vitucb.config import RunConfig, override, save_config
 from vitucb.experiment import sweep
 from vitucb.experiment.run_folder import RunFolder
@@ -178,3 +180,9 @@ def test_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     name, version = capsys.readouterr().out.split()
     assert name == "vitucb"
     assert version[0].isdigit()
+
+
+@pytest.mark.parametrize(("regret", "shown"), [(3.25, "regret 3.2"), (float("nan"), "reward 0.5")])
+def test_the_bar_shows_the_reward_where_nobody_knows_the_regret(regret: float, shown: str) -> None:
+    played = SimpleNamespace(cumulative_regret=regret, reward=0.5)
+    assert _standing(played) == shown  # type: ignore[arg-type]  # no more of a round is read

@@ -26,7 +26,14 @@ from vitucb.experiment.run_folder import RunFolder, is_finished, run_folder
 from vitucb.experiment.tensorboard import event_files
 from vitucb.types import Round
 
-SAME_BYTES = ("rounds.csv", "metrics.csv", "summary.json", "config.yaml", "gallery.npz")
+SAME_BYTES = (
+    "rounds.csv",
+    "metrics.csv",
+    "summary.json",
+    "config.yaml",
+    "gallery.npz",
+    "classes.csv",
+)
 TINY: dict[str, Any] = {"training": {"batch_size": 4}, "lora": {"rank": 1, "blocks": [-1]}}
 DELAY = {"law": "geometric", "rounds": 4, "loss_probability": 0.1}
 

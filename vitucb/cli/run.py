@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from typing import TYPE_CHECKING
 
 from vitucb.cli.arguments import parse_run, warn_of_ignored
 from vitucb.cli.outcome import print_outcome, report_command
 from vitucb.cli.output import fail
 from vitucb.cli.run_help import short_help
 from vitucb.config import RunConfig
+
+if TYPE_CHECKING:
+    from vitucb.types import Round
 
 
 def run(words: list[str]) -> None:
@@ -52,7 +57,6 @@ def _play_with_progress(config: RunConfig) -> None:
     from vitucb.experiment.distributed.ranks import RankLostError
     from vitucb.experiment.playing import play
     from vitucb.experiment.resume import StoppedError
-    from vitucb.types import Round
 
     is_hidden = True if config.parallel.rank else None  # None: where stderr is no terminal
     with tqdm(total=config.num_rounds, unit="round", disable=is_hidden) as bar:
@@ -61,7 +65,7 @@ def _play_with_progress(config: RunConfig) -> None:
             if not bar.n:  # the clock starts with the first round, not while torch is loaded
                 bar.reset()
                 bar.initial = bar.n = round.index
-            bar.set_postfix_str(f"regret {round.cumulative_regret:.1f}", refresh=False)
+            bar.set_postfix_str(_standing(round), refresh=False)
             bar.update(round.index + 1 - bar.n)
 
         try:
@@ -72,6 +76,13 @@ def _play_with_progress(config: RunConfig) -> None:
         except RankLostError as lost:
             fail(f"vitucb run: {lost}", 1)
     print(_counts(recorder.parameters), file=sys.stderr)
+
+
+def _standing(round: Round) -> str:
+    """Regret so far; where nobody knows it, the latest reward."""
+    if math.isnan(round.cumulative_regret):
+        return f"reward {round.reward:.3g}"
+    return f"regret {round.cumulative_regret:.1f}"
 
 
 def _counts(parameters: dict[str, int]) -> str:
