@@ -72,7 +72,7 @@ class LogRow:
             raise fail("reward", f"{_short(given['reward'])} is no {limit}")
         propensity = None
         if "propensity" in given:
-            propensity = float(sound_propensities(_number(given["propensity"]) or 0.0))
+            propensity = float(sound_propensities(finite_number(given["propensity"]) or 0.0))
             if math.isnan(propensity):
                 raise fail("propensity", f"{_short(given['propensity'])} is not in (0, 1]")
         action = _action(given["action"], None if is_context else len(images))
@@ -106,7 +106,8 @@ def _paths(value: object, is_context: bool) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _number(value: object) -> float | None:
+def finite_number(value: object) -> float | None:
+    """A number that is finite, of a number or its text; None of anything else."""
     if not isinstance(value, str | int | float):
         return None
     try:
@@ -117,7 +118,7 @@ def _number(value: object) -> float | None:
 
 
 def _reward(value: object) -> float | None:
-    number = _number(value)
+    number = finite_number(value)
     return number if number is not None and abs(number) <= LARGEST_REWARD else None
 
 
@@ -126,7 +127,7 @@ def _action(value: object, arms: int | None) -> str | int | None:
     if arms is None:
         is_label = isinstance(value, str | int | float) and not isinstance(value, bool)
         return (label_text(value) or None) if is_label and _is_writable(value) else None
-    number = _number(value)
+    number = finite_number(value)
     if isinstance(value, bool) or number is None or not number.is_integer():
         return None
     return int(number) if 0 <= number < arms else None
@@ -134,10 +135,10 @@ def _action(value: object, arms: int | None) -> str | int | None:
 
 def _is_writable(value: object) -> bool:
     """Whether a label is text, or a number that can be told apart from others once written."""
-    return isinstance(value, str) or (_number(value) is not None and _short(value) != _HUGE)
+    return isinstance(value, str) or (finite_number(value) is not None and _short(value) != _HUGE)
 
 
 def natural_order(name: str) -> tuple[float, str]:
     """Numbers first, by value; then labels."""
-    number = _number(name)
+    number = finite_number(name)
     return (math.inf if number is None else number, name)

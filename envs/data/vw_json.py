@@ -14,7 +14,6 @@ and the actions are called by their `_tag`, or numbered from 0.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from vitucb.envs.data.log_rows import row_error
+from vitucb.envs.data.log_rows import finite_number, row_error
 from vitucb.envs.data.logged_rounds import LoggedRounds, rounds_without_images
 from vitucb.envs.data.tables import Row
 from vitucb.storage.limits import check_limit
@@ -211,13 +210,8 @@ def _before(number: int | None) -> int | None:
 
 
 def _finite(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
+    # true is 1 in Python, and no reward, cost or probability in JSON.
+    return None if isinstance(value, bool) else finite_number(value)
 
 
 def vw_rounds(path: Path, events: Sequence[VwEvent], left_out: int) -> LoggedRounds:

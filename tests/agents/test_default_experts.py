@@ -1,0 +1,51 @@
+"""What `vit-ucb` is made of by default is at work: the late start of `adapted`, disagreement."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import vitucb
+from vitucb.agents.expert_agent import ExpertAgent
+from vitucb.learning.experts.adapted.expert import AdaptedExpert
+
+
+def test_adapted_sleeps_from_the_start_and_makes_up_for_its_steps_when_it_wakes() -> None:
+    env = gym.make("vitucb/ImageContext-v0", max_episode_steps=90)
+    agent = vitucb.make_agent("vit-ucb", env)
+    assert isinstance(agent, ExpertAgent)
+    adapted = agent.experts["adapted"]
+    assert isinstance(adapted, AdaptedExpert)
+    assert adapted.is_asleep
+    slept, steps = 0, []
+    for _ in vitucb.run(env, agent):
+        slept += adapted.is_asleep
+        steps.append(adapted.network.steps)
+    # Its first steps are due with rewards 64 to 84; round 83 brings the 84th.
+    assert slept == adapted.starts_after - 1 == 83
+    assert steps[82:85] == [0, 21, 22]
+
+
+@pytest.mark.parametrize(
+    ("env_id", "multiplier"), [("vitucb/ImageArms-v0", 0.5), ("vitucb/ImageContext-v0", 0.0)]
+)
+def test_disagreement_is_explored_where_every_arm_has_an_image(
+    env_id: str, multiplier: float
+) -> None:
+    env = gym.make(env_id, max_episode_steps=30)
+    agent = vitucb.make_agent("vit-ucb", env)
+    assert isinstance(agent, ExpertAgent)
+    for round in vitucb.run(env, agent):
+        last = round
+    obs = last.observation
+    offer = agent._offer(obs)
+    told = agent._predict(offer)
+    weights = np.array([agent.weights.weights[name] for name in told])
+    means = np.stack([prediction.mean for prediction in told.values()])
+    spread = np.sqrt(weights @ (means - weights @ means) ** 2)
+    telling = [(w, p) for w, p in zip(weights, told.values(), strict=True) if p.width.any()]
+    bonus = sum(w * p.bonus for w, p in telling) / sum(w for w, _ in telling)
+    found = agent.select_action(obs).bonus
+    assert spread.max() > 0
+    np.testing.assert_allclose(found, bonus + multiplier * spread)
