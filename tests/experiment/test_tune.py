@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 
 from vitucb.cli.main import main
@@ -98,6 +100,58 @@ def test_search_uses_other_seeds_and_images_and_resumes(
     assert repeated == trials
     assert again == best
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("summary.json")}
+
+
+class Untold(gym.Wrapper[Any, Any, Any, Any]):
+    """Tells no mean, as the world does."""
+
+    def step(self, action: Any) -> Any:
+        *result, info = self.env.step(action)
+        untold = dict.fromkeys(("expected_reward", "optimal_reward", "regret"), math.nan)
+        return *result, info | untold | {"optimal_action": -1}
+
+
+def untold_digits(**options: Any) -> gym.Env[Any, Any]:
+    return Untold(gym.make("vitucb/DigitsPaper-v0", **options).unwrapped)
+
+
+def test_where_no_regret_is_known_the_reward_is_searched_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("optuna")
+    monkeypatch.setattr("vitucb.experiment.engines.processes.play_jobs", _play_here)
+    monkeypatch.setitem(gym.registry, "tests/Untold-v0", _untold_spec())
+    # Noise of 3 and means 0 to 9: random play earns 4.5 a round.
+    words = ["--env.id", "tests/Untold-v0", "--env.dataset", "digits", "--num-rounds", "150"]
+    words += ["--out", str(tmp_path), "--no-tensorboard", "--trials", "4", "--seeds", "2"]
+    main(["tune", *words, "--search", "agent.name=random,ucb1", "agent.policy.alpha=0.1..3"])
+    printed = capsys.readouterr()
+    best = Path(printed.out.strip())
+    assert load_config(best).agent.name == "ucb1"
+    with (best.parent / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    earned = {row["agent.name"]: float(row["reward"]) for row in rows}
+    assert earned["ucb1"] > earned["random"] + 150
+    assert "regret" not in rows[0]
+    assert "reward" in printed.err
+    assert "regret" not in printed.err
+
+
+def _untold_spec() -> Any:
+    return gym.envs.registration.EnvSpec(
+        "tests/Untold-v0", entry_point=untold_digits, max_episode_steps=150
+    )
+
+
+def test_one_value_in_two_spellings_is_refused_as_in_a_grid(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["tune", "--env.dataset", "digits", "--out", str(tmp_path), "--search"]
+    with pytest.raises(SystemExit):
+        main([*words, "agent.policy.alpha=1e-3,0.001", "agent.lora.rank=2,4"])
+    message = "agent.policy.alpha=1e-3 and agent.policy.alpha=0.001 are the same settings"
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

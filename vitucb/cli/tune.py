@@ -53,6 +53,5 @@ def tune(words: list[str]) -> None:
         workers=args.workers,
         engine=args.engine,
     )
-    rows = [{"trial": t.number, **t.values, "regret": t.regret} for t in trials]
-    print(table(rows), file=sys.stderr)
+    print(table([trial.row() for trial in trials]), file=sys.stderr)
     print(best)

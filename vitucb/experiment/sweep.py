@@ -80,7 +80,7 @@ def expand(
         raise ValueError(f"{min(twice)} is named in the grid and in a list; leave one out")
     cells = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     settings = [row | cell for row, cell in itertools.product(rows, cells)]
-    _check_different(base, settings)
+    check_different(base, settings)
     varied = {k for k in [*grid, *(together or {})] if len({str(s[k]) for s in settings}) > 1}
     varied -= {"seed", "experiment", "agent", "agent.name", "agent.label"}
     configs = [_configured(base, setting, varied) for setting in settings]
@@ -103,8 +103,16 @@ def _rows(together: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(together, row, strict=True)) for row in zip(*together.values(), strict=True)]
 
 
-def _check_different(base: RunConfig, settings: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse values that are one number in two spellings, 1e-3 and 0.001: both would be played."""
+def check_different(base: RunConfig, settings: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse values that are one number in two spellings, 1e-3 and 0.001: both would be played.
+
+    Args:
+        base: Settings that all of them override.
+        settings: Dotted key -> value, of every setting.
+
+    Raises:
+        ValueError: Names the two.
+    """
     seen: dict[str, str] = {}
     for setting in settings:
         values = flatten(to_dict(override_keys(base, setting)))

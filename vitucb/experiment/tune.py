@@ -29,7 +29,7 @@ from vitucb.config import (
 )
 from vitucb.config.override import types_of
 from vitucb.experiment.run_folder import RunFolder
-from vitucb.experiment.sweep import parse_values, run_jobs
+from vitucb.experiment.sweep import check_different, parse_values, run_jobs
 from vitucb.registry import import_extra
 
 _logger = logging.getLogger(__name__)
@@ -60,15 +60,27 @@ class Dimension:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A point of the search space and the mean final regret of its runs, NaN if one failed.
+    """A point of the search space and what it came to.
 
-    Where the environment does not know its mean rewards, the negative of the total reward stands
-    for the regret: it is lowest at the same point.
+    Attributes:
+        number: Counts from 0.
+        values: Dotted key -> value.
+        regret: Mean final regret of its runs, NaN if one failed. Where the environment does not
+            know its mean rewards, the negative of the total reward: it is lowest at the same point.
+        knows_regret: Whether it is a regret.
     """
 
     number: int
     values: Mapping[str, Any]
     regret: float
+    knows_regret: bool = True
+
+    def row(self) -> dict[str, Any]:
+        """Number, values and, unless a run failed, regret (or reward) as a row of a table."""
+        row = {"trial": self.number, **self.values}
+        if math.isfinite(self.regret):
+            row |= {"regret": self.regret} if self.knows_regret else {"reward": -self.regret}
+        return row
 
 
 def parse_dimension(text: str) -> Dimension:
@@ -161,6 +173,8 @@ def search_settings(
     keys = [dimension.key for dimension in space]
     if twice := [key for key in keys if keys.count(key) > 1]:
         raise ValueError(f"--search names {twice[0]} twice; give one range or one list of values")
+    for dimension in space:
+        check_different(base, ({dimension.key: value} for value in dimension.choices))
     if base.env.dataset is None:
         raise ValueError("name env.dataset: a share of its images is kept for tuning")
     optuna = import_extra("optuna", "search", "vitucb tune")
@@ -173,12 +187,12 @@ def search_settings(
     for number in range(trials):
         asked = study.ask()
         values = {dimension.key: _suggest(asked, dimension) for dimension in space}
-        regret = _regret(base, values, number, seeds, workers, engine)
+        regret, knows_regret = _regret(base, values, number, seeds, workers, engine)
         if math.isfinite(regret):
             study.tell(asked, regret)
         else:
             study.tell(asked, state=optuna.trial.TrialState.FAIL)
-        done.append(Trial(number, values, regret))
+        done.append(Trial(number, values, regret, knows_regret))
     return _write(base, done), done
 
 
@@ -211,8 +225,8 @@ def _regret(
     seeds: int,
     workers: int | None,
     engine: str,
-) -> float:
-    """Mean final regret of one point, NaN if a run failed."""
+) -> tuple[float, bool]:
+    """Mean final regret of one point, NaN if a run failed, and whether it is one: see `Trial`."""
     config = override_keys(base, values)
     config = override(config, {"env": {"data": {"split": "tune"}}})
     config = dataclasses.replace(config, experiment=f"{_folder_name(base)}/trial-{number:03d}")
@@ -221,15 +235,14 @@ def _regret(
         _logger.warning("%s: %s", folder, error)
     folders = [RunFolder.of(job) for job in jobs]
     if not all(folder.is_finished for folder in folders):
-        return math.nan
+        return math.nan, True
     texts = [(folder.path / "summary.json").read_text(encoding="utf-8") for folder in folders]
-    return sum(_cost(json.loads(text)) for text in texts) / seeds
-
-
-def _cost(summary: Mapping[str, Any]) -> float:
-    """Regret; where the environment does not know it, what is missing to a reward of 0 a round."""
-    regret = summary["cumulative_regret"]
-    return -float(summary["mean_reward"] * summary["rounds"]) if regret is None else float(regret)
+    summaries = [json.loads(text) for text in texts]
+    regrets = [summary["cumulative_regret"] for summary in summaries]
+    if None not in regrets:
+        return sum(map(float, regrets)) / seeds, True
+    rewards = [float(summary["mean_reward"] * summary["rounds"]) for summary in summaries]
+    return -sum(rewards) / seeds, False
 
 
 def _folder_name(base: RunConfig) -> str:
@@ -242,9 +255,11 @@ def _write(base: RunConfig, trials: Sequence[Trial]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     known = [trial for trial in trials if math.isfinite(trial.regret)]
     with (folder / "trials.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["trial", *trials[0].values, "regret"])
-        writer.writerows([t.number, *t.values.values(), t.regret] for t in trials)
+        rows = [trial.row() for trial in trials]
+        names = dict.fromkeys(name for row in rows for name in row)
+        writer = csv.DictWriter(file, list(names), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
     if not known:
         raise ValueError(f"every trial failed; see the run folders in {folder}")
     best = override_keys(base, min(known, key=lambda trial: trial.regret).values)
