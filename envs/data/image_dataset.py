@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ class ImageDataset:
             integer arrays.
         labels: Class indices 0..C-1, int64 (N,), every class present; None for a purely rated set.
         scores: Rating of every image, float32 (N,), finite; None for a purely labelled set.
-        class_names: The C class names in label order; empty without labels.
+        class_names: The C class names in label order, each once; empty without labels.
         identity: What image i is, whatever its place in the set: its path or its content, which
             splits go by; None for its pixels.
 
@@ -84,6 +85,10 @@ class ImageDataset:
                 f"labels take {len(present)} values {present.min()}..{present.max()} for "
                 f"{self.num_classes} class_names; use 0..C-1, each at least once"
             )
+        if twice := [name for name, count in Counter(self.class_names).items() if count > 1]:
+            raise self.error(
+                f"class_names has {twice[0]!r} twice; give each class a name of its own"
+            )
         if self.num_classes < 2 and self.scores is None:
             raise self.error(f"only one class, {self.class_names[0]!r}; give at least two")
 
@@ -119,17 +124,19 @@ def dataset_error(name: str, problem: str) -> ValueError:
 
 
 def class_indices(
-    name: str, labels: NDArray[Any], class_names: Sequence[str] = ()
+    name: str, labels: NDArray[Any], class_names: Sequence[str | tuple[str, ...]] = ()
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Turn integer labels into class indices 0..C-1 in ascending order of the labels.
 
     Args:
         name: The data set, for the message.
         labels: Integers of any kind, (N,).
-        class_names: Names of the labels 0, 1, ... where known; the label itself otherwise.
+        class_names: Names of the labels 0, 1, ... where known; the label itself otherwise. One
+            of several words may be a tuple, as torchvision has them.
 
     Returns:
-        Class indices int64 (N,) and the names of the C classes present.
+        Class indices int64 (N,) and the names of the C classes present. Of classes that share a
+        name, as the two cranes of ImageNet do, each has its label added: `crane (134)`.
 
     Raises:
         ValueError: If the labels are not integers.
@@ -138,5 +145,14 @@ def class_indices(
         raise dataset_error(name, f"labels have dtype {labels.dtype}; store them as integers")
     values, indices = np.unique(labels, return_inverse=True)
     named = len(class_names) > 0 and values[0] >= 0 and values[-1] < len(class_names)
-    names = (class_names[value] if named else value for value in values.tolist())
-    return indices.reshape(labels.shape).astype(np.int64), tuple(str(value) for value in names)
+    texts = [_text(class_names[value] if named else value) for value in values.tolist()]
+    counts = Counter(texts)
+    names = (
+        text if counts[text] == 1 else f"{text} ({value})"
+        for text, value in zip(texts, values.tolist(), strict=True)
+    )
+    return indices.reshape(labels.shape).astype(np.int64), tuple(names)
+
+
+def _text(name: object) -> str:
+    return ", ".join(map(str, name)) if isinstance(name, tuple) else str(name)

@@ -187,3 +187,9 @@ def test_folders_without_two_classes_of_images_are_refused(tmp_path: Path) -> No
 def test_a_hand_made_dataset_with_missing_classes_is_refused() -> None:
     with pytest.raises(ValueError, match=r"labels take 2 values 0\.\.2 for 3 class_names"):
         ImageDataset("mine", noise(3), np.array([0, 2, 0]), class_names=("a", "b", "c"))
+
+
+def test_classes_of_one_name_are_refused() -> None:
+    labels = np.array([0, 1, 2])
+    with pytest.raises(ValueError, match=r"'a' twice; give each class a name of its own"):
+        ImageDataset("mine", noise(3), labels, class_names=("a", "b", "a"))

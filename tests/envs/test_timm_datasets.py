@@ -59,6 +59,23 @@ def _fake_timm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dataset: Any) ->
     return call
 
 
+def test_classes_that_share_a_name_are_told_apart(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """ImageNet of torchvision has two cranes, and a tuple of words for every class."""
+
+    class Cranes(_FakeSet):
+        classes = (("crane",), ("tench", "Tinca tinca"), ("crane",))
+        targets = (2, 0, 1, 0)
+
+    _fake_timm(monkeypatch, tmp_path, Cranes())
+    dataset = load_dataset("torch/imagenet")
+    assert dataset.class_names == ("crane (0)", "tench, Tinca tinca", "crane (2)")
+    chosen = load_dataset("torch/imagenet", classes=["crane (2)", "tench, Tinca tinca"])
+    assert chosen.class_names == ("crane (2)", "tench, Tinca tinca")
+    assert pixels_of(chosen)[0, 0, 0, 0] == 0  # the first image, of label 2
+
+
 def test_torchvision_sets_come_through_timm(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
