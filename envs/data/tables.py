@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -14,6 +15,8 @@ from typing import Any, BinaryIO, TypeAlias
 from vitucb.envs.data.decoding import first_line
 from vitucb.storage.foreign_files import open_regular
 from vitucb.storage.limits import check_limit
+
+_logger = logging.getLogger(__name__)
 
 _ROWS_AT_ONCE = 1_024
 
@@ -53,7 +56,8 @@ class TableError(Exception):
 def read_table(path: Path, columns: Collection[str] = ()) -> Iterator[Row]:
     """The rows of a .csv (UTF-8, with a header line) or .parquet file, or of JSON lines.
 
-    Blank lines are no rows, and space around the names in a header is none of theirs.
+    Blank lines are no rows, and space around the names in a header is none of theirs. JSON whose
+    last line stops midway, as that of a process that was killed does, loses it, with a warning.
 
     Args:
         path: The file.
@@ -105,6 +109,13 @@ def _json_rows(path: Path) -> Iterator[Row]:
                 fields = json.loads(text.decode("utf-8"))
             # json recurses into nested lists, and Python refuses integers of 4,300 digits.
             except (ValueError, RecursionError) as error:
+                if text.lstrip().startswith(b"{") and not text.endswith(b"\n"):
+                    _logger.warning(
+                        "%s:%d: the last line stops midway, as if its writer was stopped; it is "
+                        "left out",
+                        *(path, line),
+                    )
+                    return
                 raise TableError(f"no JSON in UTF-8: {first_line(error)}", line) from error
             if not isinstance(fields, dict):
                 raise TableError('not a JSON object; write {"action": 0, "reward": 1, ...}', line)

@@ -19,7 +19,7 @@ from vitucb.envs.data.datasets import load_dataset
 class _FakeSet:
     """Stands in for a torchvision data set."""
 
-    classes = ("plane", "car", "bird")
+    classes: tuple[str | tuple[str, ...], ...] = ("plane", "car", "bird")
     targets = (2, 0, 2, 0)
 
     def __len__(self) -> int:

@@ -68,17 +68,50 @@ def test_labels_of_a_shared_image_are_written_by_name(log: DecisionLog) -> None:
     assert rounds.rewards.tolist() == list(range(8))
 
 
-def test_a_line_that_a_crash_left_torn_does_not_spoil_the_next(folder: Path) -> None:
+TORN = '{"decision_id": "a", "rew'
+
+
+@pytest.mark.parametrize(
+    ("left", "is_kept"),
+    [(TORN, False), ('{"x": "\N{LATIN SMALL LETTER E WITH ACUTE}', False), ('{"reward": 1}', True)],
+)
+@pytest.mark.parametrize("before", ["", '{"reward": 2}\n', f'{{"reward": {"1" * 100_000}}}\n'])
+def test_what_a_crash_left_of_a_line_does_not_spoil_the_log(
+    folder: Path, before: str, left: str, is_kept: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     path = folder / "log.jsonl"
-    path.write_text('{"decision_id": "a", "rew')
+    path.write_bytes(before.encode() + left.encode()[: None if is_kept else -1])
     agent = vitucb.deploy("random", num_arms=3)
     with DecisionLog(path) as log:
         log.decided(agent.act(IMAGES), arm_images=PATHS)
-    lines = path.read_text().splitlines()
-    assert len(lines) == 2
-    assert json.loads(lines[1])["arm_images"] == list(PATHS)
+    *earlier, last = path.read_text().splitlines()
+    assert json.loads(last)["arm_images"] == list(PATHS)
+    assert earlier == [*before.splitlines(), *[left] * is_kept]
+    assert ("cut off a line that stops midway" in caplog.text) == (not is_kept)
+    whole = path.read_bytes()
     DecisionLog(path).close()
-    assert len(path.read_text().splitlines()) == 2
+    assert path.read_bytes() == whole
+
+
+def test_a_log_that_ends_midway_is_read_without_that_line(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = {"arm_images": ["a.png", "b.png"], "action": 0, "reward": 1}
+    path = folder / "log.jsonl"
+    for end in (TORN, '{"note": "é'.encode()[:-1].decode("latin-1")):
+        path.write_bytes(f"{json.dumps(row)}\n".encode() * 2 + end.encode("latin-1"))
+        assert read_log(path).rewards.tolist() == [1, 1]
+        assert "log.jsonl:3: the last line stops midway" in caplog.text
+        caplog.clear()
+    path.write_text(f"{json.dumps(row)}\n{TORN}\n")  # whoever wrote its end wrote it whole
+    with pytest.raises(ValueError, match=r"log.jsonl:2: no JSON in UTF-8"):
+        read_log(path)
+    path.write_text(f"{json.dumps(row)}\n{TORN}\n{json.dumps(row)}")
+    with pytest.raises(ValueError, match=r"log.jsonl:2: no JSON in UTF-8"):
+        read_log(path)
+    path.write_text(TORN)
+    with pytest.raises(ValueError, match="no rounds in it"):
+        read_log(path)
 
 
 def test_what_does_not_fit_is_refused(log: DecisionLog) -> None:

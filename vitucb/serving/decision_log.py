@@ -8,6 +8,7 @@ service that dies loses nothing but the line it was writing.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 from collections.abc import Sequence
@@ -18,6 +19,10 @@ from numpy.typing import ArrayLike
 
 from vitucb.serving.answers import NumberedDecision, decision_id
 
+_logger = logging.getLogger(__name__)
+
+_BLOCK = 1 << 16
+
 
 class DecisionLog:
     """Appends lines to one file, from any thread; each is written at once.
@@ -27,12 +32,19 @@ class DecisionLog:
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Go on with the file `path`, or begin it."""
+        """Go on with the file `path`, or begin it.
+
+        What a process that died left of its last line is cut off, with a warning.
+        """
         self.path = Path(path)
         self._lock = threading.Lock()
         self._file = self.path.open("ab", buffering=0)
-        if self._file.tell() and not _ends_with_a_line(self.path):
-            self._file.write(b"\n")  # the last line of a process that died
+        if last := _unfinished_line(self.path):
+            if _is_json(last):
+                self._file.write(b"\n")
+            else:
+                _logger.warning("%s: cut off a line that stops midway: %s", self.path, last[:80])
+                self._file.truncate(self._file.tell() - len(last))
 
     def decided(
         self,
@@ -94,10 +106,24 @@ class DecisionLog:
             self._file.write(line.encode())
 
 
-def _ends_with_a_line(path: Path) -> bool:
+def _unfinished_line(path: Path) -> bytes:
+    """What stands after the last end of a line."""
     with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
+        end = file.seek(0, os.SEEK_END)
+        tail = b""
+        while end and b"\n" not in tail:
+            start = max(0, end - _BLOCK)
+            file.seek(start)
+            tail, end = file.read(end - start) + tail, start
+    return tail.rpartition(b"\n")[2]
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def _flat(mask: ArrayLike) -> list[Any]:
