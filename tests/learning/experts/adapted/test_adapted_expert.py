@@ -174,6 +174,30 @@ def test_awake_again_it_has_made_up_for_its_sleep() -> None:
     assert np.mean(play(slept, 10, seed=1)) > 0.75
 
 
+def test_one_that_starts_asleep_trains_in_the_unit_of_the_frozen_features() -> None:
+    learner, slept = expert(), expert()
+    slept.sleep()
+    for offer, label in label_rounds(8):
+        for each in (learner, slept):
+            each.choose(offer, label)
+            each.observe(offer, label, 1.0, 0)
+    slept.wake()
+
+    assert slept.network.steps == learner.network.steps == 1
+    assert slept.network.state_dict()["scale"] == learner.network.state_dict()["scale"]
+
+
+def test_training_before_the_unit_is_known_is_refused() -> None:
+    learner = expert()
+    learner.sleep()
+    offer, label = next(label_rounds(1))
+    for _ in range(8):
+        learner.observe(offer, label, 1.0, 0)
+
+    with pytest.raises(RuntimeError, match="call set_unit first"):
+        learner.wake()
+
+
 def test_sleep_is_restored() -> None:
     learner, other = expert(), expert()
     play(learner, 20)

@@ -118,6 +118,8 @@ class AdaptedExpert:
     @with_gradients()
     def choose(self, offer: Offer, action: int) -> None:
         """Count a choice in the covariance of the widths."""
+        # One that starts asleep trains before it ever looked at an offer.
+        self.network.set_unit(list(offer.images), offer.features)
         features = self._width_features(offer)
         if features is not None:
             self._widths.add(features[offer.row(action)], _output(offer, action))

@@ -98,15 +98,28 @@ class AdaptedNetwork:
             frozen: Those of the frozen network, float64 (n, d); given back while the weights are
                 those of the start, where a pass would make them again.
         """
-        if not self._average.is_read and self._scale is not None:
-            return frozen
+        self.set_unit(images, frozen)
+        assert self._scale is not None
+        return self._raw(images) * self._scale if self._average.is_read else frozen
+
+    @torch.no_grad()
+    def set_unit(self, images: Sequence[NDArray[np.uint8]], frozen: Tensor) -> None:
+        """Tell the unit of the frozen features, once, before anything is trained.
+
+        Args:
+            images: uint8 (H, W, C) each.
+            frozen: Their frozen features, float64 (n, d).
+        """
+        if self._scale is None:
+            norms = (x.norm(dim=1).square().mean().sqrt() for x in (frozen, self._raw(images)))
+            self._scale = float(next(norms) / next(norms).clamp_min(1e-12))
+
+    def _raw(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """Last-layer features under the weights acted on in the network's own unit."""
         with self._average.in_use():
             h = self._act(self._tokens(images)).double().cpu()
         self.passes += len(images)
-        if self._scale is None:
-            norms = (x.norm(dim=1).square().mean().sqrt() for x in (frozen, h))
-            self._scale = float(next(norms) / next(norms).clamp_min(1e-12))
-        return h * self._scale
+        return h
 
     @torch.no_grad()
     def outputs(self, hidden: Tensor) -> Tensor:
@@ -132,7 +145,12 @@ class AdaptedNetwork:
             likelihood: What is fitted.
             decay: Factor of all rates.
             warm_up: Further factor of the adapters' rates.
+
+        Raises:
+            RuntimeError: If the unit of the features is not known yet.
         """
+        if self._scale is None:
+            raise RuntimeError("the network does not know its unit yet; call set_unit first")
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * decay * warm_up
         self._optimizer.param_groups[-1]["lr"] = self._rates[-1] * decay
@@ -140,7 +158,7 @@ class AdaptedNetwork:
         self.model.train()
         self._optimizer.zero_grad(set_to_none=True)
         h = self._run_training(self.model.features, tokens)
-        outputs = self.model.head(h * ((self._scale or 1.0) * _HEAD_INPUT_NORM))
+        outputs = self.model.head(h * (self._scale * _HEAD_INPUT_NORM))
         actions = torch.as_tensor(batch.actions, device=outputs.device)
         loss = likelihood.loss(outputs, actions, torch.as_tensor(batch.rewards).to(outputs))
         torch.autograd.backward(loss)
