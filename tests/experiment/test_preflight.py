@@ -56,6 +56,9 @@ def test_a_lock_that_a_killed_run_left_is_no_hindrance(tmp_path: Path) -> None:
         ({"backbone": "local-dir:nowhere"}, "agent.backbone 'local-dir:nowhere': no config.json"),
         ({"lora": {"init": "orthogonal", "rank": 3}}, "orthogonal needs an even rank, not 3"),
         ({"optimizer": {"options": {"lr": 1.0}}}, "set agent.optimizer.lr or"),
+        ({"optimizer": {"options": {"beta": 1.0}}}, "'adamw' has no option 'beta'; options: ams"),
+        ({"backbone": "vit_smal_patch16_224"}, "unknown backbone 'vit_smal_patch16_224'; nearest"),
+        ({"lora": {"blocks": [4]}}, r"agent.lora.blocks \[4\]: the backbone has blocks 0 to 3"),
     ],
 )
 def test_files_of_the_agent_are_looked_for(
@@ -65,8 +68,16 @@ def test_files_of_the_agent_are_looked_for(
         check_places([config(tmp_path, **agent)])
 
 
-def test_files_that_the_agent_ignores_are_not(tmp_path: Path) -> None:
+def test_what_the_agent_ignores_is_not(tmp_path: Path) -> None:
     check_places([config(tmp_path, name="random", weights="nowhere.safetensors")])
+    check_places([config(tmp_path, name="random", backbone="nosuch", lora={"blocks": [9]})])
+    check_places([config(tmp_path, name="random", optimizer={"options": {"beta": 1.0}})])
+    check_places([config(tmp_path, name="my_agents:build", lora={"blocks": [9]})])
+
+
+def test_a_device_that_torch_cannot_have_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="device 'cudaa' is no name of a device"):
+        check_places([dataclasses.replace(config(tmp_path), device="cudaa")])
 
 
 @pytest.mark.parametrize(

@@ -9,3 +9,6 @@ EMBEDDED_BACKBONES: dict[str, tuple[str, str]] = {
         "embedded 2.3 M parameter ViT for 32 px images, pretrained, works offline",
     ),
 }
+
+EMBEDDED_DEPTHS = {"vitucb-nano": 4}
+"""alias -> number of blocks."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vitucb.cli.arguments import parse, parse_run, pop_values, split_options, warn_of_ignored
 from vitucb.cli.output import table
+from vitucb.config import override_key
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def tune(words: list[str]) -> None:
         parse(TuneArgs, ["--help"], "tune")
     from vitucb.agents.settings import describe_ignored
     from vitucb.cli.catalog import check_names
-    from vitucb.experiment.preflight import check_environments, check_writable
+    from vitucb.experiment.preflight import check_environments, check_settings, check_writable
     from vitucb.experiment.tune import parse_dimension, search_settings, searched_in_vain
 
     words, searched = pop_values(words, "--search")
@@ -44,6 +45,8 @@ def tune(words: list[str]) -> None:
     if keys := searched_in_vain(base, space):
         print(f"vitucb tune: {describe_ignored(base.agent.name, keys)}", file=sys.stderr)
     check_writable(Path(base.out) / base.experiment, "--out")
+    choices = [override_key(base, d.key, value) for d in space for value in d.choices]
+    check_settings([base, *choices])
     check_environments([base])
     best, trials = search_settings(
         base,

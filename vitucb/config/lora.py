@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
@@ -36,6 +37,17 @@ def check_init(init: str, rank: int | None, name: str) -> None:
         raise ValueError(f"{name} {init!r} is not one of {', '.join(INITS)} or pissa_niter_N")
     if init == "orthogonal" and rank is not None and rank % 2:
         raise ValueError(f"{name} orthogonal needs an even rank, not {rank}")
+
+
+def check_blocks(blocks: Iterable[int] | None, depth: int, name: str) -> None:
+    """Refuse blocks, called `name`, that a backbone of `depth` blocks does not have.
+
+    Raises:
+        ValueError: If one is out of range; negative ones count from the end.
+    """
+    wanted = list(blocks or ())
+    if not all(-depth <= block < depth for block in wanted):
+        raise ValueError(f"{name} {wanted}: the backbone has blocks 0 to {depth - 1}")
 
 
 @dataclass(frozen=True)

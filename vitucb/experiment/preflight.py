@@ -8,21 +8,26 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vitucb.agents.options import check_optimizer_options
 from vitucb.agents.settings import ignored
+from vitucb.agents.table import AGENTS
+from vitucb.assets import EMBEDDED_DEPTHS
 from vitucb.config import AgentConfig, EnvConfig, RunConfig
-from vitucb.config.lora import check_init
+from vitucb.config.lora import check_blocks, check_init
 from vitucb.envs.data.sources import TIMM_PREFIXES
+from vitucb.experiment.device import check_device
 from vitucb.experiment.environments import make_env
 from vitucb.experiment.lock import check_free
 from vitucb.experiment.run_folder import RunFolder
 from vitucb.experiment.tracking import check_tracker
+from vitucb.models.timm_names import check_architecture_name
+from vitucb.optim.option_names import check_option_names
 
 
-def check_places(configs: Iterable[RunConfig]) -> None:
+def check_places(configs: Sequence[RunConfig]) -> None:
     """Refuse runs whose folder or weights cannot be had; all folders stay as they are.
 
     Raises:
@@ -35,6 +40,20 @@ def check_places(configs: Iterable[RunConfig]) -> None:
             check_tracker(config.track)
             check_writable(folder.path, "--out")
             check_free(folder.path)
+    check_settings(configs)
+
+
+def check_settings(configs: Iterable[RunConfig]) -> None:
+    """Refuse devices, and parts of agents, that cannot be had.
+
+    What only torch knows (whether a device works, the values of optimizer options, the depth of
+    timm's models) is refused when the run begins.
+
+    Raises:
+        ValueError: Names the setting and the remedy.
+    """
+    for config in configs:
+        check_device(config.device)
         _check_agent(config.agent)
 
 
@@ -81,6 +100,8 @@ def _check_agent(agent: AgentConfig) -> None:
     unused = ignored(agent)
     if "agent.lora.init" not in unused:
         check_init(agent.lora.init, agent.lora.rank, "agent.lora.init")
+    if agent.name in AGENTS:
+        _check_parts(agent, unused)
     if agent.weights is not None and "agent.weights" not in unused:
         path = Path(agent.weights)
         if path.suffix != ".safetensors" or not path.is_file():
@@ -92,6 +113,18 @@ def _check_agent(agent: AgentConfig) -> None:
             f"agent.backbone {agent.backbone!r}: no config.json in {location!r}; name a folder "
             "saved by timm"
         )
+
+
+def _check_parts(agent: AgentConfig, unused: Sequence[str]) -> None:
+    """Refuse what the backbone and the optimizer of an agent of ours do not have."""
+    if not any(key.startswith("agent.optimizer.options") for key in unused):
+        check_option_names(agent.optimizer.name, agent.optimizer.options)
+    if "agent.backbone" in unused:
+        return
+    check_architecture_name(agent.backbone)
+    depth = EMBEDDED_DEPTHS.get(agent.backbone)
+    if depth is not None and "agent.lora.blocks" not in unused:
+        check_blocks(agent.lora.blocks, depth, "agent.lora.blocks")
 
 
 def _may_download(env: EnvConfig) -> bool:

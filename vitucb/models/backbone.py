@@ -6,7 +6,6 @@ Importing this module registers the embedded model with timm, so that
 
 from __future__ import annotations
 
-import difflib
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from vitucb.models import nano as nano  # registers the embedded model with timm
 from vitucb.models.hub import asked_if_it_answers
 from vitucb.models.onednn_linear import use_fast_linear
 from vitucb.models.preprocess import input_size
+from vitucb.models.timm_names import nearest
 from vitucb.models.vit_layers import call_every_layer, check_forward, find_layers
 from vitucb.registry import HUB, check_trusted, import_path
 from vitucb.storage.foreign_files import read_json
@@ -106,10 +106,10 @@ def _check_name(name: str) -> None:
     architecture, _, tag = name.partition(".")
     known = [*EMBEDDED_BACKBONES, *timm.list_models()]
     if architecture not in known:
-        raise ValueError(f"unknown backbone '{name}'; {_nearest(architecture, known)}")
+        raise ValueError(f"unknown backbone '{name}'; {nearest(architecture, known)}")
     tagged = timm.list_pretrained(f"{architecture}.*")
     if tag and name not in tagged:
-        raise ValueError(f"unknown weights '{tag}' of {architecture}; {_nearest(name, tagged)}")
+        raise ValueError(f"unknown weights '{tag}' of {architecture}; {nearest(name, tagged)}")
 
 
 def _check_described(name: str, path: Path) -> None:
@@ -137,11 +137,6 @@ def _check_weights_of(name: str, model: nn.Module) -> None:
     if size > on_disk:  # where a byte each would be few
         what = f"backbone '{name}' has more parameters than its folder has bytes: their 2^20"
         check_limit("model_parameters", size >> 20, what)
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    matches = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known[:3]
-    return f"nearest: {', '.join(matches)}; see 'vitucb list backbones'"
 
 
 def _check_architecture(name: str, options: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from vitucb.config.lora import check_init
+from vitucb.config.lora import check_blocks, check_init
 from vitucb.models.vit_layers import ROLES, call_every_layer, find_layers
 
 if TYPE_CHECKING:
@@ -104,10 +104,8 @@ def target_regex(
     except ValueError as error:
         raise ValueError(f"the backbone cannot be adapted: {error}") from error
     depth = 1 + max(layer.block for layer in layers)
-    wanted = range(depth) if blocks is None else blocks
-    if any(not -depth <= b < depth for b in wanted):
-        raise ValueError(f"lora.blocks {list(wanted)}: the backbone has blocks 0 to {depth - 1}")
-    numbers = {b % depth for b in wanted}
+    check_blocks(blocks, depth, "lora.blocks")
+    numbers = {b % depth for b in (range(depth) if blocks is None else blocks)}
     names = [x.name for x in layers if x.role in targets and x.block in numbers]
     if not names:
         known = sorted({layer.role for layer in layers})
