@@ -63,7 +63,7 @@ class ExpertAgent(Savable):
             rule: How losses become weights.
             is_discounted: Whether a prediction lets a round pass.
         """
-        self._frozen, self.experts, self._policy = frozen, dict(experts), policy
+        self.frozen, self.experts, self._policy = frozen, dict(experts), policy
         self._sleepers = {n: e for n, e in experts.items() if isinstance(e, Sleeper)}
         starts_after = {n: getattr(e, "starts_after", 0) for n, e in self._sleepers.items()}
         self.weights = ExpertWeights(
@@ -72,7 +72,7 @@ class ExpertAgent(Savable):
         for name in self.weights.asleep:
             self._sleepers[name].sleep()
         self._disagreement = (rule or WeightRule()).disagreement
-        self._rng, self._is_discounted = numpy_generator(seed, "policy"), is_discounted
+        self.rng, self._is_discounted = numpy_generator(seed, "policy"), is_discounted
         self.rounds = 0
         self.parameters: dict[str, int] = {}
         for expert in experts.values():
@@ -90,26 +90,38 @@ class ExpertAgent(Savable):
         return [self._decide(obs) for obs in observations]
 
     def _decide(self, obs: Observation) -> Decision:
-        offer = self._offer(obs)
+        decision, offer = self.propose(obs)
+        self.count(offer, decision.action)
+        self._latest = (decision.round, offer)
+        return decision
+
+    @with_gradients()
+    def propose(self, obs: Observation) -> tuple[Decision, Offer]:
+        """Choose, and leave it to the caller to `count` the choice."""
+        offer = self.offer(obs)
         predictions = self._predict(offer)
         mixed, choice = self._choose(offer, predictions, obs)
-        for expert in self.experts.values():
-            expert.choose(offer, choice.action)
         means = [
             predictions[name].mean[choice.action] if name in predictions else np.nan
             for name in self.experts
         ]
-        self._latest = (self.rounds, offer)
-        self.rounds += 1
-        return Decision(
+        decision = Decision(
             action=choice.action,
             propensity=choice.propensity,
             mean=mixed.mean,
             width=mixed.width,
             phi=torch.tensor(means, dtype=torch.float64),
-            round=self.rounds - 1,
+            round=self.rounds,
             bonus=choice.bonus,
         )
+        return decision, offer
+
+    @with_gradients()
+    def count(self, offer: Offer, action: int) -> None:
+        """Tell every expert of a choice, which is number `rounds`."""
+        for expert in self.experts.values():
+            expert.choose(offer, action)
+        self.rounds += 1
 
     @with_gradients()
     def probabilities(self, obs: Observation) -> Array:
@@ -121,16 +133,17 @@ class ExpertAgent(Savable):
         # The first images set the scale of the features, and a discount lets a round pass.
         before = self.state_dict() if self.rounds == 0 or self._is_discounted else None
         try:
-            offer = self._offer(obs)
-            with undrawn(self._rng):
+            offer = self.offer(obs)
+            with undrawn(self.rng):
                 choice = self._choose(offer, self._predict(offer), obs)[-1]
         finally:
             if before is not None:
                 self.load_state_dict(before)
         return choice.known_probabilities()
 
-    def _offer(self, obs: Observation) -> Offer:
-        return Offer(obs["images"], self._frozen(obs["images"]), len(obs["action_mask"]))
+    def offer(self, obs: Observation) -> Offer:
+        """Images with their frozen features."""
+        return Offer(obs["images"], self.frozen(obs["images"]), len(obs["action_mask"]))
 
     def _predict(self, offer: Offer) -> dict[str, Prediction]:
         """Name -> prediction, of the experts that are awake."""
@@ -150,7 +163,7 @@ class ExpertAgent(Savable):
             joint: Array = mixed.bonus[:, None] * correlation * mixed.bonus
             return joint
 
-        mask, rng = obs["action_mask"], self._rng
+        mask, rng = obs["action_mask"], self.rng
         choice = choose(self._policy, mixed.mean, mixed.bonus, mask, self.rounds, rng, covariance)
         return mixed, choice
 
@@ -180,24 +193,35 @@ class ExpertAgent(Savable):
 
     def _learn(self, obs: Observation, decision: Decision, reward: float) -> dict[str, float]:
         is_latest = self._latest is not None and self._latest[0] == decision.round
-        offer = self._latest[1] if self._latest is not None and is_latest else self._offer(obs)
+        offer = self._latest[1] if self._latest is not None and is_latest else self.offer(obs)
+        means = [np.nan] * len(self.experts) if decision.phi is None else decision.phi.tolist()
+        return self.learn(offer, decision.action, reward, decision.round, means)
+
+    @with_gradients()
+    def learn(
+        self, offer: Offer, action: int, reward: float, round: int, means: Sequence[float]
+    ) -> dict[str, float]:
+        """Judge the experts by the reward of a choice, and let them learn from it.
+
+        Args:
+            offer: What the choice was made from.
+            action: The choice.
+            reward: Its reward.
+            round: Number of the choice.
+            means: What each expert expected of it then, NaN where it slept.
+        """
         metrics: dict[str, float] = {}
         for expert in self.experts.values():
-            age = self.rounds - 1 - decision.round
-            metrics |= expert.observe(offer, decision.action, reward, age)
-        changed = self.weights.observe(self._expected(decision), reward)
+            metrics |= expert.observe(offer, action, reward, self.rounds - 1 - round)
+        told = zip(self.experts, means, strict=True)
+        expected = {name: None if np.isnan(mean) else mean for name, mean in told}
+        changed = self.weights.observe(expected, reward)
         for name in changed:
             if name in self.weights.asleep:
                 self._sleepers[name].sleep()
             else:
                 self._sleepers[name].wake()
         return metrics | self.weights.metrics()
-
-    def _expected(self, decision: Decision) -> dict[str, float | None]:
-        """Name -> what the expert expected of the chosen arm, None where it slept."""
-        means = [np.nan] * len(self.experts) if decision.phi is None else decision.phi.tolist()
-        told = zip(self.experts, means, strict=True)
-        return {name: None if np.isnan(mean) else mean for name, mean in told}
 
     def save_adapter(self, folder: Path) -> None:
         """Write the adapters acted on, for `peft.PeftModel.from_pretrained`, if there are any."""
@@ -210,9 +234,9 @@ class ExpertAgent(Savable):
         return {
             "experts": {name: expert.state_dict() for name, expert in self.experts.items()},
             "weights": self.weights.state_dict(),
-            "frozen": self._frozen.state_dict(),
+            "frozen": self.frozen.state_dict(),
             "rounds": self.rounds,
-            "rng": self._rng.bit_generator.state,
+            "rng": self.rng.bit_generator.state,
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -234,7 +258,7 @@ class ExpertAgent(Savable):
         for name, expert in self.experts.items():
             expert.load_state_dict(state["experts"][name])
         self.weights.load_state_dict(state["weights"])
-        self._frozen.load_state_dict(state["frozen"])
+        self.frozen.load_state_dict(state["frozen"])
         self.rounds = int(state["rounds"])
-        self._rng.bit_generator.state = state["rng"]
+        self.rng.bit_generator.state = state["rng"]
         self._latest = None

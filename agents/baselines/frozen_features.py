@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -23,6 +24,7 @@ class FrozenFeatures:
 
     Attributes:
         dim: Number of features d.
+        mean_of_all: Mean (1, p) of rows (n, p); that over all of them where several must be equal.
     """
 
     def __init__(
@@ -45,12 +47,14 @@ class FrozenFeatures:
         batch = steady_batch(self._embed, noise_images(backbone, preprocess.size), arms)
         self._cache = ImageCache(self._embed, preprocess, limit_bytes=limit_mib << 20, batch=batch)
         self._scale: float | None = None
+        self.mean_of_all: Callable[[Tensor], Tensor] = _mean
 
     def __call__(self, images: NDArray[np.uint8]) -> Tensor:
         """Features of images uint8 (n, H, W, C): float64 (n, d) on the CPU."""
         h = self._cache(list(images)).double().cpu()
         if self._scale is None:
-            self._scale = float(h.norm(dim=1).square().mean().sqrt().clamp_min(1e-12))
+            squares = h.norm(dim=1).square()[:, None]
+            self._scale = float(self.mean_of_all(squares).sqrt().clamp_min(1e-12))
         scaled: Tensor = h / self._scale
         return scaled
 
@@ -66,6 +70,10 @@ class FrozenFeatures:
     def load_state_dict(self, state: State) -> None:
         """Restore what `state_dict` returned."""
         self._scale = state["scale"]
+
+
+def _mean(rows: Tensor) -> Tensor:
+    return rows.mean(dim=0, keepdim=True)
 
 
 def build_frozen_features(

@@ -39,7 +39,7 @@ def test_disagreement_is_explored_where_every_arm_has_an_image(
     for round in vitucb.run(env, agent):
         last = round
     obs = last.observation
-    offer = agent._offer(obs)
+    offer = agent.offer(obs)
     told = agent._predict(offer)
     weights = np.array([agent.weights.weights[name] for name in told])
     means = np.stack([prediction.mean for prediction in told.values()])

@@ -31,6 +31,11 @@ class Batch:
     rewards: NDArray[np.float64]
     actions: NDArray[np.int64]
 
+    def take(self, rows: NDArray[np.int64]) -> Batch:
+        """The items in these rows."""
+        images = [self.images[row] for row in rows]
+        return Batch(self.slots[rows], images, self.rewards[rows], self.actions[rows])
+
 
 class Replay:
     """A bounded memory of (image, action, reward): once full, a sample of the history or its end.

@@ -44,7 +44,7 @@ from vitucb.agents.vit_ucb import ViTUCB
 from vitucb.config import RunConfig
 from vitucb.experiment.distributed.process_group import Package, Ranks
 from vitucb.experiment.distributed.ranks import rank_seed
-from vitucb.experiment.loop_hook import Wishes
+from vitucb.experiment.distributed.synced_agent import SyncedAgent
 from vitucb.learning.feature_history import Chosen
 from vitucb.seeding import numpy_generator
 from vitucb.types import Agent, Decision, Observation, State
@@ -71,7 +71,7 @@ class Rewarded:
     error: float
 
 
-class DataParallelAgent:
+class DataParallelAgent(SyncedAgent):
     """A `vit-ucb` that is equal on all ranks after every sync.
 
     Attributes:
@@ -86,19 +86,18 @@ class DataParallelAgent:
         """
         if not isinstance(agent, ViTUCB):
             raise ValueError(
-                f"agent {config.agent.name} cannot train on several ranks; use vit-ucb with "
-                "agent.experts adapted, or vitucb sweep for independent runs"
+                f"agent {config.agent.name} cannot train on several ranks; use vit-ucb or "
+                "kernel-ucb, or vitucb sweep for independent runs"
             )
         if config.agent.training.update_every != 1:
             raise ValueError(
                 f"agent.training.update_every {config.agent.training.update_every} has no use on "
                 "several ranks, which train at every sync; leave it 1 and set parallel.sync_every"
             )
-        self._agent, self._ranks = agent, ranks
-        self._every = config.parallel.sync_every
+        super().__init__(ranks, config)
+        self._agent = agent
         self._choices: list[Chosen] = []
         self._rewards: list[Rewarded] = []
-        self._wants_save = False
         agent.rng = numpy_generator(rank_seed(config.seed, config.parallel), "policy")
         agent.on_choice, agent.trainer.split = self._choices.append, ranks
         agent.history.mean_of_all = ranks.mean
@@ -130,39 +129,9 @@ class DataParallelAgent:
         )
         return {}
 
-    def sync_when_due(
-        self, played: int, wishes: Wishes, *, is_last: bool
-    ) -> tuple[dict[str, float], Wishes]:
-        """Sync when due.
-
-        Args:
-            played: Rounds played so far.
-            wishes: Whether this rank would write a checkpoint, which is remembered until the next
-                sync, and whether it was asked to stop.
-            is_last: Whether the episode is over.
-
-        Returns:
-            Metrics, and what to do now: what any rank wants, all do, and only after a sync.
-
-        Raises:
-            ValueError: If the ranks have not played equally many rounds.
-            RuntimeError: If the ranks have parted.
-            RankLostError: If another rank does not answer.
-        """
-        self._wants_save |= wishes.save
-        if played % self._every and not is_last:
-            return {}, Wishes(save=False, stop=False)
-        packages = self._ranks.exchange(self._package(wishes.stop))
-        _check_equal(packages)
-        of_any = torch.stack([package["wishes"] for package in packages]).any(dim=0)
-        metrics = self._learn(packages)
+    def _begin_window(self) -> None:
         self._choices.clear()
         self._rewards.clear()
-        self._wants_save = False
-        self._begin_window()
-        return metrics, Wishes(*of_any.tolist())
-
-    def _begin_window(self) -> None:
         self._agent.history.mark()
         self._start = self._agent.rounds
 
@@ -170,14 +139,13 @@ class DataParallelAgent:
         """Number over all ranks of the choice `index` of a rank since the last sync."""
         return self._start + index * self._ranks.size + rank
 
-    def _package(self, stop: bool) -> Package:
+    def _package(self) -> Package:
         chosen, rewarded = self._choices, self._rewards
         # Of rewards only those of earlier choices: the others are there already.
         images = {f"chosen.{i}": c.image for i, c in enumerate(chosen)}
         images |= {f"rewarded.{r.round}": r.image for r in rewarded if r.round < self._start}
         return {
             "digest": self._digest(),
-            "wishes": torch.tensor([self._wants_save, stop]),
             "phi": torch.stack([c.phi for c in chosen]) if chosen else torch.zeros(0, 1),
             "weights": torch.tensor([c.weight for c in chosen], dtype=torch.float64),
             "outputs": torch.tensor([c.action for c in chosen], dtype=torch.int64),
@@ -268,17 +236,3 @@ class DataParallelAgent:
         """Restore what `state_dict` returned."""
         self._agent.load_state_dict(state)
         self._begin_window()
-
-
-def _check_equal(packages: Sequence[Package]) -> None:
-    counts = [len(package["phi"]) for package in packages]
-    if len(set(counts)) > 1:
-        raise ValueError(
-            f"the ranks played {counts} rounds since the last sync; their environments must have "
-            "episodes of one length, set num_rounds no longer than the shortest"
-        )
-    if any(not torch.equal(package["digest"], packages[0]["digest"]) for package in packages):
-        raise RuntimeError(
-            "the ranks no longer agree; run all of them with the same versions, number of threads "
-            "and kind of machine"
-        )

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from vitucb.config import ParallelConfig
+from vitucb.agents.expert_agent import ExpertAgent
+from vitucb.config import ParallelConfig, RunConfig
 from vitucb.experiment.distributed.data_parallel import DataParallelAgent
+from vitucb.experiment.distributed.expert_ranks import ExpertRanks
 from vitucb.experiment.distributed.process_group import Ranks, joined
 from vitucb.experiment.loop_hook import LoopHook, Wishes
 from vitucb.experiment.run_folder import RunFolder
@@ -27,7 +29,7 @@ class DataParallelHook(LoopHook):
 
     def begin_run(self, agent: Agent, folder: RunFolder) -> Agent:
         """The agent of all ranks, which will go on from a checkpoint that they all have."""
-        self._agent = DataParallelAgent(agent, self._ranks, folder.config)
+        self._agent = of_all_ranks(agent, self._ranks, folder.config)
         _keep_common_checkpoints(folder, self._ranks)
         return self._agent
 
@@ -48,6 +50,17 @@ class DataParallelHook(LoopHook):
     def end_run(self) -> None:
         """Wait for the others: until the last has finished, all can go on from checkpoints."""
         self._ranks.wait()
+
+
+def of_all_ranks(agent: Agent, ranks: Ranks, config: RunConfig) -> ExpertRanks | DataParallelAgent:
+    """`agent`, built with the same seed on every rank, as one of all ranks.
+
+    Raises:
+        ValueError: If it cannot be.
+    """
+    if isinstance(agent, ExpertAgent):
+        return ExpertRanks(agent, ranks, config)
+    return DataParallelAgent(agent, ranks, config)
 
 
 @contextlib.contextmanager

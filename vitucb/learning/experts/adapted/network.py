@@ -17,6 +17,7 @@ from vitucb.learning.experts.adapted.augmentation import ImageCopies
 from vitucb.learning.experts.adapted.averaged_weights import AveragedWeights
 from vitucb.learning.experts.adapted.likelihoods import Likelihood
 from vitucb.learning.replay import Batch
+from vitucb.learning.split import BatchSplit, WholeBatch
 from vitucb.models.lora import LoRAPair, lora_pairs, save_adapters
 from vitucb.models.lora_layers import AdaptedLayer, FastAdapters, find_adapted_layers, layers_run_by
 from vitucb.models.reward_model import RewardModel
@@ -36,6 +37,7 @@ class AdaptedNetwork:
     Attributes:
         model: Its trainable parameters are adapters and head.
         passes: Images that went through the adapted blocks so far, in training and in acting.
+        split: Among whom a batch is split; every one takes the step of the whole batch.
         version: Changes whenever the weights that are acted on do.
     """
 
@@ -56,6 +58,7 @@ class AdaptedNetwork:
             changes_base: Whether the optimizer writes into base weights.
         """
         self.model, self.passes, self.version = model, 0, 0
+        self.split: BatchSplit = WholeBatch()
         self._copies, self._optimizer = copies, optimizer
         self._zero(model.head.parameters())
         self._rates = [float(group["lr"]) for group in optimizer.param_groups]
@@ -154,14 +157,19 @@ class AdaptedNetwork:
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * decay * warm_up
         self._optimizer.param_groups[-1]["lr"] = self._rates[-1] * decay
+        split = self.split if len(batch.images) >= self.split.size else WholeBatch()
+        rows = split.share(np.arange(len(batch.images)))
+        share, batch, copies = len(rows) / len(batch.images), batch.take(rows), copies[rows]
         tokens = self._tokens(batch.images, copies)
         self.model.train()
         self._optimizer.zero_grad(set_to_none=True)
         h = self._run_training(self.model.features, tokens)
         outputs = self.model.head(h * (self._scale * _HEAD_INPUT_NORM))
         actions = torch.as_tensor(batch.actions, device=outputs.device)
-        loss = likelihood.loss(outputs, actions, torch.as_tensor(batch.rewards).to(outputs))
+        rewards = torch.as_tensor(batch.rewards).to(outputs)
+        loss = likelihood.loss(outputs, actions, rewards) * share
         torch.autograd.backward(loss)
+        loss = split.add_up(self._trained, loss)
         self._optimizer.step()
         self.passes += len(batch.images)
         self._average.update(self._effective())
