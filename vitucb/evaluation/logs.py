@@ -20,6 +20,7 @@ from vitucb.config import RunConfig, load_config
 from vitucb.envs.data.log_files import FIELDS, read_log
 from vitucb.envs.data.logged_rounds import LoggedRounds
 from vitucb.evaluation.cross_fitting import conditional_logit
+from vitucb.experiment.reward_wrappers import wrapper_of_rewards
 from vitucb.experiment.rounds_file import read_rounds
 from vitucb.registry import reading_folder
 from vitucb.storage.limits import limit
@@ -146,11 +147,12 @@ def _replayed(
     from vitucb.experiment.distributed.ranks import rank_seed
     from vitucb.seeding import stream_seed
 
+    is_told = not wrapper_of_rewards(env)
     obs, _ = env.reset(seed=stream_seed(rank_seed(config.seed, config.parallel), "env"))
     for index, (action, recorded) in enumerate(
         zip(actions.tolist(), rewards.tolist(), strict=True)
     ):
-        expected = getattr(env.unwrapped, "expected_rewards", None)
+        expected = getattr(env.unwrapped, "expected_rewards", None) if is_told else None
         yield obs, None if expected is None else np.array(expected, np.float64)
         try:
             obs, reward, *_ = env.step(action)

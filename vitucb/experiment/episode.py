@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from vitucb.experiment.reward_wrappers import check_reward_wrappers, wrapper_of_rewards
 from vitucb.seeding import stream_seed
 from vitucb.types import (
     LARGEST_REWARD,
@@ -87,6 +89,7 @@ class Episode:
         """
         check_reward_wrappers(env)
         self._env, self.agent = env, agent
+        self._changes_rewards = wrapper_of_rewards(env)
         self._obs: Observation = env.reset(seed=stream_seed(seed, "env"))[0]
         self.index, self.is_over, self.cumulative_regret = 0, False, 0.0
         self._pending: dict[int, tuple[Observation, Decision]] = {}
@@ -102,7 +105,8 @@ class Episode:
         obs, index = {name: np.array(part) for name, part in self._obs.items()}, self.index
         _check_mask(index, obs["action_mask"])
         expected = getattr(self._env.unwrapped, "expected_rewards", None)
-        expected = None if expected is None else np.array(expected, np.float64)
+        is_told = expected is not None and not self._changes_rewards
+        expected = np.array(expected, np.float64) if is_told else None
         classes = _told_classes(self._env, len(obs["action_mask"]))
         started = time.perf_counter()
         decision = self.agent.select_action(obs)
@@ -143,11 +147,25 @@ class Episode:
                 f"round {index}: the environment's info lacks {', '.join(missing)}; give each, NaN "
                 "for a mean or a regret and -1 for an arm that is not known"
             )
+        if self._changes_rewards:
+            info = self._without_means(info)
         if self._env.has_wrapper_attr("lost"):
             for lost in self._env.get_wrapper_attr("lost"):
                 self._pending.pop(lost, None)
         self.index, self.is_over = index + 1, bool(terminated or truncated)
         return float(reward), info, arrivals
+
+    def _without_means(self, info: dict[str, Any]) -> dict[str, Any]:
+        """The info of a round whose means are in another unit than its reward."""
+        if self.index == 0 and not math.isnan(float(info["regret"])):
+            _logger.warning(
+                "%s changes rewards, and not the means and regrets in info, which are of the "
+                "rewards before: they are taken as unknown (NaN); to have them, change info in "
+                "step, too",
+                self._changes_rewards,
+            )
+        unknown = dict.fromkeys(("expected_reward", "optimal_reward", "regret"), math.nan)
+        return info | unknown | {"optimal_action": -1}
 
     def _learn(self, arrivals: Sequence[tuple[int, float]]) -> dict[str, float]:
         """Hand every reward to the agent with the decision that earned it."""
@@ -195,39 +213,6 @@ class Episode:
             if index in waiting:
                 self._pending[index] = (obs, waiting[index])
         self.cumulative_regret = float(state["cumulative_regret"])
-
-
-def check_reward_wrappers(env: gym.Env[Any, Any]) -> None:
-    """Refuse wrappers of rewards outside of the layer that says which rewards arrived.
-
-    What arrives does not come through `step`, so they would be passed by. Other wrappers with a
-    `step` of their own, of whose rewards nothing is known, are named in a warning.
-
-    Raises:
-        ValueError: If there is one.
-    """
-    outside: list[gym.Wrapper[Any, Any, Any, Any]] = []
-    layer = env
-    while isinstance(layer, gym.Wrapper) and not hasattr(layer, "arrivals"):
-        outside.append(layer)
-        layer = layer.env
-    if not hasattr(layer, "arrivals"):
-        return
-    arrives = type(layer).__name__
-    for wrapper in outside:
-        kind = type(wrapper)
-        if isinstance(wrapper, gym.RewardWrapper | gym.wrappers.NormalizeReward):
-            raise ValueError(
-                f"{kind.__name__} wraps {arrives}, whose rewards arrive beside step, so it would "
-                f"change none; wrap the environment in {kind.__name__} first"
-            )
-        is_known = kind.__module__.startswith(("gymnasium.", "vitucb."))
-        if kind.step is not gym.Wrapper.step and not is_known:
-            _logger.warning(
-                "%s wraps %s, whose rewards arrive beside step: what it does to rewards is not "
-                "seen; wrap the environment in it first",
-                *(kind.__name__, arrives),
-            )
 
 
 def merged_metrics(reports: Sequence[Mapping[str, float]]) -> dict[str, float]:
