@@ -258,7 +258,7 @@ def test_the_same_runs_make_the_same_page(report: Path, experiment: Path) -> Non
 
 def test_few_seeds_are_owned_up_to(report: Path) -> None:
     text = words(report / "index.html")
-    assert "With 3 seeds percentile bootstrap intervals are too short" in text
+    assert "With 3 seeds Student's intervals (in brackets) are wide" in text
     assert "cannot give p below 0.25" in text
 
 

@@ -8,6 +8,7 @@ from vitucb.statistics import (
     growth_exponent,
     paired_difference,
     regret_summary,
+    student_interval,
     wilcoxon_test,
 )
 
@@ -66,6 +67,28 @@ def test_summary_of_other_seeds_than_those_of_random_play_is_not_paired() -> Non
     assert apart.low < 0.45 < 0.55 < apart.high
 
 
+def test_intervals_of_means_are_students_and_of_ratios_hold_at_few_seeds() -> None:
+    regret, uniform = rng(1).gamma(4, size=(300, 5, 1)), rng(2).gamma(9, size=(300, 5, 1))
+    held = {True: 0, False: 0}
+    for ours, theirs in zip(regret, uniform, strict=True):
+        for is_paired in held:
+            summary = regret_summary(
+                ours, random_regret=theirs, is_paired=is_paired, num_resamples=1
+            )
+            assert summary.final_regret[1:] == pytest.approx(student_interval(ours[:, 0]))
+            _, low, high = summary.normalised_regret
+            held[is_paired] += low <= 4 / 9 <= high
+    # Nominally 285; the percentile bootstrap holds 250.
+    assert min(held.values()) >= 275
+
+
+def test_one_seed_has_no_interval() -> None:
+    regret = np.ones((1, 20))
+    summary = regret_summary(regret, random_regret=np.full((3, 20), 2.0))
+    assert summary.normalised_regret.value == 0.5
+    assert np.isnan([*summary.normalised_regret[1:], *summary.final_regret[1:]]).all()
+
+
 def test_summary_without_regret_or_reference_says_nan() -> None:
     summary = regret_summary(np.zeros((3, 50)))
     assert summary.final_regret.value == 0
@@ -85,7 +108,7 @@ def test_paired_difference_counts_and_changes_sign_when_swapped() -> None:
     forward, backward = paired_difference(a, b), paired_difference(b, a)
     assert forward.difference.value == pytest.approx(-1.3)
     assert (forward.num_pairs, forward.num_lower, forward.num_higher) == (5, 4, 1)
-    assert forward.difference.low == pytest.approx(-backward.difference.high, abs=0.05)
+    assert forward.difference.low == pytest.approx(-backward.difference.high)
     assert forward.wilcoxon_p == backward.wilcoxon_p
     assert forward.smallest_p == 0.0625
 
@@ -112,6 +135,8 @@ def test_a_pair_of_which_one_is_not_known_is_left_out() -> None:
 def test_paired_difference_refuses_unpaired_input() -> None:
     with pytest.raises(ValueError, match="one figure per shared seed"):
         paired_difference([1.0, 2.0], [1.0])
+    with pytest.raises(ValueError, match="of no pair both figures are known"):
+        paired_difference([np.nan], [1.0])
 
 
 def test_coverage_counts_ends_and_skips_nan() -> None:

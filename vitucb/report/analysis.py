@@ -20,10 +20,10 @@ from vitucb.statistics import (
     PairedDifference,
     RegretSummary,
     bootstrap_band,
-    bootstrap_ci,
     holm_correction,
     paired_difference,
     regret_summary,
+    student_interval,
 )
 
 # More would be under half a pixel apart on the page.
@@ -233,8 +233,7 @@ def _gain(runs: Sequence[Run], uniform: Sequence[Run], horizon: int) -> PairedDi
 
 
 def _mean_estimate(values: FloatArray) -> IntervalEstimate:
-    low, high = bootstrap_ci(values)
-    return IntervalEstimate(float(values.mean()), float(low), float(high))
+    return IntervalEstimate(float(values.mean()), *student_interval(values))
 
 
 def _stack(runs: Sequence[Run], column: str, horizon: int) -> FloatArray:

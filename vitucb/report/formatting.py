@@ -28,7 +28,7 @@ def estimate_text(estimate: IntervalEstimate) -> str:
     value, low, high = estimate
     if not math.isfinite(low) or not math.isfinite(high):
         return number(value)
-    if high - low <= 1e-9 * abs(value):  # equal in every resample, to rounding
+    if high - low <= 1e-9 * abs(value):  # the same for every seed, to rounding
         return fixed(value, estimate)
     return f"{fixed(value, estimate)} [{fixed(low, estimate)}, {fixed(high, estimate)}]"
 

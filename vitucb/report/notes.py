@@ -42,8 +42,9 @@ def caveats(analysis: Analysis) -> list[str]:
     few = min((len(r.runs) for r in analysis.results if len(r.runs) > 1), default=10)
     if few < 10:
         found.append(
-            f"With {few} seeds percentile bootstrap intervals are too short: a nominal 95 % covers "
-            f"about {_COVERED.get(few, 90)} % (normal law). Ten seeds or more are better."
+            f"With {few} seeds Student's intervals (in brackets) are wide, and the bootstrap bands "
+            f"of the curves too short: a nominal 95 % covers about {_COVERED.get(few, 90)} % "
+            "(normal law). Ten seeds or more are better."
         )
     found += _unknown_means(analysis)
     if group.is_truncated:

@@ -52,8 +52,9 @@ _MS_PER_ROUND = Column(
 REGRET_COLUMNS = (
     *_FIRST_COLUMNS,
     Column("regret", "Mean over seeds of the cumulative pseudo-regret after T rounds: per round "
-           "the largest mean reward on offer minus the mean reward of the chosen arm. Brackets: "
-           "95 % percentile bootstrap interval over seeds, whole trajectories, 10,000 resamples."),
+           "the largest mean reward on offer minus the mean reward of the chosen arm. Brackets, "
+           "here and in the other columns: Student's 95 % interval over seeds; of ratios and of "
+           "the exponent by the jackknife."),
     Column("÷ random", "Regret over the regret of uniformly random play on the same environment: "
            "1 is random, 0 is the oracle."),
     Column("area", "Area under the regret curve over the area under a straight line to random's "
@@ -69,8 +70,8 @@ REGRET_COLUMNS = (
 
 REWARD_COLUMNS = (
     *_FIRST_COLUMNS,
-    Column("total reward", "Mean over seeds of the rewards of all T rounds. Brackets: 95 % "
-           "percentile bootstrap interval over seeds, 10,000 resamples."),
+    Column("total reward", "Mean over seeds of the rewards of all T rounds. Brackets, here and "
+           "in the other columns: Student's 95 % interval over seeds."),
     Column("per round", "Mean observed reward per round."),
     Column("last tenth", "Mean observed reward per round over the last tenth of the rounds."),
     Column("over random", "Total reward minus that of uniformly random play on the same seeds."),
@@ -166,7 +167,7 @@ def _estimate_cell(estimate: IntervalEstimate) -> Cell:
     value, low, high = estimate
     if not math.isfinite(value):
         return Cell("")
-    # Random over random is 1 in every resample, to rounding.
+    # Random over random is 1 whichever seed is left out, to rounding.
     if not (math.isfinite(low) and math.isfinite(high)) or high - low <= 1e-9 * abs(value):
         return Cell(fixed(value, estimate._replace(low=math.nan, high=math.nan)))
     return Cell(fixed(value, estimate), f"[{fixed(low, estimate)}, {fixed(high, estimate)}]")

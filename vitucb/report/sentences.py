@@ -177,10 +177,8 @@ def tests_note(analysis: Analysis) -> str:
     paired = [c.paired for c in analysis.comparisons if c.paired is not None]
     note = (
         f"Each rival is paired with {analysis.main.label} on the seeds both played; brackets are "
-    )
-    note += (
-        "95 % bootstrap intervals of the mean difference. 'Beats' and 'loses' need Student's 95 % "
-        "interval to leave zero out as well; intervals are not corrected for several comparisons."
+        "Student's 95 % intervals of the mean difference, and 'beats' and 'loses' mean that they "
+        "leave zero out; they are not corrected for several comparisons."
     )
     if any(p.smallest_p <= _LEVEL for p in paired):
         note += (
@@ -219,23 +217,18 @@ def difference_sentence(
     text += measure.name
     if gap.value != 0 and _has_no_spread(paired):
         wins += ", the same in every one: too few to tell from chance"
-    elif gap.low > 0 or gap.high < 0:
-        student = IntervalEstimate(gap.value, paired.student_low, paired.student_high)
-        wins += f"; Student's interval {estimate_text(student).partition(' ')[2]} holds zero"
     return Sentence(f"{text}, {wins}.", "open")
 
 
 def verdict(paired: PairedDifference, measure: Measure = REGRET) -> Verdict:
     """Whether the first agent is shown to be better, worse, or neither.
 
-    Both the bootstrap and Student's interval must leave zero out: at a handful of seeds the first
-    is too short. Where all differences are the same, as those of counts may be, both are points;
-    then the sign test must reject.
+    The interval shown beside it, Student's, must leave zero out. Where all differences are the
+    same, as those of counts may be, it is a point; then the sign test must reject.
     """
     if _has_no_spread(paired) and paired.sign_p > _LEVEL:
         return "open"
-    low = min(paired.difference.low, paired.student_low)
-    high = max(paired.difference.high, paired.student_high)
+    _, low, high = paired.difference
     if not (low > 0 or high < 0):  # so, an unknown interval tells nothing
         return "open"
     return "better" if measure.cost(low) < 0 else "worse"
@@ -243,7 +236,8 @@ def verdict(paired: PairedDifference, measure: Measure = REGRET) -> Verdict:
 
 def _has_no_spread(paired: PairedDifference) -> bool:
     """Whether the differences are equal but for rounding."""
-    return paired.student_high - paired.student_low <= 1e-9 * abs(paired.difference.value)
+    value, low, high = paired.difference
+    return high - low <= 1e-9 * abs(value)
 
 
 def _rounds_text(group: Group) -> str:

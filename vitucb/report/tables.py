@@ -98,13 +98,12 @@ def _summary_row(result: AgentResult, horizon: int) -> list[Cell]:
 
 def _comparisons(analysis: Analysis) -> Table:
     header = ["agent", "rival", "pairs", *_with_bounds("difference")]
-    header += ["student_low", "student_high", "lower_in", "higher_in"]
-    header += ["sign_p", "wilcoxon_p", "wilcoxon_p_holm"]
+    header += ["lower_in", "higher_in", "sign_p", "wilcoxon_p", "wilcoxon_p_holm"]
     rows: list[list[Cell]] = [
         [
             *(comparison.main, comparison.rival.label, paired.num_pairs, *paired.difference),
-            *(paired.student_low, paired.student_high, paired.num_lower, paired.num_higher),
-            *(paired.sign_p, paired.wilcoxon_p, comparison.holm_p),
+            *(paired.num_lower, paired.num_higher, paired.sign_p),
+            *(paired.wilcoxon_p, comparison.holm_p),
         ]
         for comparison in analysis.comparisons
         if (paired := comparison.paired) is not None

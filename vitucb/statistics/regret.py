@@ -1,7 +1,12 @@
-"""Statistics of regret curves over seeds: bootstrap intervals, summaries, paired comparisons.
+"""Statistics of regret curves over seeds: summaries with intervals, paired comparisons.
 
-Seeds are the unit of replication: rounds of one run depend on each other, so whole trajectories
-are resampled (`resampling`) and agents are compared seed by seed (`paired_tests`).
+Seeds are the unit of replication: rounds of one run depend on each other, so agents are compared
+seed by seed (`paired_tests`). Seeds are few, and at a handful of them the percentile bootstrap is
+too short: intervals are Student's, of ratios and slopes by the jackknife over seeds.
+
+Source:
+    Jackknife with Student's law: Tukey, "Bias and confidence in not-quite large samples", Ann.
+        Math. Statist. 29 (1958); of a mean it is Student's interval itself.
 """
 
 from __future__ import annotations
@@ -13,21 +18,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vitucb.statistics.jackknife import jackknife_half, without_each
 from vitucb.statistics.paired_tests import (
     sign_test,
     student_interval,
     wilcoxon_test,
 )
 from vitucb.statistics.resampling import (
-    BLOCK,
     FloatArray,
     as_matrix,
     bootstrap_ci,
-    draw_resamples,
     interquartile_mean,
-    percentiles,
-    resample_weights,
-    resampled,
 )
 
 # R_t is smooth on the fitted range, so this many evenly spaced rounds give the exponent to 1e-3.
@@ -47,6 +48,9 @@ class IntervalEstimate(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class RegretSummary:
     """What the regret of one agent over its seeds comes to.
+
+    Intervals are Student's, by the jackknife over seeds where a figure is no mean; only that of the
+    interquartile mean, which has no jackknife, is the percentile bootstrap's.
 
     Attributes:
         num_seeds: Number of runs S.
@@ -74,9 +78,7 @@ class PairedDifference:
     """Differences a - b over paired seeds.
 
     Attributes:
-        difference: Mean of a - b with its bootstrap interval.
-        student_low: Lower end of Student's interval, which is wide enough at few seeds too.
-        student_high: Upper end of it.
+        difference: Mean of a - b with Student's interval, which is wide enough at few seeds too.
         num_pairs: Number of pairs.
         num_lower: Pairs in which a < b by more than rounding.
         num_higher: Pairs in which a > b by more than rounding.
@@ -86,14 +88,22 @@ class PairedDifference:
     """
 
     difference: IntervalEstimate
-    student_low: float
-    student_high: float
     num_pairs: int
     num_lower: int
     num_higher: int
     sign_p: float
     wilcoxon_p: float
     smallest_p: float
+
+    @property
+    def student_low(self) -> float:
+        """Lower end of Student's interval."""
+        return self.difference.low
+
+    @property
+    def student_high(self) -> float:
+        """Upper end of it."""
+        return self.difference.high
 
 
 def regret_summary(
@@ -111,10 +121,10 @@ def regret_summary(
         regret: Pseudo-regret of every round (not cumulated), shape (S, T), reward units.
         random_regret: The same of uniform play, shape (S', T). Without it the normalised figures
             are NaN.
-        is_paired: Whether its rows are of the same seeds in the same order, then they are resampled
+        is_paired: Whether its rows are of the same seeds in the same order, then they are left out
             together; rows of another number never are.
         confidence: Nominal coverage of the intervals, in (0, 1).
-        num_resamples: Number of resamples B, shared by all figures.
+        num_resamples: Number of resamples of the interquartile mean.
         seed: Makes the resamples.
 
     Raises:
@@ -123,25 +133,27 @@ def regret_summary(
     rounds = as_matrix(regret, "regret")
     num_seeds, horizon = rounds.shape
     curves = rounds.cumsum(axis=1)
-    rng = np.random.default_rng(seed)
-    weights = resample_weights(draw_resamples(num_seeds, num_resamples, rng))
-    final = _Bootstrapped.of_mean(curves[:, -1], weights)
-    area = _Bootstrapped.of_mean(curves.mean(axis=1), weights)
-    uniform = _uniform_play(random_regret, rounds.shape, weights, rng, is_paired=is_paired)
+    final, area = _Jackknifed.of_mean(curves[:, -1]), _Jackknifed.of_mean(curves.mean(axis=1))
+    uniform = _uniform_play(random_regret, horizon)
+    is_paired = is_paired and uniform.num_runs == num_seeds
     tail = rounds[:, -math.ceil(horizon / 10) :].mean(axis=1)
-    quartiles = _Bootstrapped(
-        interquartile_mean(curves[:, -1]),
-        resampled(curves[:, -1], draw_resamples(num_seeds, num_resamples, rng), interquartile_mean),
+    low, high = bootstrap_ci(
+        curves[:, -1],
+        confidence=confidence,
+        num_resamples=num_resamples,
+        statistic=interquartile_mean,
+        seed=seed,
     )
+    quartiles = IntervalEstimate(float(interquartile_mean(curves[:, -1])), float(low), float(high))
     return RegretSummary(
         num_seeds=num_seeds,
         horizon=horizon,
-        final_regret=final.estimate(confidence, num_seeds),
-        interquartile_regret=quartiles.estimate(confidence, num_seeds),
-        normalised_regret=final.over(uniform).estimate(confidence, num_seeds),
-        auc=area.over(uniform).times(2).estimate(confidence, num_seeds),
-        tail_slope=_Bootstrapped.of_mean(tail, weights).estimate(confidence, num_seeds),
-        growth_exponent=_exponents(curves, weights).estimate(confidence, num_seeds),
+        final_regret=final.estimate(confidence),
+        interquartile_regret=quartiles,
+        normalised_regret=final.over(uniform, is_paired).estimate(confidence),
+        auc=area.over(uniform, is_paired).times(2).estimate(confidence),
+        tail_slope=_Jackknifed.of_mean(tail).estimate(confidence),
+        growth_exponent=_exponents(curves).estimate(confidence),
     )
 
 
@@ -159,25 +171,17 @@ def growth_exponent(curve: ArrayLike) -> float:
     return float(_log_slope(values[rounds - 1][None], rounds)[0])
 
 
-def paired_difference(
-    a: ArrayLike,
-    b: ArrayLike,
-    *,
-    confidence: float = 0.95,
-    num_resamples: int = 10_000,
-    seed: int = 0,
-) -> PairedDifference:
+def paired_difference(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) -> PairedDifference:
     """Compare two agents run on the same seeds, e.g. by their final regrets.
 
     Args:
         a: One figure per seed, shape (S,); a pair with a NaN, where one is not known, is left out.
         b: The same seeds in the same order, shape (S,).
         confidence: Nominal coverage of the interval, in (0, 1).
-        num_resamples: Number of resamples B.
-        seed: Makes the resamples.
 
     Raises:
-        ValueError: If the shapes differ or are not (S,), no pair is known, or as `bootstrap_ci`.
+        ValueError: If the shapes differ or are not (S,), no pair is known, or `confidence` is no
+            probability.
     """
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if first.shape != second.shape or first.ndim != 1:
@@ -186,12 +190,12 @@ def paired_difference(
         )
     is_known = ~(np.isnan(first) | np.isnan(second))
     gaps, ranked = _gaps(first[is_known], second[is_known])
-    low, high = bootstrap_ci(gaps, confidence=confidence, num_resamples=num_resamples, seed=seed)
-    student_low, student_high = student_interval(gaps, confidence=confidence)
+    if not len(gaps):
+        raise ValueError("of no pair both figures are known; give at least one")
     return PairedDifference(
-        difference=IntervalEstimate(float(gaps.mean()), float(low), float(high)),
-        student_low=student_low,
-        student_high=student_high,
+        difference=IntervalEstimate(
+            float(gaps.mean()), *student_interval(gaps, confidence=confidence)
+        ),
         num_pairs=len(gaps),
         num_lower=int((gaps < 0).sum()),
         num_higher=int((gaps > 0).sum()),
@@ -234,54 +238,57 @@ def _gaps(first: FloatArray, second: FloatArray) -> tuple[FloatArray, FloatArray
 
 
 @dataclass(frozen=True, slots=True)
-class _Bootstrapped:
-    """A figure and its B resampled values, so that ratios are taken resample by resample."""
+class _Jackknifed:
+    """A figure, and what it would be without each run in turn.
 
-    value: FloatArray
-    samples: FloatArray
+    Attributes:
+        value: The figure.
+        without: For every group of runs that were drawn apart, its values without one of them.
+    """
+
+    value: float
+    without: tuple[FloatArray, ...]
 
     @classmethod
-    def of_mean(cls, values: FloatArray, weights: FloatArray) -> _Bootstrapped:
-        return cls(values.mean(), weights @ values)
+    def of_mean(cls, values: FloatArray) -> _Jackknifed:
+        return cls(float(values.mean()), (without_each(values),))
 
-    def over(self, other: _Bootstrapped) -> _Bootstrapped:
+    @property
+    def num_runs(self) -> int:
+        """Number of runs of the first group."""
+        return len(self.without[0])
+
+    def over(self, other: _Jackknifed, is_paired: bool) -> _Jackknifed:
+        ours, theirs = np.float64(self.value), np.float64(other.value)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return _Bootstrapped(self.value / other.value, self.samples / other.samples)
+            without = (
+                (self.without[0] / other.without[0],)
+                if is_paired
+                else (self.without[0] / theirs, ours / other.without[0])
+            )
+            return _Jackknifed(float(ours / theirs), without)
 
-    def times(self, factor: float) -> _Bootstrapped:
-        return _Bootstrapped(self.value * factor, self.samples * factor)
+    def times(self, factor: float) -> _Jackknifed:
+        return _Jackknifed(self.value * factor, tuple(factor * part for part in self.without))
 
-    def estimate(self, confidence: float, num_seeds: int) -> IntervalEstimate:
-        value = float(self.value)
-        if not math.isfinite(value):
+    def estimate(self, confidence: float) -> IntervalEstimate:
+        if not math.isfinite(self.value):
             return IntervalEstimate(math.nan, math.nan, math.nan)
-        known = self.samples[np.isfinite(self.samples)]
-        if num_seeds == 1 or len(known) == 0:
-            return IntervalEstimate(value, math.nan, math.nan)
-        low, high = percentiles(known, confidence)
-        return IntervalEstimate(value, float(low), float(high))
+        half = jackknife_half(self.without, confidence)
+        return IntervalEstimate(self.value, self.value - half, self.value + half)
 
 
-def _uniform_play(
-    random_regret: ArrayLike | None,
-    shape: tuple[int, ...],
-    weights: FloatArray,
-    rng: np.random.Generator,
-    *,
-    is_paired: bool,
-) -> _Bootstrapped:
+def _uniform_play(random_regret: ArrayLike | None, horizon: int) -> _Jackknifed:
     """R_T of uniform play; NaN without one."""
     if random_regret is None:
-        return _Bootstrapped(np.asarray(np.nan), np.full(len(weights), np.nan))
+        return _Jackknifed(math.nan, (np.full(1, np.nan),))
     rounds = as_matrix(random_regret, "random_regret")
-    if rounds.shape[1] != shape[1]:
+    if rounds.shape[1] != horizon:
         raise ValueError(
-            f"random_regret has {rounds.shape[1]} rounds and regret {shape[1]}; "
+            f"random_regret has {rounds.shape[1]} rounds and regret {horizon}; "
             "cut both to the shorter"
         )
-    if len(rounds) != shape[0] or not is_paired:
-        weights = resample_weights(draw_resamples(len(rounds), len(weights), rng))
-    return _Bootstrapped.of_mean(rounds.sum(axis=1), weights)
+    return _Jackknifed.of_mean(rounds.sum(axis=1))
 
 
 def _exponent_rounds(horizon: int) -> NDArray[np.int64]:
@@ -301,11 +308,9 @@ def _log_slope(values: FloatArray, rounds: NDArray[np.int64]) -> FloatArray:
     return np.where(positive, logs @ centred / (centred @ centred), np.nan)
 
 
-def _exponents(curves: FloatArray, weights: FloatArray) -> _Bootstrapped:
-    """Exponent of the mean curve, and of the mean curve of every resample."""
+def _exponents(curves: FloatArray) -> _Jackknifed:
+    """Exponent of the mean curve, and of the mean curve without each run."""
     rounds = _exponent_rounds(curves.shape[1])
     points = curves[:, rounds - 1]
-    step = max(1, BLOCK // len(rounds))
-    blocks = (weights[start : start + step] for start in range(0, len(weights), step))
-    samples = np.concatenate([_log_slope(block @ points, rounds) for block in blocks])
-    return _Bootstrapped(_log_slope(points.mean(axis=0)[None], rounds)[0], samples)
+    value = float(_log_slope(points.mean(axis=0)[None], rounds)[0])
+    return _Jackknifed(value, (_log_slope(without_each(points), rounds),))

@@ -24,6 +24,8 @@ _NARROW_ROW_INCHES = 0.55
 # Of a row: how far above its line names and numbers stand in narrow figures.
 _ABOVE_ROW = 0.36
 _MIN_AXES_INCHES = 3.0
+# How far intervals may widen the axis, in lengths of what the seeds span.
+_INTERVAL_REACH = 2.0
 _TOTALS = {"regret": "final regret", "reward": "total reward"}
 
 
@@ -126,9 +128,19 @@ def _seed_gaps(analysis: Analysis, comparison: RivalComparison) -> FloatArray:
 
 
 def _limits(analysis: Analysis, compared: list[RivalComparison]) -> tuple[float, float]:
-    """Room for the contextual rivals: random play would squeeze them all into one point."""
+    """Room for the contextual rivals: random play would squeeze them all into one point.
+
+    Their intervals fit in from three seeds on; those of two are thirteen times as long as the seeds
+    are apart.
+    """
     near = [c for c in compared if c.rival.family == "contextual"] or compared
     points = np.concatenate([[0.0], *(_seed_gaps(analysis, c) for c in near)])
     low, high = float(points.min()), float(points.max())
+    reach = _INTERVAL_REACH * (high - low)
+    ends = [e for c in near if c.paired for e in c.paired.difference[1:] if np.isfinite(e)]
+    low, high = (
+        min([low, *(max(e, low - reach) for e in ends)]),
+        max([high, *(min(e, high + reach) for e in ends)]),
+    )
     pad = 0.08 * (high - low or 1.0)
     return low - pad, high + pad
