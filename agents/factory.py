@@ -50,6 +50,15 @@ def make_agent(
     Raises:
         TypeError: If `env` is no environment, or several.
         ValueError: If a name or a setting is not usable, or `env` has no images.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> import vitucb
+        >>> env = gym.make("vitucb/ImageArms-v0", num_arms=3)
+        >>> agent = vitucb.make_agent("lin-ucb", env, policy={"alpha": 0.5}, seed=1)
+        >>> observation, _ = env.reset(seed=0)
+        >>> agent.select_action(observation).mean.shape
+        (3,)
     """
     require_image_bandit(env)
     config = override(config or AgentConfig(), {"name": name, **overrides}, "agent.")

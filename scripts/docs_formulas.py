@@ -1,8 +1,9 @@
-"""Let formulas and lists of docstrings stand as blocks in the rendered reference.
+"""Let formulas, lists and examples of docstrings stand as blocks in the rendered reference.
 
-In the source they follow their sentence directly; Markdown wants a blank line before them. And
-griffe knows `Examples:` as a section of doctests, where the style asks for `Example:`. A griffe
-extension, named in mkdocs.yml.
+In the source they follow their sentence directly; Markdown wants a blank line before them. griffe
+knows `Examples:` as a section of doctests, where the style asks for `Example:`. And inner products
+`<a, b>` are no HTML, as which a browser would leave them out. A griffe extension, named in
+mkdocs.yml.
 """
 
 from __future__ import annotations
@@ -15,11 +16,17 @@ import griffe
 # `Args:` and its like are sections, which griffe reads by itself; a list item may be continued.
 _ITEM = re.compile(r"[-*] |\d+\. ")
 _SECTION = re.compile(r"\w+:$")
+# What Markdown takes for a tag; code between backticks comes first and is left alone.
+_CODE_OR_TAG = re.compile(r"`+[^`]+`+|<(?=/?[A-Za-z][^<>]*>)")
 
 
 def set_off_blocks(text: str) -> str:
-    """`text` with a blank line between a paragraph and the formula or list that follows it."""
+    """`text` with a blank line between a paragraph and the formula or list that follows it.
+
+    And with `Examples:` as the head of doctests, and nothing that Markdown takes for a tag.
+    """
     lines: list[str] = []
+    text = _CODE_OR_TAG.sub(lambda found: found[0] if found[0] != "<" else "&lt;", text)
     for line in re.sub(r"(?m)^( *)Example:$", r"\1Examples:", text).splitlines():
         above = lines[-1] if lines else ""
         is_paragraph = bool(above.strip()) and not above.startswith(" ")

@@ -66,6 +66,11 @@ def load_dataset(
     Raises:
         ValueError: If the name is unknown, a file is missing or unreadable, or the content does
             not fit.
+
+    Example:
+        >>> digits = load_dataset("digits", classes=["3", "8"], image_size=32)
+        >>> digits.images.shape[1:], digits.class_names
+        ((32, 32, 3), ('3', '8'))
     """
     if not isinstance(name, str | os.PathLike):
         raise TypeError(

@@ -37,6 +37,12 @@ def make_covariance(
 
     Raises:
         ValueError: If the name is unknown, or `dim`, `ridge` or `rank` is not usable.
+
+    Example:
+        >>> import torch
+        >>> covariance = make_covariance("dense", dim=2, ridge=4.0)
+        >>> covariance.width(torch.tensor([[1.0, 0.0]]))
+        tensor([0.5000], dtype=torch.float64)
     """
     made: FeatureCovariance = lookup("covariance", name, COVARIANCES)(
         dim, ridge=ridge, rank=rank, seed=seed, dtype=dtype, **options

@@ -46,6 +46,14 @@ def run(
     Raises:
         ValueError: If a reward is not usable or no arm is allowed. Rounds yielded before stay
             valid.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> import vitucb
+        >>> env = gym.make("vitucb/ImageArms-v0", num_arms=3, max_episode_steps=100)
+        >>> rounds = list(vitucb.run(env, vitucb.make_agent("ucb1", env), num_rounds=10))
+        >>> rounds[-1].index
+        9
     """
     episode = Episode(env, agent, seed=seed)
     while not episode.is_over and (num_rounds is None or episode.index < num_rounds):

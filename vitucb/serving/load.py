@@ -134,6 +134,14 @@ def deploy(
 
     Raises:
         ValueError: If a name or a setting is not usable.
+
+    Example:
+        >>> import numpy as np
+        >>> import vitucb
+        >>> agent = vitucb.deploy("lin-ucb", num_arms=3, reward_range=(0, 1))
+        >>> decision = agent.act(np.zeros((3, 32, 32, 3), np.uint8))
+        >>> agent.observe(decision, reward=1.0).outcome
+        'learnt'
     """
     settings = override(config or AgentConfig(), {"name": name, **overrides}, "agent.")
     if overrides:

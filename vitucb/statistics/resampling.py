@@ -64,6 +64,11 @@ def bootstrap_ci(
 
     Raises:
         ValueError: If there is no row, `confidence` is outside (0, 1) or `num_resamples` < 1.
+
+    Example:
+        >>> low, high = bootstrap_ci([41.0, 52.0, 47.0, 39.0, 60.0])
+        >>> bool(low < 47.8 < high)
+        True
     """
     rows = _as_rows(values)
     if len(rows) == 1:
