@@ -8,10 +8,17 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 from PIL import Image
 
 from vitucb.report import write_report
+from vitucb.report.analysis import analyse
+from vitucb.report.figures.layout import PAPER, using
+from vitucb.report.groups import group_runs
 from vitucb.report.latex import escaped
+from vitucb.report.runs import load_runs
+from vitucb.report.write import _figures
 
 WriteRun: TypeAlias = Callable[..., Path]
 COLUMN_INCHES, PAGE_INCHES = 3.35, 6.9
@@ -45,6 +52,29 @@ def test_both_axes_of_a_paper_are_labelled(paper: Path) -> None:
     assert re.search(r">\s*Growth of regret, log-log</text>", svg)
     assert re.search(r">\s*round</text>", svg)
     assert "rotate(-90" in re.search(r"<text[^>]*>Growth", svg)[0]  # type: ignore[index]
+
+
+def test_no_text_of_a_figure_is_cut_off(paper: Path) -> None:
+    """Labels of short axes are broken into lines."""
+    (group,) = group_runs(load_runs(paper.parent / "exp"))
+    with using(PAPER):
+        drawn = {name: f for name, f in _figures(analyse(group)).items() if f is not None}
+        assert {"regret", "differences", "learning", "growth", "calibration"} <= drawn.keys()
+        for name, figure in drawn.items():
+            FigureCanvasAgg(figure).draw()
+            page = figure.bbox
+            # Ticks beyond the limits are there too, and not drawn.
+            ticks = {t for a in figure.axes for t in (*a.get_xticklabels(), *a.get_yticklabels())}
+            for text in figure.findobj(Text):
+                assert isinstance(text, Text)
+                if text in ticks or not text.get_visible() or not text.get_text().strip():
+                    continue
+                box = text.get_window_extent()
+                told = f"{name}: {text.get_text()!r} {box.bounds} of {page.bounds}"
+                assert box.x0 >= -1, told
+                assert box.y0 >= -1, told
+                assert box.x1 <= page.x1 + 1, told
+                assert box.y1 <= page.y1 + 1, told
 
 
 def test_the_latex_table_holds_every_agent_and_escapes_its_label(paper: Path) -> None:

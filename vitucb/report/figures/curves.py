@@ -219,6 +219,10 @@ def _draw_guides(axes: Axes, rounds: NDArray[np.int64], curves: Sequence[FloatAr
     for power in (1.0, 0.5):
         guide = start * rounds**power
         axes.plot(rounds, guide, color=colour("ash"), linewidth=0.8, alpha=0.7, zorder=0.5)
+        if not current().has_titles:  # the page says below the figure what they are
+            name = "t" if power == 1.0 else "\N{SQUARE ROOT}t"
+            axes.annotate(name, (rounds[-1], guide[-1]), xytext=(-4, -3), ha="right", va="top",
+                          textcoords="offset points", color=colour("muted"))  # fmt: skip
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:,g}")
     axes.minorticks_off()

@@ -23,6 +23,7 @@ _ROW_INCHES = 0.4
 _NARROW_ROW_INCHES = 0.55
 # Of a row: how far above its line names and numbers stand in narrow figures.
 _ABOVE_ROW = 0.36
+_TITLE_INCHES = 0.38
 _MIN_AXES_INCHES = 3.0
 # How far intervals may widen the axis, in lengths of what the seeds span.
 _INTERVAL_REACH = 2.0
@@ -38,12 +39,13 @@ def difference_figure(analysis: Analysis) -> Figure | None:
         return None
     is_narrow = current().has_legends
     row_inches = _NARROW_ROW_INCHES if is_narrow else _ROW_INCHES
-    height = 1.05 + row_inches * len(compared)
+    above = _TITLE_INCHES if current().has_titles else 0.05
+    height = 0.67 + above + row_inches * len(compared)
     total = current().single_inches
     figure = Figure(figsize=(total, height))
     names = [shorten(f"vs {c.rival.label}") for c in compared]
     left, width = (0.1 / total, 1 - 0.2 / total) if is_narrow else _left_and_width(names, compared)
-    axes = figure.add_axes((left, 0.52 / height, width, 1 - 0.9 / height))
+    axes = figure.add_axes((left, 0.52 / height, width, 1 - (0.52 + above) / height))
     limits = _limits(analysis, compared)
     axes.set_xlim(*limits)
     for row, comparison in enumerate(compared):

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from vitucb.report.figures.labels import TICKS_INCHES, LineEnd, label_line_ends, label_width_inches
+from vitucb.report.figures.labels import (
+    TICKS_INCHES,
+    LineEnd,
+    label_line_ends,
+    label_width_inches,
+    text_points,
+)
 from vitucb.report.figures.layout import WIDE, current
 from vitucb.report.figures.legends import draw_legend, legend_inches
 from vitucb.report.figures.theme import LineStyle
@@ -26,6 +32,10 @@ _MIN_PANEL_INCHES = 1.2
 _BELOW_INCHES = 0.52
 _ABOVE_INCHES = 0.38
 _EDGE_INCHES = 0.12
+# Beside the axes of a paper: the second line of a label of the y axis.
+_SECOND_LINE_INCHES = 0.14
+# How far such a label may reach past the ends of its axis.
+_PAST_AXES_POINTS = 10.0
 
 
 def make_panels(
@@ -98,17 +108,18 @@ def _with_legends(
 
     layout = current()
     total = layout.single_inches if len(ratios) == 1 else layout.width_inches
-    free = total - (TICKS_INCHES + _EDGE_INCHES) * len(ratios)
+    before = TICKS_INCHES + (0.0 if layout.has_titles else _SECOND_LINE_INCHES)
+    free = total - (before + _EDGE_INCHES) * len(ratios)
     spans = [free * ratio / sum(ratios) for ratio in ratios]
     legend = max(legend_inches(texts, span) for texts, span in zip(labels, spans, strict=True))
     whole = height + legend
     figure = Figure(figsize=(total, whole))
     tall = height - _BELOW_INCHES - 0.1
-    all_axes, left = [], TICKS_INCHES
+    all_axes, left = [], before
     for span in spans:
         box = (left / total, (legend + _BELOW_INCHES) / whole, span / total, tall / whole)
         all_axes.append(figure.add_axes(box))
-        left += span + _EDGE_INCHES + TICKS_INCHES
+        left += span + _EDGE_INCHES + before
     return figure, all_axes
 
 
@@ -169,7 +180,7 @@ def finish_axes(
     if current().has_titles:
         axes.set_title(title)
     else:
-        axes.set_ylabel(title)
+        axes.set_ylabel(_in_lines(title, axes))
     axes.set_xlabel("round")
     if zero_based:
         axes.set_xlim(0, rounds[-1])
@@ -177,6 +188,21 @@ def finish_axes(
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         if axes.get_ylim()[1] >= 1000:
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+
+
+def _in_lines(title: str, axes: Axes) -> str:
+    """`title` in as many lines as the height of the axes needs: beyond the figure it is cut off."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None  # every axes here is made by figure.add_axes
+    room = 72 * figure.get_figheight() * axes.get_position().height + _PAST_AXES_POINTS
+    lines = [""]
+    for word in title.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and text_points(longer) > room:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return "\n".join(lines)
 
 
 def _round_locator() -> Locator:
