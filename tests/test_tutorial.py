@@ -56,13 +56,17 @@ def test_tutorial_runs_as_it_is_written(
         if language == "python":
             (tmp_path / text.split()[1]).write_text(text, encoding="utf-8")
         elif language == "bash":
-            for command in text.splitlines():
+            for command in text.replace("\\\n", "").splitlines():
                 execute(command)
             printed = {shape(line) for line in "\n".join(capfd.readouterr()).splitlines()}
         else:
             assert language == "text"
             shown = {shape(line).removesuffix("...") for line in text.splitlines()}
             assert {line for line in shown if not any(line in p for p in printed)} == set()
+    report = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    sections = re.findall(r'^- "([^"]+)"', PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sections
+    assert [title for title in sections if f">{title}<" not in report] == []
     promised = re.findall(r"`([\w-]+/[\w./-]+|[\w-]+\.\w+)`", PAGE.read_text(encoding="utf-8"))
     files = [name for name in promised if name.split("/")[0] in FOLDERS or "." in name]
     assert {name for name in files if not (tmp_path / name).exists()} <= {"photos/shoes/1.jpg"}
