@@ -19,6 +19,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "tutorial.md"
 BLOCKS = re.findall(
     r"^```(\w+)\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
 )
+FOLDERS = {"report", "evaluation", "photos", "runs"}
 NUMBER = re.compile(r"[-+]?\d+(\.\d+)?%?")
 
 
@@ -70,9 +71,6 @@ def test_tutorial_runs_as_it_is_written(
     promised = re.findall(r"`([\w-]+/[\w./-]+|[\w-]+\.\w+)`", PAGE.read_text(encoding="utf-8"))
     files = [name for name in promised if name.split("/")[0] in FOLDERS or "." in name]
     assert {name for name in files if not (tmp_path / name).exists()} <= {"photos/shoes/1.jpg"}
-
-
-FOLDERS = {"report", "evaluation", "photos", "runs"}
 
 
 def test_every_block_says_what_it_is() -> None:
