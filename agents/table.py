@@ -151,6 +151,7 @@ AGENTS: dict[str, AgentEntry] = {
 EXPERTS: dict[str, str] = {
     "linear": "vitucb.agents.expert_build:build_linear",
     "softmax": "vitucb.agents.expert_build:build_softmax",
+    "kernel-softmax": "vitucb.agents.expert_build:build_kernel_softmax",
     "logistic": "vitucb.agents.expert_build:build_logistic",
     "kernel": "vitucb.agents.expert_build:build_kernel",
     "adapted": "vitucb.agents.expert_build:build_adapted",

@@ -357,7 +357,10 @@ def test_every_expert_of_the_table_can_be_built() -> None:
 
 @pytest.mark.parametrize(
     ("family", "experts"),
-    [(image_arms, ["kernel", "linear"]), (labels, ["linear", "softmax", "adapted"])],
+    [
+        (image_arms, ["kernel", "linear"]),
+        (labels, ["linear", "softmax", "kernel-softmax", "adapted"]),
+    ],
 )
 def test_experts_follow_from_whether_arms_share_an_image(family: Any, experts: list[str]) -> None:
     agent = vitucb.make_agent("vit-ucb", family(3), lora={"rank": 1})

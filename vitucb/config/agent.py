@@ -168,10 +168,10 @@ class AgentConfig:
     label: str | None = None
     """Name in run folders and reports; the agent's name if not given."""
     experts: tuple[str, ...] | None = None
-    """Experts whose predictions vit-ucb mixes: any of linear softmax logistic (one image, K labels)
-    kernel (an image per arm) adapted, or import paths module:factory; if not given, linear softmax
-    adapted for labels, and kernel linear for an image per arm. `adapted` alone is the network with
-    the covariance of its own features."""
+    """Experts whose predictions vit-ucb mixes: any of linear, softmax, logistic and kernel-softmax
+    (one image, K labels), kernel (an image per arm), adapted, or import paths module:factory; if
+    not given, linear softmax kernel-softmax adapted for labels, and kernel linear for an image per
+    arm. `adapted` alone is the network with the covariance of its own features."""
     backbone: str = "vitucb-nano"
     """vitucb-nano (ships with the package), any timm ViT name, or local-dir:PATH."""
     weights: str | None = None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -11,6 +13,8 @@ from numpy.typing import NDArray
 from vitucb.learning.experts.label_head import LabelData
 from vitucb.seeding import numpy_generator
 from vitucb.types import State
+
+Inputs: TypeAlias = Callable[[NDArray[np.float32], NDArray[np.int64]], NDArray[np.float32]]
 
 _FIRST_ROWS = 256
 # Discounted observations that count less than this are dropped.
@@ -105,14 +109,19 @@ class LabelHistory:
             self._rounds = np.pad(self._rounds, (0, more))
             self._rewards = np.pad(self._rewards, (0, more))
 
-    def data(self, round: int) -> LabelData:
-        """All observations kept, weighed as in `round`; at least one."""
+    def data(self, round: int, inputs: Inputs = lambda features, _: features) -> LabelData:
+        """All observations kept, weighed as in `round`; at least one.
+
+        Args:
+            round: Of now.
+            inputs: What is made of features (n, d) of observations of rounds (n,): (n, m).
+        """
         n = len(self)
         low, high = self.unit
         weights = self._discount ** (round - self._rounds[:n]).astype(np.float64)
         total = float(weights.sum())
         return LabelData(
-            torch.from_numpy(self._features[:n]),
+            torch.from_numpy(inputs(self._features[:n], self._rounds[:n])),
             torch.from_numpy(self._actions[:n]),
             torch.from_numpy(((self._rewards[:n] - low) / (high - low)).astype(np.float32)),
             torch.from_numpy((weights / total).astype(np.float32)),
