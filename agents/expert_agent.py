@@ -8,7 +8,7 @@ aggregation of forecasters, not a bandit over bandits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -65,12 +65,11 @@ class ExpertAgent(Savable):
         """
         self.frozen, self.experts, self._policy = frozen, dict(experts), policy
         self._sleepers = {n: e for n, e in experts.items() if isinstance(e, Sleeper)}
-        starts_after = {n: getattr(e, "starts_after", 0) for n, e in self._sleepers.items()}
+        starts_after = {n: getattr(e, "starts_after", 0) for n, e in experts.items()}
         self.weights = ExpertWeights(
             tuple(experts), trained=self._sleepers, starts_after=starts_after, rule=rule
         )
-        for name in self.weights.asleep:
-            self._sleepers[name].sleep()
+        self._put_to_sleep_or_wake(self.weights.asleep)
         self._disagreement = (rule or WeightRule()).disagreement
         self.rng, self._is_discounted = numpy_generator(seed, "policy"), is_discounted
         self.rounds = 0
@@ -216,12 +215,18 @@ class ExpertAgent(Savable):
         told = zip(self.experts, means, strict=True)
         expected = {name: None if np.isnan(mean) else mean for name, mean in told}
         changed = self.weights.observe(expected, reward)
+        self._put_to_sleep_or_wake(changed)
+        return metrics | self.weights.metrics()
+
+    def _put_to_sleep_or_wake(self, changed: Collection[str]) -> None:
+        asleep = self.weights.asleep
         for name in changed:
-            if name in self.weights.asleep:
+            if name not in self._sleepers:
+                continue
+            if name in asleep:
                 self._sleepers[name].sleep()
             else:
                 self._sleepers[name].wake()
-        return metrics | self.weights.metrics()
 
     def save_adapter(self, folder: Path) -> None:
         """Write the adapters acted on, for `peft.PeftModel.from_pretrained`, if there are any."""

@@ -92,6 +92,12 @@ _OF_IMAGE_ARMS = ("kernel", "linear")
 _DISAGREEMENT_OF_IMAGE_ARMS = 0.5
 
 
+# From fewer rewards a ridge on some 200 features expects what the last ones happened to be. Regret
+# at T = 1,000 when asked from the first reward on and from the 20th on, tuning seeds: digits, 32
+# seeds, 43.7 and 44.5; N(class, 9), 24 seeds, 527 and 420; Fashion-MNIST, 12 seeds, 45.0 and 43.5.
+_LINEAR_STARTS_AFTER = 20
+
+
 def experts_for(config: AgentConfig, env: gym.Env[Any, Any]) -> tuple[str, ...]:
     """`agent.experts`, or what stands for it: by whether the arms of `env` share one image."""
     if config.experts is not None:
@@ -155,13 +161,14 @@ def _check_unused(config: AgentConfig, experts: Sequence[str]) -> None:
 
 def build_linear(context: ExpertContext) -> LinearExpert:
     """Factory of `linear`: the model of `lin-ucb`, with twice its multiplier in company."""
-    config = context.config
+    config, num_labels = context.config, num_label_actions(context.env)
     return LinearExpert(
         context.num_features,
-        num_blocks=num_label_actions(context.env) or 1,
+        num_blocks=num_labels or 1,
         ridge=head_ridge(config, context.env),
         alpha=config.policy.alpha * (1.0 if context.is_alone else _MIXED_ALPHA),
         discount=config.training.discount,
+        starts_after=0 if num_labels else _LINEAR_STARTS_AFTER,
     )
 
 

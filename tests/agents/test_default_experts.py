@@ -27,6 +27,15 @@ def test_adapted_sleeps_from_the_start_and_makes_up_for_its_steps_when_it_wakes(
     assert steps[82:85] == [0, 21, 22]
 
 
+def test_linear_is_not_asked_for_twenty_rewards_where_every_arm_has_an_image() -> None:
+    env = gym.make("vitucb/ImageArms-v0", max_episode_steps=30)
+    agent = vitucb.make_agent("vit-ucb", env)
+    assert isinstance(agent, ExpertAgent)
+    silent = [agent.weights.weights["linear"] == 0 for _ in vitucb.run(env, agent)]
+    assert silent == [True] * 19 + [False] * 11
+    assert agent.experts["linear"].state_dict()["rounds"] == 30
+
+
 @pytest.mark.parametrize(
     ("env_id", "multiplier"), [("vitucb/ImageArms-v0", 0.5), ("vitucb/ImageContext-v0", 0.0)]
 )

@@ -188,9 +188,22 @@ def test_an_expert_with_nothing_to_say_starts_asleep_and_enters_with_the_least_w
     assert seen == [True] * 30 + [False]
 
 
+def test_one_without_training_keeps_silent_and_enters_with_an_even_weight() -> None:
+    weights = ExpertWeights(("good", "few"), starts_after={"few": 20})
+    seen = []
+    for reward in rewards(21):
+        seen.append("few" in weights.asleep)
+        few = None if seen[-1] else 0.6
+        weights.observe({"good": 0.6, "few": few}, reward)
+        assert weights.weights["few"] == pytest.approx(0.0 if len(seen) < 20 else 0.5)
+    assert seen == [True] * 20 + [False]
+
+
 def test_somebody_is_awake_from_the_start() -> None:
     weights = ExpertWeights(("only",), trained=("only",), starts_after={"only": 30})
     assert not weights.asleep
+    weights = ExpertWeights(("a", "b"), trained=("a",), starts_after={"a": 84, "b": 20})
+    assert weights.asleep == {"a"}
 
 
 def test_restored_weights_continue_identically() -> None:
@@ -255,5 +268,5 @@ def test_names_must_differ_and_trained_ones_be_among_them() -> None:
         ExpertWeights(("a", "a"))
     with pytest.raises(ValueError, match="trained c: not among a, b"):
         ExpertWeights(("a", "b"), trained=("c",))
-    with pytest.raises(ValueError, match="starts_after a: not among those that are trained"):
-        ExpertWeights(("a", "b"), trained=("b",), starts_after={"a": 5})
+    with pytest.raises(ValueError, match="starts_after c: not among the experts"):
+        ExpertWeights(("a", "b"), trained=("b",), starts_after={"c": 5})

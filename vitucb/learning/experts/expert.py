@@ -100,8 +100,8 @@ class Sleeper(Expert, Protocol):
     """An expert that costs training, which it can do without for a while.
 
     Asleep it is not asked for predictions; it is told of choices and rewards as ever, and does
-    nothing but remember what its training needs. One with an attribute `starts_after` sleeps for
-    that many rewards at first.
+    nothing but remember what its training needs. Any expert with an attribute `starts_after` is
+    not asked for that many rewards at first.
     """
 
     def sleep(self) -> None:

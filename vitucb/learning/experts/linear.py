@@ -27,6 +27,7 @@ class LinearExpert:
 
     Attributes:
         parameters: Counts for the catalogue of a run.
+        starts_after: Rewards for which it is not asked in company.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class LinearExpert:
         ridge: float = 1.0,
         alpha: float = 0.3,
         discount: float = 1.0,
+        starts_after: int = 0,
     ) -> None:
         """Start from no observations.
 
@@ -46,6 +48,7 @@ class LinearExpert:
             ridge: Ridge of A.
             alpha: Multiplier of the width.
             discount: Weight of an observation after one more round, in (0, 1]; 1 forgets nothing.
+            starts_after: Rewards for which it is not asked in company.
 
         Raises:
             ValueError: If an argument is out of range.
@@ -56,7 +59,7 @@ class LinearExpert:
             num_features + 1, num_blocks, ridge=ridge, discount=discount
         )
         self._response = torch.zeros(self._covariance.dim, dtype=torch.float64)
-        self._alpha, self._discount = alpha, discount
+        self._alpha, self._discount, self.starts_after = alpha, discount, starts_after
         self._noise = ResidualNoise()
         self._rounds, self._has_passed = 0, False
         # Round -> what was expected of the arm chosen then.

@@ -131,8 +131,10 @@ class ExpertWeights:
         Args:
             names: Of the experts.
             trained: Those that cost training, and so may sleep.
-            starts_after: Name -> rewards for which one of `trained` sleeps at first, because before
-                its training it has nothing to say; not heeded where nobody would be awake.
+            starts_after: Name -> rewards for which an expert is silent at first, because from so
+                few it has nothing to say; those with the fewest speak from the start. One of
+                `trained` then enters as one that wakes, any other as if it had erred as much as
+                the mixture.
             rule: How losses become weights.
 
         Raises:
@@ -153,11 +155,11 @@ class ExpertWeights:
         self._scale, self._low, self._high = RewardScale(), math.inf, -math.inf
 
     def _begin_asleep(self, starts_after: Mapping[str, int]) -> None:
-        if unknown := sorted(set(starts_after) - self._trained):
-            raise ValueError(f"starts_after {', '.join(unknown)}: not among those that are trained")
+        if unknown := sorted(set(starts_after) - set(self.names)):
+            raise ValueError(f"starts_after {', '.join(unknown)}: not among the experts")
         wakes_in = np.array([starts_after.get(name, 0) for name in self.names], np.int64)
-        if (wakes_in == 0).any():
-            self._is_asleep, self._wakes_in = wakes_in > 0, wakes_in
+        wakes_in[wakes_in == wakes_in.min()] = 0  # somebody has to speak
+        self._is_asleep, self._wakes_in = wakes_in > 0, wakes_in
 
     @property
     def weights(self) -> dict[str, float]:
@@ -233,7 +235,8 @@ class ExpertWeights:
     def _wake(self, i: int) -> None:
         losses = np.where(self._is_asleep, np.inf, self._losses)
         self._is_asleep[i], self._small_for[i] = False, 0
-        self._losses[i] = newcomer_loss(losses[np.isfinite(losses)], self._rule)
+        if self.names[i] in self._trained:
+            self._losses[i] = newcomer_loss(losses[np.isfinite(losses)], self._rule)
 
     def metrics(self) -> dict[str, float]:
         """Weight, loss and sleep of every expert, by `expert/weight/NAME` and so on."""
