@@ -45,11 +45,23 @@ def require_image_bandit(env: object, name: str = "env") -> None:
             f"{name}: observations must be a Dict space with images and action_mask, "
             f"not {observations}; choose another environment"
         )
-    if not isinstance(actions, gym.spaces.Discrete):
+    if not isinstance(actions, gym.spaces.Discrete) or actions.start != 0:
         raise ValueError(
-            f"{name}: actions must be a Discrete space, one for each arm, not {actions}; choose "
-            "another environment"
+            f"{name}: actions must be a Discrete space, one for each arm, from 0 on, not "
+            f"{actions}; choose another environment, or wrap it"
         )
+    images = observations["images"]
+    if not _holds_images(images):
+        raise ValueError(
+            f"{name}: images must be a Box of uint8 (images, height, width, 1|3|4), not {images}; "
+            "choose another environment, or wrap it"
+        )
+
+
+def _holds_images(space: gym.Space[Any]) -> bool:
+    """Whether these are pictures as every agent takes them, channels last."""
+    is_box = isinstance(space, gym.spaces.Box) and space.dtype == np.uint8
+    return is_box and len(space.shape or ()) == 4 and (space.shape or ())[3] in (1, 3, 4)
 
 
 _SPACES = ("observation", "action")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,15 @@ _BUILDING = threading.RLock()
 
 
 _METHODS = ("select_action", "update", "state_dict", "load_state_dict")
+
+
+def _own_modes() -> contextlib.AbstractContextManager[None]:
+    """None of the caller's modes of torch: see `with_gradients`."""
+    if "torch" not in sys.modules:  # nor has it modes then, and agents may do without
+        return contextlib.nullcontext()
+    from vitucb.models.grad_mode import with_gradients
+
+    return with_gradients()
 
 
 def make_agent(
@@ -67,7 +78,7 @@ def make_agent(
     factories = {key: entry.factory for key, entry in AGENTS.items()}
     factory: Callable[[AgentConfig, gym.Env[Any, Any], int, str], Agent]
     factory = lookup("agent", config.name, factories)
-    with _BUILDING:
+    with _BUILDING, _own_modes():
         agent = factory(config, env, seed, device)
     if missing := [name for name in _METHODS if not callable(getattr(agent, name, None))]:
         raise ValueError(

@@ -14,12 +14,13 @@ import numpy as np
 from vitucb.envs.data.decoding import UNREAD_EXTENSIONS, image_extensions
 from vitucb.envs.data.image_dataset import ImageDataset, dataset_error
 from vitucb.envs.data.image_source import Reading, file_source, read_source
+from vitucb.envs.data.log_rows import natural_order
 
 _logger = logging.getLogger(__name__)
 
 
 def load_folder(path: Path, reading: Reading) -> ImageDataset:
-    """An image folder: every subfolder is a class, in sorted order.
+    """An image folder: every subfolder is a class, numbers in their order, then names in theirs.
 
     Images are found at any depth, through links too. Hidden files and folders are left out without
     a word, other files without an image's extension with a warning.
@@ -28,7 +29,8 @@ def load_folder(path: Path, reading: Reading) -> ImageDataset:
         ValueError: If there are no images, one class only, or a folder or file cannot be read.
     """
     try:
-        entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+        visible = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+        entries = sorted(visible, key=lambda entry: natural_order(entry.name))
         by_class = {entry.name: _files(path, entry) for entry in entries if entry.is_dir()}
     except OSError as error:
         where = "" if error.filename in (None, str(path)) else f"{error.filename}: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,45 @@ def test_the_mode_of_autograd_around_it_changes_nothing(key: str) -> None:
 
     modes: Modes = [torch.inference_mode(), torch.no_grad(), contextlib.nullcontext()]
     assert played(modes * 2) == played([contextlib.nullcontext()] * 6)
+
+
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize(
+    "key", slow_but(["lin-ts", "neural-ts", "vit-ucb"], [*STATEFUL, "vit-ucb"])
+)
+@pytest.mark.parametrize(
+    "mode",
+    [
+        lambda: default_dtype(torch.float64),
+        lambda: torch.device("meta"),  # stands for a GPU: what is made there is of no use here
+        lambda: torch.autocast("cpu", torch.bfloat16),
+        torch.inference_mode,
+    ],
+    ids=["float64", "device", "autocast", "inference"],
+)
+def test_built_and_played_in_any_mode_of_torch_it_is_the_same(key: str, mode: Any) -> None:
+    def played(around: Any) -> list[float]:
+        env, given = two_digits(6), []
+        with around():
+            agent = make(key, env)
+            obs, _ = env.reset(seed=0)
+            for _ in range(4):
+                decision = agent.select_action(obs)
+                obs, reward, *_ = env.step(decision.action)
+                agent.update(obs, decision, float(reward))
+                given += [decision.propensity, *decision.mean.tolist()]
+        return given
+
+    assert played(mode) == played(contextlib.nullcontext)
 
 
 @pytest.mark.parametrize("key", slow_but(AGENTS_ONCE, STATEFUL))

@@ -81,6 +81,14 @@ def test_a_link_to_nothing_is_refused(tmp_path: Path) -> None:
     assert_refused(root, r"1 of 7 images cannot be read; the first: .*9.png: no such file")
 
 
+def test_classes_named_by_numbers_are_in_the_order_of_these(tmp_path: Path) -> None:
+    """As timm has them, and logs and manifests here; torchvision puts 10 before 2."""
+    for name in ("b", "10", "2", "1", "a"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "x.png")
+    assert load_dataset(tmp_path).class_names == ("1", "2", "10", "a", "b")
+
+
 def test_hidden_folders_inside_a_class_are_left_out(tmp_path: Path) -> None:
     root = folder(tmp_path)
     (root / "dog" / ".ipynb_checkpoints").mkdir()

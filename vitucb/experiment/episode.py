@@ -98,6 +98,7 @@ class Episode:
         check_reward_wrappers(env)
         self._env, self.agent = env, agent
         self._changes_rewards = wrapper_of_rewards(env)
+        self._num_arms = int(env.action_space.n)  # type: ignore[attr-defined]  # Discrete
         self._obs: Observation = env.reset(seed=stream_seed(seed, "env"))[0]
         self.index, self.is_over, self.cumulative_regret = 0, False, 0.0
         self._pending: dict[int, tuple[Observation, Decision]] = {}
@@ -111,7 +112,7 @@ class Episode:
         """
         # Copies: the environment may go on to write the next round into its arrays.
         obs, index = {name: np.array(part) for name, part in self._obs.items()}, self.index
-        _check_mask(index, obs["action_mask"])
+        _check_mask(index, obs["action_mask"], self._num_arms)
         expected = getattr(self._env.unwrapped, "expected_rewards", None)
         is_told = expected is not None and not self._changes_rewards
         expected = np.array(expected, np.float64) if is_told else None
@@ -145,6 +146,11 @@ class Episode:
         """Play `action`; the reward drawn, the info, and the `(round, reward)` that arrived."""
         index = self.index
         self._obs, reward, terminated, truncated, info = self._env.step(action)
+        if np.ndim(reward):
+            raise ValueError(
+                f"round {index}: the environment returned reward {reward!r}, an array; give a "
+                "number; the rounds before it are kept"
+            )
         arrivals: Sequence[tuple[int, float]] = [(index, float(reward))]
         if self._env.has_wrapper_attr("arrivals"):
             arrivals = list(self._env.get_wrapper_attr("arrivals"))
@@ -245,7 +251,13 @@ def _told_classes(env: gym.Env[Any, Any], num_arms: int) -> NDArray[np.int64] | 
     return np.array(classes, np.int64)
 
 
-def _check_mask(index: int, mask: NDArray[np.int8]) -> None:
+def _check_mask(index: int, mask: NDArray[np.int8], num_arms: int) -> None:
+    if mask.shape != (num_arms,) or not ((mask == 0) | (mask == 1)).all():
+        given = f"of shape {mask.shape}" if mask.shape != (num_arms,) else f"of {np.unique(mask)}"
+        raise ValueError(
+            f"round {index}: action_mask is {given}; the environment must give 1 for every arm on "
+            f"offer and 0 for the others, ({num_arms},); the rounds before it are kept"
+        )
     if not np.any(mask):
         raise ValueError(
             f"round {index}: action_mask allows no arm; the environment must offer at least one; "

@@ -340,7 +340,7 @@ def _check_images(pixels: NDArray[Any], shares_image: bool) -> None:
 
 
 def _number(reward: object) -> float:
-    if not isinstance(reward, Real):
+    if not isinstance(reward, Real | np.bool_):  # numpy's truth values are no numbers
         raise TypeError(f"reward {reward!r} is no number; give a float")
     try:
         return float(reward)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,8 @@ def deploy(
     settings = override(config or AgentConfig(), {"name": name, **overrides}, "agent.")
     if overrides:
         warn_of_ignored(settings)
-    blueprint = Blueprint(settings, seed, num_arms, shares_image, tuple(image_shape))
+    shape = tuple(map(operator.index, image_shape))
+    blueprint = Blueprint(settings, seed, operator.index(num_arms), shares_image, shape)
     return _build(blueprint, device, max_unanswered, reward_range)
 
 
