@@ -106,7 +106,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
             if not text.strip():
                 continue
             try:
-                fields = json.loads(text.decode("utf-8"))
+                fields, twice = _decoded(text.decode("utf-8"))
             # json recurses into nested lists, and Python refuses integers of 4,300 digits.
             except (ValueError, RecursionError) as error:
                 if text.lstrip().startswith(b"{") and not text.endswith(b"\n"):
@@ -119,7 +119,31 @@ def _json_rows(path: Path) -> Iterator[Row]:
                 raise TableError(f"no JSON in UTF-8: {first_line(error)}", line) from error
             if not isinstance(fields, dict):
                 raise TableError('not a JSON object; write {"action": 0, "reward": 1, ...}', line)
+            if twice:
+                raise TableError(f"field {twice!r} is there twice; which one counts?", line)
             yield line, fields
+
+
+def _decoded(text: str) -> tuple[Any, str]:
+    """What a line of JSON holds, and a name that its object has twice; empty if none.
+
+    Of such a name json keeps the last value. Objects inside may have names twice, as features of
+    Vowpal Wabbit do.
+    """
+    twice = [""]
+
+    def to_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        fields = dict(pairs)
+        # The object that is the line is the last to end.
+        twice[0] = _first_twice(pairs) if len(fields) < len(pairs) else ""
+        return fields
+
+    return json.loads(text, object_pairs_hook=to_dict), twice[0]
+
+
+def _first_twice(pairs: list[tuple[str, Any]]) -> str:
+    names = [name for name, _ in pairs]
+    return next(name for name in names if names.count(name) > 1)
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:

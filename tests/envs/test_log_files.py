@@ -145,6 +145,7 @@ def test_what_is_wrong_is_named(folder: Path, rows: str, message: str) -> None:
         (b"\xff\xfe{}", r"log.jsonl:1: no JSON in UTF-8"),
         (b"{}\n[1]", r"log.jsonl:1: field 'action': is missing"),
         (b"[1]", r"log.jsonl:1: not a JSON object"),
+        (b'{"a": {"x": 1, "x": 2}, "reward": 1, "reward": 2}', r":1: field 'reward' is there twi"),
         (b"[" * 100_000, r"log.jsonl:1: no JSON"),
         (b'{"arm_images": ["a.png", "b.png"], "action": true, "reward": 1}', "field 'action'"),
         (b'{"arm_images": ["a.png"], "action": 0, "reward": 1e999}', "field 'reward': inf"),

@@ -333,6 +333,7 @@ def test_an_agent_is_not_pickled_and_says_what_to_do() -> None:
 
 @pytest.mark.parametrize("reward", [np.bool_(True), np.float32(1), np.int64(1), True])
 def test_numbers_of_numpy_are_numbers(reward: Any) -> None:
-    agent = vitucb.deploy("random", num_arms=np.int64(3), image_shape=tuple(np.array([8, 8, 3])))
+    three: Any = np.int64(3)
+    agent = vitucb.deploy("random", num_arms=three, image_shape=tuple(np.array([8, 8, 3])))
     decision = agent.act(np.zeros((3, 8, 8, 3), np.uint8))
     assert agent.observe(decision, reward).outcome == "learnt"

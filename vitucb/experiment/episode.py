@@ -146,7 +146,7 @@ class Episode:
         """Play `action`; the reward drawn, the info, and the `(round, reward)` that arrived."""
         index = self.index
         self._obs, reward, terminated, truncated, info = self._env.step(action)
-        if np.ndim(reward):
+        if isinstance(reward, np.ndarray) and reward.ndim:
             raise ValueError(
                 f"round {index}: the environment returned reward {reward!r}, an array; give a "
                 "number; the rounds before it are kept"
