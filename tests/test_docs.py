@@ -6,6 +6,7 @@ import ast
 import importlib
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,17 @@ def test_commands_of_the_page_parse(page: Path) -> None:
         for line in text.replace("\\\n", " ").splitlines():
             if (found := COMMAND.match(line)) and found[1] in KINDS:
                 check(found[1], shlex.split(found[2], comments=True))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_options_that_the_text_names_exist(page: Path) -> None:
+    for option in re.findall(r"`--((?:agent|env|parallel)\.[\w.-]+)", page.read_text("utf-8")):
+        setting: object = RunConfig()
+        for part in option.rstrip(".").replace("-", "_").split("."):
+            if isinstance(setting, Mapping):  # free in name
+                break
+            assert hasattr(setting, part), option
+            setting = getattr(setting, part)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
