@@ -20,7 +20,7 @@ BLOCKS = re.findall(
     r"^```(\w+)\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
 )
 FOLDERS = {"report", "evaluation", "photos", "runs"}
-NUMBER = re.compile(r"[-+]?\d+(\.\d+)?%?")
+NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?%?")
 
 
 def play_here(jobs: Sequence[RunConfig], **_: object) -> Iterator[JobEnd]:
@@ -41,9 +41,11 @@ def execute(command: str) -> None:
 
 
 def shape(line: str) -> str:
-    """A printed line without what differs from machine to machine: numbers, widths of columns."""
-    bare = re.sub(r"[+-]\d", "0", re.sub(r"-{2,}|\s+", " ", line))
-    return re.sub(r"\s+", " ", NUMBER.sub("0", bare)).strip()
+    """A printed line without what differs between machines: numbers, widths, units, verdicts."""
+    bare = NUMBER.sub("0", re.sub(r"-{2,}|\s+", " ", line))
+    bare = re.sub(r"\b0 (?:s|min|h)\b", "0 s", bare)
+    bare = re.sub(r"(interval 0 to 0\.) .*", r"\1", bare)
+    return re.sub(r"\s+", " ", bare).strip()
 
 
 @pytest.mark.slow
