@@ -41,6 +41,20 @@ def test_nested_state_comes_back_exactly(tmp_path: Path) -> None:
     assert loaded["numpy_scalar"] == 0.1
 
 
+def test_arrays_and_tensors_may_lie_in_memory_as_they_like(tmp_path: Path) -> None:
+    frozen = np.arange(6)
+    frozen.flags.writeable = False
+    picture = torch.arange(24.0).view(1, 2, 3, 4).to(memory_format=torch.channels_last)
+    state = {"back": np.arange(6)[::-1], "frozen": frozen, "point": np.array(2.5)[()].reshape(())}
+    save_state(state | {"last": picture, "steps": picture[..., ::2]}, tmp_path)
+    loaded = load_state(tmp_path)
+    for name, value in state.items():
+        np.testing.assert_array_equal(loaded[name], value)
+        assert loaded[name].shape == value.shape
+    assert torch.equal(loaded["last"], picture)
+    assert torch.equal(loaded["steps"], picture[..., ::2])
+
+
 def test_agent_restored_from_disk_continues_identically(tmp_path: Path) -> None:
     options: dict[str, Any] = {
         "training": {"batch_size": 4},

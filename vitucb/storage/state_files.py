@@ -97,6 +97,10 @@ def _one_line(error: Exception) -> str:
 def _strip(value: Any, tensors: dict[str, torch.Tensor], chunks: ChunkStore | None) -> Any:
     """`value` with its tensors moved into `tensors` or `chunks`, references in their place."""
     if isinstance(value, torch.Tensor | np.ndarray):
+        if isinstance(value, np.ndarray) and not (
+            value.flags.c_contiguous and value.flags.writeable
+        ):
+            value = value.copy()  # torch takes no negative strides, and warns of read-only memory
         tensor = torch.as_tensor(value).detach()
         kind = _ARRAY if isinstance(value, np.ndarray) else _TENSOR
         device = {} if tensor.device.type == "cpu" else {_DEVICE: str(tensor.device)}
