@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -219,3 +220,12 @@ def test_a_value_that_is_no_more_loads_as_the_nearest(
     path.write_text("agent: {training: {rebuild: replay}}\n")
     assert load_config(path).agent.training.rebuild == "doubling"
     assert "rebuild replay is no more, read as doubling" in caplog.text
+
+
+def test_scalars_of_numpy_are_written_as_numbers(tmp_path: Path) -> None:
+    """numpy 2 shows them as np.float64(0.3), which no reader takes for a number."""
+    values: dict[str, Any] = {"agent": {"policy": {"alpha": np.float64(0.3)}}, "seed": np.int64(4)}
+    config = override(RunConfig(), values)
+    save_config(config, tmp_path / "config.yaml")
+    assert "np" not in (tmp_path / "config.yaml").read_text().replace("nan", "")
+    assert load_config(tmp_path / "config.yaml") == config

@@ -224,3 +224,15 @@ def test_propensities_above_1_by_rounding_count_as_1() -> None:
     target = np.eye(2)
     log = check_logged([1.0, 2.0], [0, 1], [1.0, 1 + 2.0**-52], target)
     assert log.weights.tolist() == [1.0, 1.0]
+
+
+def test_dividing_by_the_weights_narrows_the_interval_where_rewards_hardly_vary() -> None:
+    draw, rounds = np.random.default_rng(0), 400
+    target = np.full((rounds, 5), 0.025)
+    target[:, 0] = 0.9
+    rewards = 1 + 0.01 * draw.normal(size=rounds)
+    actions = draw.integers(0, 5, rounds)
+    log = check_logged(rewards, actions, np.full(rounds, 0.2), target, np.zeros((rounds, 5)))
+    found = {e.name: e for e in estimate_values(log, draw, num_resamples=300)}
+    lengths = {name: found[name].high - found[name].low for name in ("ips", "snips")}
+    assert lengths["snips"] < 0.05 * lengths["ips"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import gymnasium as gym
@@ -75,3 +76,20 @@ def test_images_of_another_kind_are_refused(images: gym.Space[Any]) -> None:
     env.observation_space = gym.spaces.Dict({"images": images, "action_mask": mask})
     with pytest.raises(ValueError, match=r"images must be a Box of uint8 \(images, height, width"):
         vitucb.make_agent("random", env)
+
+
+def test_of_two_limits_the_shorter_ends_the_episode() -> None:
+    env = gym.make("vitucb/ImageArms-v0", dataset="digits", num_arms=3, max_episode_steps=5)
+    env = gym.wrappers.TimeLimit(env, 50)
+    assert len(list(run(env, vitucb.make_agent("random", env)))) == 5
+
+
+def test_arguments_that_cannot_be_copied_do_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(**options: Any) -> OddEnv:
+        assert options.keys() == {"lock"}
+        return OddEnv()
+
+    spec = gym.envs.registration.EnvSpec("tests/Locked-v0", entry_point=build, max_episode_steps=4)
+    monkeypatch.setitem(gym.registry, "tests/Locked-v0", spec)
+    env = gym.make("tests/Locked-v0", lock=threading.Lock(), disable_env_checker=True)
+    assert len(list(run(env, vitucb.make_agent("random", env)))) == 4
