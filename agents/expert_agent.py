@@ -70,7 +70,6 @@ class ExpertAgent(Savable):
             tuple(experts), trained=self._sleepers, starts_after=starts_after, rule=rule
         )
         self._put_to_sleep_or_wake(self.weights.asleep)
-        self._disagreement = (rule or WeightRule()).disagreement
         self.rng, self._is_discounted = numpy_generator(seed, "policy"), is_discounted
         self.rounds = 0
         self.parameters: dict[str, int] = {}
@@ -155,7 +154,7 @@ class ExpertAgent(Savable):
         """The mixture and the choice; draws from the generator."""
         weights = self.weights.weights
         shares = [weights[name] for name in predictions]
-        mixed = mix(list(predictions.values()), shares, self._disagreement)
+        mixed = mix(list(predictions.values()), shares)
 
         def covariance() -> Array:
             correlation = self._correlation(offer, predictions)

@@ -86,10 +86,6 @@ _OF_LABELS = ("linear", "softmax", "kernel-softmax", "adapted")
 # With an image per arm `adapted` cost four to ten times as much a round and regret was no lower on
 # any tuning law (docs/results/experts.md).
 _OF_IMAGE_ARMS = ("kernel", "linear")
-# Where every arm has an image, kernel and linear differ on classes that were hardly tried, and to
-# explore what they differ on lowers regret on tuning seeds (docs/results/experts.md). Where one
-# image is the context of all arms it made no difference.
-_DISAGREEMENT_OF_IMAGE_ARMS = 0.5
 
 
 # From fewer rewards a ridge on some 200 features expects what the last ones happened to be. Regret
@@ -133,14 +129,9 @@ def build_experts(
         # Every expert multiplies its own width.
         make_policy(dataclasses.replace(config.policy, alpha=1.0)),
         seed=seed,
-        rule=rule or _rule_for(env),
+        rule=rule,
         is_discounted=config.training.discount < 1,
     )
-
-
-def _rule_for(env: gym.Env[Any, Any]) -> WeightRule:
-    has_image_arms = num_label_actions(env) is None
-    return WeightRule(disagreement=_DISAGREEMENT_OF_IMAGE_ARMS if has_image_arms else 0.0)
 
 
 def _check_unused(config: AgentConfig, experts: Sequence[str]) -> None:

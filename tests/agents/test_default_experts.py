@@ -1,10 +1,8 @@
-"""What `vit-ucb` is made of by default is at work: the late start of `adapted`, disagreement."""
+"""What `vit-ucb` is made of by default is at work: the late starts of `adapted` and `linear`."""
 
 from __future__ import annotations
 
 import gymnasium as gym
-import numpy as np
-import pytest
 
 import vitucb
 from vitucb.agents.expert_agent import ExpertAgent
@@ -34,27 +32,3 @@ def test_linear_is_not_asked_for_twenty_rewards_where_every_arm_has_an_image() -
     silent = [agent.weights.weights["linear"] == 0 for _ in vitucb.run(env, agent)]
     assert silent == [True] * 19 + [False] * 11
     assert agent.experts["linear"].state_dict()["rounds"] == 30
-
-
-@pytest.mark.parametrize(
-    ("env_id", "multiplier"), [("vitucb/ImageArms-v0", 0.5), ("vitucb/ImageContext-v0", 0.0)]
-)
-def test_disagreement_is_explored_where_every_arm_has_an_image(
-    env_id: str, multiplier: float
-) -> None:
-    env = gym.make(env_id, max_episode_steps=30)
-    agent = vitucb.make_agent("vit-ucb", env)
-    assert isinstance(agent, ExpertAgent)
-    for round in vitucb.run(env, agent):
-        last = round
-    obs = last.observation
-    offer = agent.offer(obs)
-    told = agent._predict(offer)
-    weights = np.array([agent.weights.weights[name] for name in told])
-    means = np.stack([prediction.mean for prediction in told.values()])
-    spread = np.sqrt(weights @ (means - weights @ means) ** 2)
-    telling = [(w, p) for w, p in zip(weights, told.values(), strict=True) if p.width.any()]
-    bonus = sum(w * p.bonus for w, p in telling) / sum(w for w, _ in telling)
-    found = agent.select_action(obs).bonus
-    assert spread.max() > 0
-    np.testing.assert_allclose(found, bonus + multiplier * spread)

@@ -233,16 +233,6 @@ def test_an_expert_without_widths_takes_those_of_the_others() -> None:
     np.testing.assert_allclose(mixed.bonus, 0.75 * 2 + 0.25 * 1)
 
 
-def test_what_experts_disagree_on_is_explored() -> None:
-    bonus = np.array([0.2, 0.2, 0.2])
-    one = Prediction(np.array([1.0, 1.0, 1.0]), bonus, bonus)
-    other = Prediction(np.array([1.0, 3.0, -3.0]), bonus, bonus)
-    mixed = mix([one, other], [0.75, 0.25], disagreement=0.5)
-    # Deviation of a draw that is m1 with 3/4 and m2 with 1/4: |m1 - m2| sqrt(3) / 4.
-    np.testing.assert_allclose(mixed.bonus, 0.2 + 0.5 * np.array([0, 2, 4]) * np.sqrt(3) / 4)
-    np.testing.assert_allclose(mixed.mean, [1.0, 1.5, 0.0])
-
-
 def test_a_mixture_without_any_width_has_none() -> None:
     mixed = mix([Prediction(np.ones(2), np.zeros(2), np.zeros(2))], [1.0])
     np.testing.assert_array_equal(mixed.bonus, 0.0)
@@ -254,7 +244,6 @@ def test_a_mixture_without_any_width_has_none() -> None:
         ({"discount": 0.0}, "discount 0.0 must be in"),
         ({"eta": math.inf}, "eta inf must be finite"),
         ({"share": 1.0}, "share 1.0 must be in"),
-        ({"disagreement": -1.0}, "disagreement -1.0 must be finite"),
         ({"patience": 0}, "patience 0 must be at least 1"),
     ],
 )

@@ -37,7 +37,6 @@ class WeightRule:
         discount: Weight of a loss after one more reward, in (0, 1].
         eta: Sharpness, per squared deviation of the rewards.
         share: What is dealt out evenly, in [0, 1).
-        disagreement: Multiplier, in the bonus, of the deviation of the experts' means.
         least: Weight below which an expert that costs training may sleep.
         patience: Rewards it must have been below in a row, and the first time asleep.
     """
@@ -45,7 +44,6 @@ class WeightRule:
     discount: float = 0.995
     eta: float = 0.2
     share: float = 0.01
-    disagreement: float = 0.0
     least: float = 0.02
     patience: int = 500
 
@@ -56,8 +54,6 @@ class WeightRule:
             raise ValueError(f"eta {self.eta} must be finite and >= 0")
         if not 0 <= self.share < 1:
             raise ValueError(f"share {self.share} must be in [0, 1)")
-        if not (self.disagreement >= 0 and math.isfinite(self.disagreement)):
-            raise ValueError(f"disagreement {self.disagreement} must be finite and >= 0")
         if self.patience < 1:
             raise ValueError(f"patience {self.patience} must be at least 1")
 
@@ -79,22 +75,15 @@ def mixture_loss(losses: Array, weights: Array, eta: float) -> float:
     return least - math.log(float(weights @ np.exp(-eta * (losses - least)))) / eta
 
 
-def mix(
-    predictions: Sequence[Prediction], weights: Sequence[float], disagreement: float = 0.0
-) -> Prediction:
-    """The weighted sum of means, widths and bonuses, and what experts disagree on.
+def mix(predictions: Sequence[Prediction], weights: Sequence[float]) -> Prediction:
+    """The weighted sum of means, widths and bonuses.
 
     An expert whose widths are all zero tells none: widths and bonuses are those of the others, by
     their relative weights. Else the better such an expert predicts, the less would be explored.
 
-    Every expert takes its own model for the truth. Where they differ, one of them is wrong, and no
-    width says so: the variance of a mixture is the mean of the variances plus the variance of the
-    means.
-
     Args:
         predictions: Of experts that are awake, one at least.
         weights: Theirs, with sum 1.
-        disagreement: Multiplier, in the bonus, of the deviation of the means.
     """
     mean = sum(w * p.mean for w, p in zip(weights, predictions, strict=True))
     telling = [(w, p) for w, p in zip(weights, predictions, strict=True) if p.width.any()]
@@ -102,8 +91,7 @@ def mix(
     zero = np.zeros_like(predictions[0].mean)
     width = sum((w / total * p.width for w, p in telling), start=zero)
     bonus = sum((w / total * p.bonus for w, p in telling), start=zero)
-    variance = sum(w * (p.mean - mean) ** 2 for w, p in zip(weights, predictions, strict=True))
-    return Prediction(np.asarray(mean), width, bonus + disagreement * np.sqrt(variance))
+    return Prediction(np.asarray(mean), width, bonus)
 
 
 class ExpertWeights:
