@@ -83,8 +83,8 @@ _MIXED_ALPHA = 2.0
 _DECAY, _KERNEL_DECAY = 30.0, 10.0
 
 _OF_LABELS = ("linear", "softmax", "kernel-softmax", "adapted")
-# With an image per arm `adapted` cost four to ten times as much a round and regret was no lower on
-# any tuning law (docs/results/experts.md).
+# With an image per arm `adapted` costs a multiple of a round, and regret was no lower
+# (docs/results/experts.md).
 _OF_IMAGE_ARMS = ("kernel", "linear")
 
 
