@@ -84,6 +84,8 @@ def test_the_latex_table_holds_every_agent_and_escapes_its_label(paper: Path) ->
     columns = len(re.findall(r"[lr]", re.search(r"tabular}\{(\w+)\}", table)[1]))  # type: ignore[index]
     assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {columns - 1}
     assert table.count(r"\toprule") == table.count(r"\bottomrule") == 1
+    heads = next(row for row in rows if row.startswith("agent"))
+    assert heads == r"agent & seeds & regret & $\div$ random & reward & ms / round \\"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 from vitucb.inert_text import visible
@@ -36,6 +37,10 @@ _ESCAPED = {
 }
 
 
+# With them the table is wider than a page; `summary.csv` has them all.
+_LEFT_OUT = {"area", "final slope", "exponent", "coverage", "last tenth"}
+
+
 def escaped(text: str) -> str:
     """`text` as LaTeX writes it, letter by letter; control characters do nothing."""
     return "".join(_ESCAPED.get(character, character) for character in visible(text))
@@ -47,13 +52,15 @@ def write_latex(analysis: Analysis, path: Path) -> None:
 
 
 def latex_table(analysis: Analysis) -> str:
-    """The table that the page shows, a row an agent; intervals stand below their numbers."""
-    columns = summary_columns(analysis)
+    """Main columns of the page's table, a row an agent; intervals stand below their numbers."""
+    columns = [c for c in summary_columns(analysis) if c.heading not in _LEFT_OUT]
+    is_kept = [c.heading not in _LEFT_OUT for c in summary_columns(analysis)[1:]]
     rows = []
     for row in summary_rows(analysis):
-        rows.append(_line([row.label, *(cell.text for cell in row.cells)]))
-        if any(cell.interval for cell in row.cells):
-            rows.append(_line(["", *map(_interval, row.cells)], is_escaped=True))
+        cells = list(itertools.compress(row.cells, is_kept))
+        rows.append(_line([row.label, *(cell.text for cell in cells)]))
+        if any(cell.interval for cell in cells):
+            rows.append(_line(["", *map(_interval, cells)], is_escaped=True))
     lines = [
         f"% {visible(section_title(analysis))}",
         "% \\usepackage{booktabs}",
