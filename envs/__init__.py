@@ -18,6 +18,8 @@ from vitucb.envs.data.datasets import DATASETS, ImageDataset, load_dataset
 from vitucb.envs.wrappers.delayed_reward import DelayedReward
 from vitucb.envs.wrappers.drifting_rewards import DriftingRewards
 from vitucb.envs.wrappers.random_arm_subset import RandomArmSubset
+from vitucb.envs.wrappers.slate_arms import SlateArms
+from vitucb.envs.wrappers.slot_by_slot import SlotBySlot
 
 __all__ = [
     "DATASETS",
@@ -27,6 +29,8 @@ __all__ = [
     "DriftingRewards",
     "ImageDataset",
     "RandomArmSubset",
+    "SlateArms",
+    "SlotBySlot",
     "load_dataset",
 ]
 
@@ -43,6 +47,7 @@ WRAPPERS = {
     "env.delay.law": "DelayedReward: fixed, uniform, geometric or heavy-tailed delays, and losses",
     "env.drift.kind": "DriftingRewards: abrupt, gradual or recurring permutation of the classes",
     "env.arm_subset.min_arms": "RandomArmSubset: random arms are masked each round",
+    "env.slate.slots": "SlateArms: several arms at once, a reward of each position, or clicks",
 }
 """Setting that wraps an environment -> the wrapper and what it does."""
 

@@ -52,6 +52,7 @@ from vitucb.config import RunConfig, flatten, override, override_key, to_dict
         ("env.drift.at", -1, "-1 must be at least 0"),
         ("env.drift.period", 0, "0 must be at least 1"),
         ("env.arm_subset.min_arms", 0, "0 must be at least 1"),
+        ("env.slate.slots", 0, "0 must be at least 1"),
         ("num_rounds", 0, "0 must be at least 1"),
         ("seed", -1, "-1 must be at least 0"),
         ("parallel.timeout_s", 0, "0.0 must be above 0"),

@@ -14,7 +14,14 @@ from vitucb.config.agent import (
     TrainingConfig,
 )
 from vitucb.config.checks import FREE_OPTIONS
-from vitucb.config.env import ArmSubsetConfig, DataConfig, DelayConfig, DriftConfig, EnvConfig
+from vitucb.config.env import (
+    ArmSubsetConfig,
+    DataConfig,
+    DelayConfig,
+    DriftConfig,
+    EnvConfig,
+    SlateConfig,
+)
 from vitucb.config.files import differences, load_config, save_config
 from vitucb.config.lora import LoRAConfig
 from vitucb.config.override import checked, flatten, override, override_key, override_keys, to_dict
@@ -34,6 +41,7 @@ __all__ = [
     "ParallelConfig",
     "PolicyConfig",
     "RunConfig",
+    "SlateConfig",
     "TrainingConfig",
     "checked",
     "differences",

@@ -95,6 +95,20 @@ class ArmSubsetConfig:
 
 
 @dataclass(frozen=True)
+class SlateConfig:
+    """Several arms shown at once, in positions from first to last."""
+
+    slots: int | None = None
+    """Positions of a slate; every round fills one, and rewards come when all are. None: one arm."""
+    examination: tuple[float, ...] = ()
+    """Probability that each position is looked at, first to last; always if not given."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        check_ranges(self, "env.slate.", {"slots": ONE_OR_MORE})
+
+
+@dataclass(frozen=True)
 class EnvConfig:
     """The environment; a field left at None takes the environment's own default."""
 
@@ -114,6 +128,7 @@ class EnvConfig:
     delay: DelayConfig = DelayConfig()
     drift: DriftConfig = DriftConfig()
     arm_subset: ArmSubsetConfig = ArmSubsetConfig()
+    slate: SlateConfig = SlateConfig()
 
     def __post_init__(self) -> None:
         """Check the options, and read truth values in any case."""

@@ -13,6 +13,8 @@ from vitucb.envs import (
     DriftingRewards,
     ImageDataset,
     RandomArmSubset,
+    SlateArms,
+    SlotBySlot,
     load_dataset,
 )
 from vitucb.envs.data.sources import TIMM_PREFIXES
@@ -39,7 +41,7 @@ def make_env(config: EnvConfig, num_rounds: int | None = None) -> gym.Env[Any, A
     if num_rounds is not None:
         if num_rounds < 1:
             raise ValueError(f"num_rounds {num_rounds} must be at least 1")
-        arguments["max_episode_steps"] = num_rounds
+        arguments["max_episode_steps"] = _num_contexts(num_rounds, config.slate.slots)
     try:
         env = gym.make(config.id, disable_env_checker=True, **arguments)
     except gym.error.Error as error:
@@ -54,6 +56,19 @@ def make_env(config: EnvConfig, num_rounds: int | None = None) -> gym.Env[Any, A
         raise ValueError(f"env: {config.id} does not take these settings: {error}") from error
     require_image_bandit(env, f"env.id {config.id!r}")
     return _wrapped(env, config)
+
+
+def _num_contexts(num_rounds: int, slots: int | None) -> int:
+    """How often images are drawn: once a round, or once for the m rounds of a slate."""
+    if slots is None:
+        return num_rounds
+    if num_rounds % slots:
+        fits = [n for n in (num_rounds // slots * slots, (num_rounds // slots + 1) * slots) if n]
+        raise ValueError(
+            f"num_rounds {num_rounds} is no multiple of env.slate.slots {slots}, and every "
+            f"position of a slate is a round; give {' or '.join(map(str, fits))}"
+        )
+    return num_rounds // slots
 
 
 def _dataset(config: EnvConfig) -> str | ImageDataset | None:
@@ -75,12 +90,13 @@ def _dataset(config: EnvConfig) -> str | ImageDataset | None:
 
 
 def _wrapped(env: gym.Env[Any, Any], config: EnvConfig) -> gym.Env[Any, Any]:
-    """`env` with the masks, the drift and the delay of `config`."""
-    drift, delay, subset = config.drift, config.delay, config.arm_subset
+    """`env` with the masks, the drift, the slates and the delay of `config`."""
+    drift, delay, subset, slate = config.drift, config.delay, config.arm_subset, config.slate
     for name, section, is_off in (
         ("drift.kind", drift, drift.kind == "none"),
         ("delay.law", delay, delay.law == "none"),
         ("arm_subset.min_arms", subset, subset.min_arms is None),
+        ("slate.slots", slate, slate.slots is None),
     ):
         if is_off and section != type(section)():
             raise ValueError(f"env.{name} is not set, and {section} has no use without it; set it")
@@ -88,6 +104,18 @@ def _wrapped(env: gym.Env[Any, Any], config: EnvConfig) -> gym.Env[Any, Any]:
         env = RandomArmSubset(env, subset.min_arms, subset.max_arms)
     if drift.kind != "none":
         env = DriftingRewards(env, drift.kind, *_drift_rounds(drift, env))
+    if slate.slots is not None:
+        if delay.law != "none":
+            raise ValueError(
+                f"env.delay.law {delay.law!r}: rewards of slates cannot be delayed; leave out it, "
+                "or env.slate"
+            )
+        if slate.slots > (subset.min_arms or slate.slots):
+            raise ValueError(
+                f"env.slate.slots {slate.slots} is more than env.arm_subset.min_arms "
+                f"{subset.min_arms}; offer as many arms as a slate has slots"
+            )
+        env = SlotBySlot(SlateArms(env, slate.slots, slate.examination or None))
     if delay.law != "none":
         env = DelayedReward(env, delay.law, delay.rounds, delay.loss_probability, delay.tail)
     return env
@@ -107,7 +135,8 @@ def _drift_rounds(drift: DriftConfig, env: gym.Env[Any, Any]) -> tuple[int, int 
 
 
 def describe_task(env: gym.Env[Any, Any]) -> dict[str, Any]:
-    """What is played, for `environment.json`: `dataset`, `num_arms`, `reward`, `class_names`.
+    """What is played, for `environment.json`: `dataset`, `num_arms`, `reward`, `class_names`,
+    and `slots` where slates are shown.
 
     What an environment does not tell is left out. Names of classes are given where arms are images
     of classes; those of labels are the names of the actions.
@@ -127,6 +156,8 @@ def describe_task(env: gym.Env[Any, Any]) -> dict[str, Any]:
             told[key] = value
     if isinstance(env.action_space, gym.spaces.Discrete):
         told["num_arms"] = int(env.action_space.n)
+    if env.has_wrapper_attr("slots"):
+        told["slots"] = int(env.get_wrapper_attr("slots"))
     if classes:
         told["class_names"] = list(map(str, classes))
     return told
