@@ -39,8 +39,8 @@ class SlateAgent:
 
     Every choice counts before the next is made, as if its reward were still to come, so that a
     slate is not m times the same guess. The reward of every position is an ordinary reward of its
-    decision. With one slot this is the agent itself; with more it does in `SlateArms` what the agent
-    does in `SlotBySlot`.
+    decision. With one slot this is the agent itself; with more it does in `SlateArms` what the
+    agent does in `SlotBySlot`.
 
     Example:
         >>> import gymnasium as gym

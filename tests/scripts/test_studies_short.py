@@ -24,6 +24,17 @@ def test_late_and_drifting_rewards(tmp_path: Path) -> None:
     assert (tmp_path / "feedback.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
+def test_slates(tmp_path: Path) -> None:
+    agents = ["--agents", "item-ucb", "random", "--workers", "1"]
+    run("study_slates.py", "--quick", *agents, *folders(tmp_path))
+    header, *rows = table(tmp_path / "slates.csv")
+    assert header[:3] == ["law", "agent", "regret"]
+    assert [row[:2] for row in rows] == [
+        [law, agent] for law in ("semi-bandit", "clicks") for agent in ("item-ucb", "random")
+    ]
+
+
 def test_chains(tmp_path: Path) -> None:
     run("study_chain_convergence.py", "--quick", "--out", str(tmp_path))
     _, *estimators = table(tmp_path / "chains-estimators.csv")

@@ -135,11 +135,11 @@ def _drift_rounds(drift: DriftConfig, env: gym.Env[Any, Any]) -> tuple[int, int 
 
 
 def describe_task(env: gym.Env[Any, Any]) -> dict[str, Any]:
-    """What is played, for `environment.json`: `dataset`, `num_arms`, `reward`, `class_names`,
-    and `slots` where slates are shown.
+    """What is played, for `environment.json`: `dataset`, `num_arms`, `reward`, `class_names`.
 
-    What an environment does not tell is left out. Names of classes are given where arms are images
-    of classes; those of labels are the names of the actions.
+    Where slates are shown, `slots` too. What an environment does not tell is left out. Names of
+    classes are given where arms are images of classes; those of labels are the names of the
+    actions.
 
     Args:
         env: An environment that was reset.
