@@ -39,6 +39,7 @@ ENVS = {
     "vitucb/ImageContext-v0": "one image, K labels to choose from; 1 if right, 0 if wrong",
     "vitucb/RatedItems-v0": "K random rated images, reward normal around the rating",
     "vitucb/DigitsPaper-v0": "arm i shows a random image of digit i, slots fixed, reward N(i, 3^2)",
+    "vitucb/Creatives-v0": "an item and K pictures to show for it, paid in clicks; ids of both",
     "vitucb/Logged-v0": "the rounds of a log again, accepted where the agent chooses as it did",
 }
 """Environment id -> one line on what it is."""
@@ -62,4 +63,5 @@ _register("vitucb/ImageArms-v0", "vitucb.envs.image_arms:ImageArmsEnv", horizon=
 _register("vitucb/ImageContext-v0", "vitucb.envs.image_context:ImageContextEnv", horizon=1_000)
 _register("vitucb/RatedItems-v0", "vitucb.envs.rated_items:RatedItemsEnv", horizon=1_000)
 _register("vitucb/DigitsPaper-v0", "vitucb.envs.digits_paper:DigitsPaperEnv", horizon=10_000)
+_register("vitucb/Creatives-v0", "vitucb.envs.creatives:CreativesEnv", horizon=5_000)
 _register("vitucb/Logged-v0", "vitucb.envs.logged:LoggedEnv", horizon=1_000)

@@ -124,7 +124,7 @@ class ImageBandit(gymnasium.Env[dict[str, Any], np.int64]):
         means = self.expected_rewards
         best = int(means.argmax())
         info = _info(float(means[action]), float(means[best]), best)
-        reward = self._pay(float(means[action]), float(self._noise[action]))
+        reward = self._pay(float(means[action]), self._noise[action])
         self._draw_round()
         return self._observation(), reward, False, False, info
 
@@ -142,8 +142,9 @@ class ImageBandit(gymnasium.Env[dict[str, Any], np.int64]):
         draw = self._noise_rng.random if self._is_binary else self._noise_rng.standard_normal
         self._noise = draw(self.num_arms)
 
-    def _pay(self, mean: float, noise: float) -> float:
-        return float(noise < mean) if self._is_binary else mean + self.noise_std * noise
+    def _pay(self, mean: float, noise: Any) -> float:
+        """The reward of an arm from its mean and its part of the noise of the round."""
+        return float(noise < mean if self._is_binary else mean + self.noise_std * noise)
 
     def _images(self) -> NDArray[np.uint8]:
         return self.dataset.images[self._items]
