@@ -78,6 +78,18 @@ def num_label_actions(env: gym.Env[Any, Any]) -> int | None:
     return int(actions) if shares_image(images.shape[0], actions) else None
 
 
+def num_context_items(env: gym.Env[Any, Any]) -> int | None:
+    """How many items `env` tells apart if it tells item and creative of every arm, else None.
+
+    It does where observations have a `context` of ids (K, 2), a MultiDiscrete space.
+    """
+    space = env.observation_space
+    ids = space.get("context") if isinstance(space, gym.spaces.Dict) else None
+    if not isinstance(ids, gym.spaces.MultiDiscrete) or ids.nvec.shape[1:] != (2,):
+        return None
+    return int(ids.nvec[:, 0].max())
+
+
 def images_per_round(env: gym.Env[Any, Any]) -> int:
     """How many images a round of `env` brings at most."""
     return 1 if num_label_actions(env) else int(env.action_space.n)  # type: ignore[attr-defined]

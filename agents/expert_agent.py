@@ -140,8 +140,9 @@ class ExpertAgent(Savable):
         return choice.known_probabilities()
 
     def offer(self, obs: Observation) -> Offer:
-        """Images with their frozen features."""
-        return Offer(obs["images"], self.frozen(obs["images"]), len(obs["action_mask"]))
+        """Images with their frozen features, and the ids that stand beside them."""
+        images = obs["images"]
+        return Offer(images, self.frozen(images), len(obs["action_mask"]), obs.get("context"))
 
     def _predict(self, offer: Offer) -> dict[str, Prediction]:
         """Name -> prediction, of the experts that are awake."""

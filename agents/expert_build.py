@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,12 @@ import gymnasium as gym
 import torch
 
 from vitucb.agents.baselines.frozen_features import build_frozen_features
-from vitucb.agents.context import images_per_round, num_label_actions, require_image_arms
+from vitucb.agents.context import (
+    images_per_round,
+    num_context_items,
+    num_label_actions,
+    require_image_arms,
+)
 from vitucb.agents.expert_agent import ExpertAgent
 from vitucb.agents.options import check_optimizer_options, read_options
 from vitucb.agents.ridges import head_ridge
@@ -23,6 +29,7 @@ from vitucb.learning.experts.adapted.build import build_adapted_expert
 from vitucb.learning.experts.adapted.expert import AdaptedExpert
 from vitucb.learning.experts.adapted.settings import AdaptedSettings
 from vitucb.learning.experts.expert import Expert
+from vitucb.learning.experts.kernel.context import ContextKernelExpert
 from vitucb.learning.experts.kernel.expert import KernelExpert
 from vitucb.learning.experts.kernel.label_kernel import KernelInputs
 from vitucb.learning.experts.label_inputs import LabelInputs
@@ -192,7 +199,7 @@ def build_logistic(context: ExpertContext) -> LabelExpert:
 
 
 def build_kernel(context: ExpertContext) -> KernelExpert:
-    """Factory of `kernel`: a Gaussian process on frozen features.
+    """Factory of `kernel`: a Gaussian process on frozen features, and on ids where there are any.
 
     Raises:
         ValueError: If the arms share one image.
@@ -201,7 +208,11 @@ def build_kernel(context: ExpertContext) -> KernelExpert:
     options = KernelOptions()
     if context.config.name == "kernel-ucb":
         options = read_options(options, context.config)
-    return KernelExpert(
+    num_items = num_context_items(context.env)
+    make: Callable[..., KernelExpert] = KernelExpert
+    if num_items is not None:
+        make = functools.partial(ContextKernelExpert, num_items=num_items)
+    return make(
         context.seed,
         coarse_alpha=options.coarse_alpha,
         fine_alpha=options.fine_alpha,

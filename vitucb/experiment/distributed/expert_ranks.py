@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -181,7 +182,9 @@ def _packed(prefix: str, made: Sequence[_Made]) -> Package:
     """Choices as tensors: images, features, actions and means, one row a choice."""
     if not made:
         return {f"{prefix}outputs": torch.zeros(0, dtype=torch.int64)}
-    return {
+    ids = [m.offer.context for m in made if m.offer.context is not None]
+    context = {f"{prefix}context": torch.from_numpy(np.stack(ids))} if ids else {}
+    return context | {
         f"{prefix}images": torch.stack([torch.from_numpy(m.offer.images) for m in made]),
         f"{prefix}features": torch.stack([m.offer.features for m in made]),
         f"{prefix}outputs": torch.tensor([m.action for m in made]),
@@ -191,9 +194,15 @@ def _packed(prefix: str, made: Sequence[_Made]) -> Package:
 
 def _unpacked(prefix: str, package: Package, num_arms: int) -> list[_Made]:
     """Inverse of `_packed`; every rank has as many arms."""
+    ids = package.get(f"{prefix}context")
     return [
         _Made(
-            Offer(package[f"{prefix}images"][i].numpy(), package[f"{prefix}features"][i], num_arms),
+            Offer(
+                package[f"{prefix}images"][i].numpy(),
+                package[f"{prefix}features"][i],
+                num_arms,
+                None if ids is None else ids[i].numpy(),
+            ),
             int(action),
             package[f"{prefix}means"][i],
         )

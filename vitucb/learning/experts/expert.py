@@ -27,11 +27,13 @@ class Offer:
             it.
         features: Frozen last-layer features h / rms of these images, float64 (n, d), on the CPU.
         num_arms: Number of arms K.
+        context: Item and creative of every arm, int64 (K, 2), where the environment tells them.
     """
 
     images: NDArray[np.uint8]
     features: Tensor
     num_arms: int
+    context: NDArray[np.int64] | None = None
 
     @property
     def is_shared(self) -> bool:

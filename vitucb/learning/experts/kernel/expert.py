@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from vitucb.learning.awaited_choices import AwaitedChoices
 from vitucb.learning.experts.expert import Offer, Prediction
+from vitucb.learning.experts.kernel.arms import Arms
 from vitucb.learning.experts.kernel.features import (
     GROUPS,
+    Features,
     KernelFeatures,
     KernelSettings,
     fit_kernel,
@@ -68,6 +70,12 @@ class KernelExpert:
     and at most 5 % off before the next.
     """
 
+    groups: tuple[str, ...] = GROUPS
+    """Names of the prior variances."""
+    _start: tuple[float, ...] = START
+    _kernel_type: type[Features] = KernelFeatures
+    _regression_type: type[TwoScaleRegression] = TwoScaleRegression
+
     def __init__(
         self,
         seed: int,
@@ -103,13 +111,13 @@ class KernelExpert:
         self._rewarded = RewardedImages(limits.rewarded)
         self._awaited = AwaitedChoices(limits.awaited)
         self._scale = RewardScale()
-        self._rho = START
+        self._rho = self._start
         self._level = 0.0
         self._since_rebuild = 0
         self._next_fit = _FIRST_FITS[0]
-        self._kernel: KernelFeatures | None = None
+        self._kernel: Features | None = None
         self._regression: TwoScaleRegression | None = None
-        self._latest: tuple[Offer, _Arms] | None = None
+        self._latest: tuple[Offer, Arms] | None = None
 
     def predict(self, offer: Offer) -> Prediction:
         """Posterior means, deviations and the two bonuses; changes nothing.
@@ -170,7 +178,7 @@ class KernelExpert:
         self._fit_if_due()
         return {
             "kernel/noise": self.noise,
-            **{f"kernel/rho_{name}": rho for name, rho in zip(GROUPS, self._rho, strict=True)},
+            **{f"kernel/rho_{name}": rho for name, rho in zip(self.groups, self._rho, strict=True)},
         }
 
     def _learn(
@@ -193,7 +201,7 @@ class KernelExpert:
             seen = self._seen(self._arms([key], row[None]), awaited)
             self._regression.expect(seen, weight)
 
-    def _look_at(self, offer: Offer) -> _Arms:
+    def _look_at(self, offer: Offer) -> Arms:
         """Keys and features of the arms; those of the latest offer are kept."""
         if self._latest is None or self._latest[0] is not offer:
             if offer.is_shared:
@@ -201,19 +209,22 @@ class KernelExpert:
                     "the expert 'kernel' needs an image per arm; this environment shows one image "
                     "to all of them: choose the experts linear, softmax or adapted"
                 )
-            keys = [image_key(image) for image in offer.images]
-            self._latest = (offer, self._arms(keys, offer.features.numpy()))
+            self._latest = (offer, self._arms(*self._rows(offer)))
         return self._latest[1]
 
-    def _arms(self, keys: list[bytes], rows: Array) -> _Arms:
+    def _rows(self, offer: Offer) -> tuple[list[bytes], Array]:
+        """What tells the arms apart, and rows (K, d) from which a kernel makes features."""
+        return [image_key(image) for image in offer.images], offer.features.numpy()
+
+    def _arms(self, keys: list[bytes], rows: Array) -> Arms:
         latest = None if self._latest is None else self._latest[1]
         if latest is not None and len(keys) == 1 and keys[0] in latest.keys:
             return latest.only(latest.keys.index(keys[0]))
         if self._kernel is None or self._regression is None:
-            return _Arms(keys, rows, np.zeros((len(rows), 0)), np.zeros(len(rows)))
-        return _Arms(keys, rows, *self._regression.scaled(self._kernel(rows)))
+            return Arms(keys, rows, np.zeros((len(rows), 0)), np.zeros(len(rows)))
+        return Arms(keys, rows, *self._regression.scaled(self._kernel(rows)))
 
-    def _seen(self, arms: _Arms, awaited: Array | float = 0.0) -> Seen:
+    def _seen(self, arms: Arms, awaited: Array | float = 0.0) -> Seen:
         """The arms with their rewards, and with `awaited` (n,) more of each as if they had come."""
         counts, sums = self._rewarded.look_up(arms.keys, self._level)
         return Seen(arms.phi, arms.effects, counts + awaited, sums)
@@ -234,7 +245,7 @@ class KernelExpert:
             return False
         while self._next_fit <= happened:
             self._next_fit = _fit_after(self._next_fit)
-        self._kernel = fit_kernel(self._offered.features, self._settings, self._rng)
+        self._kernel = self._fit(self._offered.features)
         self._rebuild(choose_scales=self._scale.count >= _EVIDENCE_FROM)
         return True
 
@@ -246,14 +257,23 @@ class KernelExpert:
         parts = self._kernel(past.features) if len(past) else np.zeros((0, sum(sizes)))
         sums, squares = past.centred(self._level)
         if choose_scales:
-            self._rho = best_scales(parts, sizes, past.counts, sums, squares, self._unit)
-        self._regression = TwoScaleRegression(sizes, self._rho)
+            self._rho = self._best_scales(parts, sizes, past.counts, sums, squares)
+        self._regression = self._regression_type(sizes, self._rho)
         if len(past):
             seen = Seen(*self._regression.scaled(parts), past.counts, sums)
             self._regression.condition(Moments(seen, squares))
         self._latest = None
         self._awaited.has_lost, self._since_rebuild = False, 0
         self._expect_all()
+
+    def _fit(self, memory: Array) -> Features:
+        """A kernel for images like those of `memory`, rows (n, d)."""
+        return fit_kernel(memory, self._settings, self._rng)
+
+    def _best_scales(
+        self, parts: Array, sizes: tuple[int, ...], counts: Array, sums: Array, squares: float
+    ) -> tuple[float, ...]:
+        return best_scales(parts, sizes, counts, sums, squares, self._unit)
 
     def _expect_all(self) -> None:
         """Narrow the widths of a new posterior by everything that is awaited."""
@@ -281,7 +301,21 @@ class KernelExpert:
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned.
+
+        Raises:
+            ValueError: If it was learnt with ids of items and creatives and this is without them,
+                or the other way round.
+        """
+        if len(state["rho"]) != len(self.groups):
+            was, here = "with", "without"
+            if len(state["rho"]) < len(self.groups):
+                was, here = here, was
+            raise ValueError(
+                f"the expert 'kernel' learnt {was} ids of items and creatives and is to go on "
+                f"{here} them, as agents do that act on images alone: play with env.options "
+                "context_ids false"
+            )
         self._rng.bit_generator.state = state["rng"]
         self._offered.load_state_dict(state["offered"])
         self._rewarded.load_state_dict(state["rewarded"])
@@ -291,24 +325,10 @@ class KernelExpert:
         self._level, self._next_fit = float(state["level"]), int(state["next_fit"])
         self._since_rebuild = int(state["since_rebuild"])
         kernel, regression = state["kernel"], state["regression"]
-        self._kernel = None if kernel is None else KernelFeatures.from_state(kernel)
-        self._regression = None if regression is None else TwoScaleRegression.from_state(regression)
+        self._kernel = None if kernel is None else self._kernel_type.from_state(kernel)
+        kind = self._regression_type
+        self._regression = None if regression is None else kind.from_state(regression)
         self._latest = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Arms:
-    """Images: keys, frozen features (n, d), scaled kernel features (n, m), effects (n,)."""
-
-    keys: list[bytes]
-    rows: Array
-    phi: Array
-    effects: Array
-
-    def only(self, arm: int) -> _Arms:
-        """One of them."""
-        one = slice(arm, arm + 1)
-        return _Arms(self.keys[one], self.rows[one], self.phi[one], self.effects[one])
 
 
 def _fit_after(count: int) -> int:

@@ -17,6 +17,7 @@ is explained worst.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +60,28 @@ class KernelSettings:
     graph_rank: int = 40
     fine_rank: int = 48
     tolerance: float = 0.01
+
+
+class Features(Protocol):
+    """Features in groups, the fine one last, whose inner products are the parts of a kernel."""
+
+    @property
+    def group_sizes(self) -> tuple[int, ...]:
+        """Numbers of features of the groups."""
+        ...
+
+    def __call__(self, features: Array) -> Array:
+        """Features of all groups (n, m) of rows (n, d) that tell of images."""
+        ...
+
+    def state_dict(self) -> State:
+        """All attributes."""
+        ...
+
+    @classmethod
+    def from_state(cls, state: State) -> Features:
+        """What `state_dict` described."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,15 @@ START: tuple[float, ...] = (0.6, 0.2, 0.2, 0.1)
 
 
 def best_scales(
-    parts: Array, sizes: Sequence[int], counts: Array, sums: Array, squares: float, unit: float
+    parts: Array,
+    sizes: Sequence[int],
+    counts: Array,
+    sums: Array,
+    squares: float,
+    unit: float,
+    *,
+    first: Sequence[float] = (),
+    own: float = 0.0,
 ) -> tuple[float, ...]:
     """Variances of clusters, graph, linear and fine part with the largest posterior.
 
@@ -38,15 +46,17 @@ def best_scales(
         sums: Sums of their rewards less the level, (n,).
         squares: Sum of the squares of all rewards less the level.
         unit: Prior guess of the noise variance, squared reward units.
+        first: Given variances of groups that stand before the clusters.
+        own: Given variance that every image has to itself beside the fine part.
     """
     phi = np.concatenate([np.ones((len(parts), 1)), parts], axis=1)
     left = np.maximum(1 - np.square(parts[:, sum(sizes[:-1]) :]).sum(axis=1), 0.0)
     scored = []
     for fine in _FINE:
-        moments = Moments(Seen(phi, fine * left, counts, sums), squares)
+        moments = Moments(Seen(phi, fine * left + own, counts, sums), squares)
         for mixture, coarse in itertools.product(_MIXTURES, _COARSE):
             rho = (*(coarse * share for share in mixture), fine)
-            evidence = log_evidence(moments, unit, prior_scales(sizes, rho))
+            evidence = log_evidence(moments, unit, prior_scales(sizes, (*first, *rho)))
             scored.append((evidence + _log_prior((coarse, fine)), rho))
     return max(scored)[1]
 
