@@ -1,0 +1,93 @@
+"""Clicks on creatives: regret in per cent of random choices, with ids and without.
+
+Plays `vitucb/Creatives-v0` on the packaged digits under three laws: clicks of single impressions;
+shares of a thousand impressions; and the same with a library of 60 pictures that 100 items share.
+`vit-ucb` and `kernel-ucb` are played with ids and without; the other agents make no use of them. A
+study that is stopped goes on where it was; the table holds the seeds that are finished.
+
+    python scripts/studies/study_creatives.py --workers 1
+    python scripts/studies/study_creatives.py --table
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from study_tools import (
+    Curves,
+    base_config,
+    finished,
+    interval,
+    play_each,
+    study_options,
+    study_parser,
+    write_table,
+)
+
+from vitucb.config import RunConfig
+
+LAWS: dict[str, dict[str, Any]] = {
+    "single impressions": {},
+    "a thousand impressions": {"impressions": 1_000},
+    "a thousand, 60 pictures": {"impressions": 1_000, "num_pictures": 60},
+}
+WITH_IDS = ("vit-ucb", "kernel-ucb")
+OTHERS = ("lin-ucb", "item-ucb", "ucb1", "random")
+HEADER = [
+    *("law", "agent", "ids", "regret", "% of random", "95 %", "ids change, points", "95 %", "each"),
+]
+Plan = tuple[RunConfig, Mapping[str, Mapping[str, Any]]]
+
+
+def main() -> None:
+    """Run the study."""
+    parser = study_parser(__doc__, rounds=2_000, seeds=10)
+    parser.add_argument("--table", action="store_true", help="of what is finished; play nothing")
+    options = study_options(parser)
+    seeds = range(options.seeds)
+    plans: dict[tuple[str, bool], Plan] = {}
+    for place, (law, settings) in enumerate(LAWS.items()):
+        for has_ids in (True, False):
+            env = {"id": "vitucb/Creatives-v0", "options": {**settings, "context_ids": has_ids}}
+            name = f"creatives/{place}{'' if has_ids else '-without-ids'}"
+            names = WITH_IDS if has_ids else (*WITH_IDS, *OTHERS)
+            base = base_config(options, name, env, experts=None)
+            plans[law, has_ids] = (base, {agent: {"name": agent} for agent in names})
+    if not options.table:
+        play_each(list(plans.values()), seeds=seeds, workers=options.workers)
+    table = [HEADER]
+    for law in LAWS:
+        found = {ids: finished(*plans[law, ids], seeds=seeds) for ids in (True, False)}
+        table += rows_of(law, found[True], found[False])
+    write_table(options.out / "creatives.csv", table)
+
+
+def rows_of(law: str, told: Mapping[str, Curves], blind: Mapping[str, Curves]) -> list[list[str]]:
+    """One row an agent; those that take ids have one with and one without."""
+    random, rows = blind["random"][:, -1], []
+    for agent, curves in blind.items():
+        without = curves[:, -1]
+        rows.append(row_of(law, agent, "without" if agent in told else "", without, random))
+        if agent in told:
+            ends = told[agent][:, -1]
+            both = min(len(ends), len(without), len(random))
+            change = 100 * (ends[:both] - without[:both]) / random[:both]
+            rows.append(row_of(law, agent, "with", ends, random, change))
+    return rows
+
+
+def row_of(
+    law: str, agent: str, ids: str, ends: Curves, random: Curves, change: Curves | None = None
+) -> list[str]:
+    """Regrets of one agent, and what ids changed."""
+    both = min(len(ends), len(random))
+    shares = 100 * ends[:both] / random[:both]
+    changed = ["", ""] if change is None else [f"{np.mean(change):+.1f}", interval(change, 1)]
+    numbers = [f"{ends.mean():.1f}", f"{shares.mean():.1f}", interval(shares, 1)]
+    return [law, agent, ids, *numbers, *changed, " ".join(f"{share:.0f}" for share in shares)]
+
+
+if __name__ == "__main__":
+    main()
