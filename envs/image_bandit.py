@@ -91,7 +91,7 @@ class ImageBandit(gymnasium.Env[dict[str, Any], np.int64]):
     @property
     def arm_rewards(self) -> NDArray[np.float64]:
         """What every arm would pay now, float64 (K,): all are drawn before the action is known."""
-        drawn = zip(self.expected_rewards.tolist(), self._noise.tolist(), strict=True)
+        drawn = zip(self.expected_rewards.tolist(), self._noise, strict=True)
         return np.array([self._pay(mean, noise) for mean, noise in drawn])
 
     def _draw_items(self, rng: np.random.Generator) -> NDArray[np.int64]:

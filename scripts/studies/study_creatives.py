@@ -1,7 +1,7 @@
 """Clicks on creatives: regret in per cent of random choices, with ids and without.
 
 Plays `vitucb/Creatives-v0` on the packaged digits under three laws: clicks of single impressions;
-shares of a thousand impressions; and the same with a library of 60 pictures that 100 items share.
+shares of a thousand impressions; and these with a library of 30 pictures that 50 items share.
 `vit-ucb` and `kernel-ucb` are played with ids and without; the other agents make no use of them. A
 study that is stopped goes on where it was; the table holds the seeds that are finished.
 
@@ -28,10 +28,12 @@ from study_tools import (
 
 from vitucb.config import RunConfig
 
+# Twenty rounds for each of the items, and ten days.
+_SIZES = {"num_items": 50, "rounds_per_day": 100}
 LAWS: dict[str, dict[str, Any]] = {
-    "single impressions": {},
-    "a thousand impressions": {"impressions": 1_000},
-    "a thousand, 60 pictures": {"impressions": 1_000, "num_pictures": 60},
+    "single impressions": _SIZES,
+    "a thousand impressions": {**_SIZES, "impressions": 1_000},
+    "a thousand, 30 pictures": {**_SIZES, "impressions": 1_000, "num_pictures": 30},
 }
 WITH_IDS = ("vit-ucb", "kernel-ucb")
 OTHERS = ("lin-ucb", "item-ucb", "ucb1", "random")
@@ -43,7 +45,7 @@ Plan = tuple[RunConfig, Mapping[str, Mapping[str, Any]]]
 
 def main() -> None:
     """Run the study."""
-    parser = study_parser(__doc__, rounds=2_000, seeds=10)
+    parser = study_parser(__doc__, rounds=1_000, seeds=10)
     parser.add_argument("--table", action="store_true", help="of what is finished; play nothing")
     options = study_options(parser)
     seeds = range(options.seeds)

@@ -130,6 +130,14 @@ def test_the_reward_is_the_share_of_impressions_clicked(impressions: int, error:
     assert abs(np.mean(surplus)) < error
 
 
+def test_what_every_creative_would_pay_is_told_for_slates() -> None:
+    env = tiny(impressions=10)
+    for action in range(3):
+        env.reset(seed=0)
+        told = env.arm_rewards
+        assert env.step(action)[1] == told[action]
+
+
 def test_regret_is_to_the_best_creative_of_the_item() -> None:
     env = tiny()
     env.reset(seed=0)
