@@ -1,16 +1,17 @@
-"""How far vit-ucb should explore, and what its confidence widths are worth.
+"""How far to explore, and what confidence widths are worth.
 
-* `alpha`: the multiplier of the width, at rewards of 0 and 1 (noise below the gaps) and at normal
-  rewards with noise of three times the gaps. Slots shuffled, K = 10, digits.
-* `linear-alpha`: the same for `lin-ucb`, whose rounds are cheap enough for more seeds.
-* `cells`: features x covariance x radius at rewards of 0 and 1. The sketch has rank 64, so that it
-  has something to lose in short runs; at its default rank it decides as `exact` does.
+* `policies`: `vit-ucb` with an image per arm under several policies, and `kernel-ucb` with several
+  multipliers of the width of its coarse part, at rewards of 0 and 1 and at normal rewards with
+  noise of three times the gaps. Slots shuffled, K = 10, digits.
+* `cells`: the network alone (`agent.experts adapted`), features x covariance x radius at rewards
+  of 0 and 1. The sketch has rank 64, so that it has something to lose in short runs; at its default
+  rank it decides as `exact` does.
 
 Calibration is that of the chosen arms, whose true means the environment tells: how often the mean
 is within the bonus of the truth; bonus over error, both averaged; the multiple of the width that
 would have covered 95 %; and the share of choices that were not greedy.
 
-    python scripts/studies/study_exploration.py alpha --first-seed 100 --seeds 5 --rounds 600
+    python scripts/studies/study_exploration.py policies --seeds 10 --rounds 1000
     python scripts/studies/study_exploration.py cells --seeds 3
     python scripts/studies/study_exploration.py cells --quick
 """
@@ -31,6 +32,7 @@ from study_tools import (
     draw_curves,
     interval,
     play,
+    slug,
     study_options,
     study_parser,
     write_table,
@@ -39,11 +41,16 @@ from study_tools import (
 from vitucb.config import RunConfig, override
 from vitucb.statistics import bootstrap_ci, coverage, paired_difference
 
-ALPHAS: dict[str, dict[str, Any]] = {
-    f"alpha-{alpha}": {"policy": {"alpha": alpha}} for alpha in (0.3, 0.6, 1.0, 1.6)
-}
-LINEAR_ALPHAS: dict[str, dict[str, Any]] = {
-    label: {"name": "lin-ucb", **agent} for label, agent in ALPHAS.items()
+POLICIES: dict[str, dict[str, Any]] = {
+    "vit-ucb": {},
+    "vit-ucb, greedy": {"policy": {"name": "greedy"}},
+    "vit-ucb, epsilon-greedy": {"policy": {"name": "epsilon-greedy"}},
+    "vit-ucb, thompson": {"policy": {"name": "thompson"}},
+    "vit-ucb, igw": {"policy": {"name": "igw"}},
+    **{
+        f"kernel-ucb, {alpha}": {"name": "kernel-ucb", "options": {"coarse_alpha": alpha}}
+        for alpha in (0.6, 1.2, 2.5, 5.0)
+    },
 }
 LAWS: dict[str, dict[str, Any]] = {
     "digits": {"dataset": "digits", "num_arms": 10},
@@ -72,8 +79,7 @@ CELLS: dict[str, dict[str, Any]] = {
 }
 # File of the table, its agents, its laws.
 TABLES: dict[str, tuple[str, dict[str, dict[str, Any]], Sequence[str]]] = {
-    "alpha": ("alpha", ALPHAS, tuple(LAWS)),
-    "linear-alpha": ("linear-alpha", LINEAR_ALPHAS, tuple(LAWS)),
+    "policies": ("policies", POLICIES, tuple(LAWS)),
     "cells": ("exploration", CELLS, ("digits",)),
 }
 CALIBRATION = ("coverage", "bonus / error", "needed", "not greedy")
@@ -101,7 +107,7 @@ def calibrations(
     """Every figure of `CALIBRATION`, (S,), by label of the agents in `curves`."""
     found: dict[str, dict[str, Curves]] = {}
     for label in curves:
-        configs = [override(base, {"agent": {"label": label}, "seed": s}) for s in seeds]
+        configs = [override(base, {"agent": {"label": slug(label)}, "seed": s}) for s in seeds]
         runs = [calibration(config) for config in configs]
         found[label] = {name: np.array([run[name] for run in runs]) for name in CALIBRATION}
     return found
@@ -189,7 +195,9 @@ def main() -> None:
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     table = [["law", *header(options.rounds)]]
     for law in options.laws or laws:
-        base = base_config(options, f"exploration/{options.table}-{law}", LAWS[law])
+        experts = ("adapted",) if options.table == "cells" else None
+        experiment = f"exploration/{options.table}-{law}"
+        base = base_config(options, experiment, LAWS[law], experts)
         base = override(base, {"agent": {"lora": {"blocks": options.blocks}}})
         curves = play_by_seed(base, agents, seeds, options.workers)
         calibrated = calibrations(base, curves, seeds)

@@ -26,17 +26,19 @@ from study_tools import (
 
 DELAYS = (0, 32, 128, 256)
 LATE: dict[str, dict[str, Any]] = {
-    "adapted": {},
+    "vit-ucb": {},
+    "kernel-ucb": {"name": "kernel-ucb"},
     "lin-ucb": {"name": "lin-ucb"},
     "ucb1": {"name": "ucb1"},
 }
+DISCOUNT: dict[str, Any] = {"training": {"discount": 0.99}}
 FORGETTING: dict[str, dict[str, Any]] = {
-    "adapted": {},
-    "adapted, reset": {"training": {"reset_on_drift": True}},
-    "adapted, window 150": {"training": {"replay": "window", "replay_capacity": 150}},
-    "adapted, discount 0.99": {"training": {"discount": 0.99}},
+    "vit-ucb": {},
+    "vit-ucb, discount 0.99": DISCOUNT,
+    "kernel-ucb": {"name": "kernel-ucb"},
+    "kernel-ucb, discount 0.99": {"name": "kernel-ucb", **DISCOUNT},
     "lin-ucb": {"name": "lin-ucb"},
-    "lin-ucb, discount 0.99": {"name": "lin-ucb", "training": {"discount": 0.99}},
+    "lin-ucb, discount 0.99": {"name": "lin-ucb", **DISCOUNT},
     "ucb1": {"name": "ucb1"},
 }
 
@@ -88,7 +90,7 @@ def draw(late: Mapping[str, Mapping[int, Curves]], drift: Mapping[str, Curves], 
 
 def main() -> None:
     """Run the study."""
-    parser = study_parser(__doc__, rounds=600, seeds=5)
+    parser = study_parser(__doc__, rounds=600, seeds=10)
     parser.add_argument("--agents", nargs="+", default=list(LATE), choices=list(LATE))
     options = study_options(parser)
     seeds = range(options.seeds)
@@ -100,9 +102,9 @@ def main() -> None:
     plans = []
     for delay in DELAYS:
         env = {"delay": {"law": "geometric", "rounds": delay}} if delay else {}
-        plans.append((base_config(options, f"feedback/delay-{delay}", env), agents))
+        plans.append((base_config(options, f"feedback/delay-{delay}", env, experts=None), agents))
     drift = {"drift": {"kind": "abrupt", "at": options.rounds // 2}}
-    plans.append((base_config(options, "feedback/drift", drift), forgetting))
+    plans.append((base_config(options, "feedback/drift", drift, experts=None), forgetting))
     *by_delay, drifted = play_each(plans, seeds=seeds, workers=options.workers)
     late = {
         label: {

@@ -80,8 +80,7 @@ def play_each(
     found = [
         {
             label: [
-                override(base, {"agent": {**agent, "label": _slug(label)}, "seed": s})
-                for s in seeds
+                override(base, {"agent": {**agent, "label": slug(label)}, "seed": s}) for s in seeds
             ]
             for label, agent in agents.items()
         }
@@ -106,7 +105,7 @@ def finished(
     """Cumulative regret (S, T) by label of the seeds that finished; agents with none left out."""
     found = {}
     for label, agent in agents.items():
-        changes = {"agent": {**agent, "label": _slug(label)}}
+        changes = {"agent": {**agent, "label": slug(label)}}
         configs = [override(base, {**changes, "seed": s}) for s in seeds]
         ends = [c for c in configs if (run_folder(c) / "summary.json").is_file()]
         curves = [curve for curve in map(regret_curve, ends) if len(curve) == base.num_rounds]
@@ -128,7 +127,7 @@ def column(config: RunConfig, file: str, name: str) -> Curves:
 
 def timing(base: RunConfig, label: str, seed: int) -> dict[str, float]:
     """The `timing.json` of a run that `play` finished."""
-    folder = run_folder(override(base, {"agent": {"label": _slug(label)}, "seed": seed}))
+    folder = run_folder(override(base, {"agent": {"label": slug(label)}, "seed": seed}))
     times: dict[str, float] = json.loads((folder / "timing.json").read_text(encoding="utf-8"))
     return times
 
@@ -175,5 +174,6 @@ def draw_curves(curves: Mapping[str, Curves], title: str, path: Path) -> None:
     plt.close(figure)
 
 
-def _slug(label: str) -> str:
+def slug(label: str) -> str:
+    """A label as it stands in the name of a folder."""
     return label.replace(", ", "-").replace(" ", "-")
