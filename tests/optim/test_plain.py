@@ -122,6 +122,31 @@ def test_non_finite_gradients_skip_the_pair_and_are_counted() -> None:
     assert pairs[1].A not in optimizer.state
 
 
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lora-plus"])
+def test_the_step_that_asks_nothing_skips_the_same_pairs(name: str) -> None:
+    stepped = []
+    for sync_free in (False, True):
+        pairs, head = make_pairs(), nn.Parameter(torch.ones(4))
+        optimizer = create_optimizer(name, pairs, lr=0.01, other_params=[head])
+        assert isinstance(optimizer, PlainOptimizer)
+        optimizer.sync_free = sync_free
+        for seed in range(3):
+            fill_gradients([*factors(pairs), head], seed)
+            grad = pairs[1].A.grad
+            assert grad is not None
+            if seed == 2:
+                grad[0, 0] = torch.nan
+            optimizer.step()
+            assert pairs[1].A.grad is grad
+        assert optimizer.nonfinite_skips == 1
+        moments = [
+            v for p in (pairs[1].A, pairs[1].B) for v in optimizer.state[p].values() if v.dim()
+        ]
+        stepped.append([*values([*factors(pairs), head]), *moments])
+    for own, other in zip(*stepped, strict=True):
+        torch.testing.assert_close(own, other)
+
+
 @pytest.mark.parametrize("how", ["state_dict", "deepcopy", "pickle"])
 def test_a_copy_continues_bit_for_bit(how: str) -> None:
     pairs = make_pairs()

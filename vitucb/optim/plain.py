@@ -18,6 +18,7 @@ from torch.optim import LBFGS, AdamW, Optimizer
 from vitucb.models.lora import LoRAPair
 from vitucb.optim.batched.state_dicts import copied
 from vitucb.optim.batched.trust_region import MAX_STEP, MoveLimit
+from vitucb.optim.nonfinite import left_alone
 from vitucb.optim.options import check_options
 
 
@@ -28,7 +29,8 @@ class PlainOptimizer(Optimizer):
     same gradients in the same order as it would alone: its trajectory is its own, bit for bit.
 
     Attributes:
-        nonfinite_skips: How often a pair was left out of a step for a non-finite gradient.
+        sync_free: Whether the device decides which pairs are left out, so that the host need not
+            wait for it; None leaves that to where the parameters are.
     """
 
     def __init__(
@@ -74,9 +76,15 @@ class PlainOptimizer(Optimizer):
         self.defaults = {**children[0].defaults, "lr": lr}
         self._pairs = list(pairs)
         self._children = children
-        self.nonfinite_skips = 0
+        self.sync_free: bool | None = None
+        self._skips = torch.zeros((), dtype=torch.int64)
         self._limit: MoveLimit | None = None
         self._share()
+
+    @property
+    def nonfinite_skips(self) -> int:
+        """How often a pair was left out of a step for a non-finite gradient."""
+        return int(self._skips)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters outside the pairs; AdamW steps them, without decay unless it is given."""
@@ -115,6 +123,13 @@ class PlainOptimizer(Optimizer):
         return loss
 
     def _step_children(self) -> None:
+        on_device = self._pairs[0].A.device.type != "cpu"
+        if on_device if self.sync_free is None else self.sync_free:
+            with left_alone(self._units(), self.state) as good:
+                for child in self._children:
+                    child.step()
+            self._skips = self._skips.to(good.device) + (~good[: len(self._pairs)]).sum()
+            return
         hidden = self._hide_nonfinite()
         try:
             for child in self._children:
@@ -125,20 +140,24 @@ class PlainOptimizer(Optimizer):
 
     def _hide_nonfinite(self) -> list[tuple[Parameter, Tensor]]:
         """Hide the gradients of bad pairs and of a bad head: torch then leaves these alone."""
-        head = [p for child in self._children[1:] for g in child.param_groups for p in g["params"]]
-        units = [*([pair.A, pair.B] for pair in self._pairs), head]
+        units = self._units()
         if not _suspicious([p.grad for unit in units for p in unit if p.grad is not None]):
             return []
         hidden = []
-        for unit in units:
+        for number, unit in enumerate(units):
             owned = [(p, p.grad) for p in unit if p.grad is not None]
             if all(bool(grad.isfinite().all()) for _, grad in owned):
                 continue
-            self.nonfinite_skips += unit is not head
+            self._skips += number < len(self._pairs)
             hidden += owned
             for parameter, _ in owned:
                 parameter.grad = None
         return hidden
+
+    def _units(self) -> list[list[Parameter]]:
+        """What steps together or not at all: the factors of each pair, and last the head."""
+        head = [p for child in self._children[1:] for g in child.param_groups for p in g["params"]]
+        return [*([pair.A, pair.B] for pair in self._pairs), head]
 
     def _share(self) -> None:
         """Make the children work on this optimizer's own groups and state."""
@@ -160,7 +179,7 @@ class PlainOptimizer(Optimizer):
         super().load_state_dict({**state_dict, "state": copied(state_dict["state"])})
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {k: self.__dict__[k] for k in ("_pairs", "_children", "nonfinite_skips")}
+        own = {k: self.__dict__[k] for k in ("_pairs", "_children", "sync_free", "_skips")}
         return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
