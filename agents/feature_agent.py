@@ -87,7 +87,7 @@ class FeatureAgent(Savable, abc.ABC):
         """Means and widths (K,), features (K, p) and the choice; draws from the generator."""
         mean, phi = self._score(obs)
         unit = self._width_unit()
-        width = unit * self._covariance.width(phi).cpu().numpy()
+        width = unit * self._covariance.width_array(phi)
 
         def covariance() -> Array:
             joint: Array = unit**2 * self._covariance.cov(phi).cpu().numpy()

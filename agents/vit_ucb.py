@@ -155,7 +155,7 @@ class ViTUCB(Savable):
     ) -> tuple[Array, Array, Choice]:
         """Means and widths in reward units (K,), and the choice."""
         unit = self._width_unit()
-        width = unit * self.covariance.width(phi).cpu().numpy()
+        width = unit * self.covariance.width_array(phi)
         link = self.trainer.link
         values = link.decision_scale(score)
         mean = link.reward(values, width)

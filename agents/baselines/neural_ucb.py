@@ -118,12 +118,10 @@ class NeuralUCB(FeatureAgent):
         self._history.add(x.cpu(), decision.action if is_image_context(obs) else 0, reward)
         if self._history.seen % self._every:
             return {}
-        loss = 0.0
-        for _ in range(self._options.steps):
-            loss = self._step()
-        return {"train/loss": loss}
+        losses = [self._step() for _ in range(self._options.steps)]
+        return {"train/loss": float(losses[-1])}
 
-    def _step(self) -> float:
+    def _step(self) -> Tensor:
         """One step of Adam on a batch; its mean squared error, in units of the reward variance."""
         x, outputs, rewards = self._history.sample(self._options.batch_size)
         x = x.to(next(self._network.parameters()))
@@ -139,7 +137,8 @@ class NeuralUCB(FeatureAgent):
         self._optimizer.zero_grad(set_to_none=True)
         (error + strength * distance).backward()
         self._optimizer.step()
-        return float(error.detach())
+        loss: Tensor = error.detach()
+        return loss
 
     def state_dict(self) -> State:
         """That of the base, the network and its start, optimizer, history and scales."""

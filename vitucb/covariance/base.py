@@ -8,7 +8,9 @@ import math
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vitucb.covariance.scored import Scored
@@ -53,6 +55,7 @@ class FeatureCovariance(abc.ABC):
         self.rejected = 0
         self._rejected_in_a_row = 0
         self._scored: Scored | None = None
+        self._loaded_on: set[torch.device] = set()
 
     # What a representation implements.
 
@@ -62,7 +65,7 @@ class FeatureCovariance(abc.ABC):
 
     @abc.abstractmethod
     def _append(self, scored: Scored, weights: Tensor) -> None:
-        """Add rows scored against the present A, with weights (b,) float64 above 0."""
+        """Add rows scored against the present A, with weights (b,) float64 above 0 on the CPU."""
 
     @abc.abstractmethod
     def _cov(self, scored: Scored) -> Tensor:
@@ -122,6 +125,13 @@ class FeatureCovariance(abc.ABC):
         """sqrt(phi' A^-1 phi) of features (..., p): float64 (...)."""
         return self.quad_form(phi).sqrt()
 
+    def width_array(self, phi: Tensor) -> NDArray[np.float64]:
+        """`width` of features (b, p) as an array (b,), for which the host waits only once."""
+        self.quad_form(phi)
+        assert self._scored is not None
+        widths: NDArray[np.float64] = self._scored.tell()[0].sqrt().numpy()
+        return widths
+
     def update(
         self,
         phi: Tensor | None = None,
@@ -156,9 +166,9 @@ class FeatureCovariance(abc.ABC):
         weights = self._as_weights(weight, scored)
         keep = weights > 0
         if scored.is_finite is not None:
-            keep &= scored.is_finite
-            rejected = int((~scored.is_finite).sum())
-            self._count_rejected(rejected, len(keep))
+            is_finite = scored.is_finite.cpu()
+            keep &= is_finite
+            self._count_rejected(int((~is_finite).sum()), len(keep))
         else:
             self._rejected_in_a_row = 0
         if not bool(keep.all()):
@@ -239,6 +249,16 @@ class FeatureCovariance(abc.ABC):
         self.rejected = int(state["rejected"])
         self._rejected_in_a_row = int(state["rejected_in_a_row"])
         self._scored = None
+        self._loaded_on = {value.device for value in state.values() if isinstance(value, Tensor)}
+
+    def _follow(self, device: torch.device) -> None:
+        """Move to where features are, after a state was loaded: files are read to the CPU."""
+        if self._loaded_on - {device}:
+            state = self.state_dict()
+            self.load_state_dict(
+                {k: v.to(device) if isinstance(v, Tensor) else v for k, v in state.items()}
+            )
+        self._loaded_on = set()
 
     def _as_rows(self, phi: Tensor) -> Tensor:
         if phi.shape[-1:] != (self.dim,):
@@ -249,13 +269,14 @@ class FeatureCovariance(abc.ABC):
 
     def _checked_score(self, rows: Tensor) -> Scored:
         """Score rows of which some may not be finite; those score 0."""
+        self._follow(rows.device)
         scored = self._score(rows)
-        if bool(torch.isfinite(scored.squares).all()):
+        if bool(torch.isfinite(scored.tell()[0]).all()):
             return scored
         # Only now look at every entry: the scores of finite features are finite.
         bad = ~torch.isfinite(rows).all(dim=1)
         scored = self._score(torch.where(bad[:, None], torch.zeros_like(rows), rows))
-        if not bool(torch.isfinite(scored.squares).all()):
+        if not bool(torch.isfinite(scored.tell()[0]).all()):
             largest = float(rows[~bad].abs().max())
             raise FloatingPointError(
                 f"features as large as {largest:.3g} overflow the covariance; scale them to norm 1"
@@ -286,16 +307,17 @@ class FeatureCovariance(abc.ABC):
 
     @staticmethod
     def _as_weights(weight: float | Tensor, scored: Scored) -> Tensor:
-        weights = torch.as_tensor(weight, dtype=torch.float64, device=scored.squares.device)
+        # On the host, which has to know them: whether a row enters is decided there.
+        weights = torch.as_tensor(weight, dtype=torch.float64, device="cpu")
         if not bool(((weights >= 0) & torch.isfinite(weights)).all()):
             raise ValueError(f"weight {weight} must be finite and at least 0")
         return weights.expand(len(scored.squares))
 
 
 def information_gain(covariance: FeatureCovariance, scored: Scored, weights: Tensor) -> float:
-    """Growth of log det A by adding the scored rows with these weights (b,), nats."""
+    """Growth of log det A by adding the scored rows with weights (b,) on the CPU, nats."""
     if len(weights) == 1:
-        return math.log1p(float(weights[0] * scored.squares[0]))
-    root = weights.sqrt()
+        return math.log1p(float(weights[0] * scored.tell()[0, 0]))
+    root = weights.sqrt().to(scored.squares.device)
     gram = covariance._cov(scored) * root * root[:, None]
     return float(torch.linalg.eigvalsh(gram).clamp_min(0.0).log1p().sum())

@@ -84,12 +84,13 @@ class DenseCovariance(FeatureCovariance):
         phi64 = phi.to(self._matrix.device, torch.float64)
         solved = (phi64 @ self._inverse).mT
         squares = (phi64 * solved.mT).sum(1)
-        if bool((squares < 0).any()):
-            # P lost definiteness to rounding; A has not.
-            self._invert()
-            solved = (phi64 @ self._inverse).mT
-            squares = (phi64 * solved.mT).sum(1).clamp_min(0.0)
-        return Scored(phi, squares, solved=solved)
+        scored = Scored(phi, squares, solved=solved)
+        if not bool((scored.tell()[0] < 0).any()):
+            return scored
+        # P lost definiteness to rounding; A has not.
+        self._invert()
+        solved = (phi64 @ self._inverse).mT
+        return Scored(phi, (phi64 * solved.mT).sum(1).clamp_min(0.0), solved=solved)
 
     def _cov(self, scored: Scored) -> Tensor:
         assert scored.solved is not None
@@ -100,7 +101,7 @@ class DenseCovariance(FeatureCovariance):
         assert scored.solved is not None
         phi = scored.phi.to(self._matrix)
         squares = (phi * scored.solved.mT).sum(1)
-        weights = limit_weights(weights, phi.square().sum(1), squares, self.ridge)
+        weights = limit_weights(weights.to(phi), phi.square().sum(1), squares, self.ridge)
         self._add(phi, weights)
         if len(phi) > self.dim // 8 + 1:
             self._invert()

@@ -47,7 +47,7 @@ class DiagonalCovariance(FeatureCovariance):
         return (phi / self._diagonal) @ phi.mT
 
     def _append(self, scored: Scored, weights: Tensor) -> None:
-        self._diagonal += weights @ scored.phi.double().square()
+        self._diagonal += weights.to(self._diagonal) @ scored.phi.double().square()
 
     def _reset(self) -> None:
         self._diagonal.fill_(self.ridge)

@@ -33,7 +33,7 @@ class DiscountedCovariance(DenseCovariance):
 
     def _score(self, phi: Tensor) -> Scored:
         scored = super()._score(phi)
-        scored.squares = self._cov(scored).diagonal().clamp_min(0.0)
+        scored.squares, scored.told = self._cov(scored).diagonal().clamp_min(0.0), None
         return scored
 
     def _cov(self, scored: Scored) -> Tensor:

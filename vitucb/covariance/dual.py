@@ -96,16 +96,25 @@ class DualCovariance(FeatureCovariance):
         scored = Scored(phi, torch.empty(0), gram, cross, solved)
         scored.squares = (gram.diagonal() - solved.square().sum(0)) / self.ridge
         weak = self._is_cancelled(scored)
-        if bool(weak.any()):
-            residual, u = self._residual(query[weak], solved[:, weak])
-            norms = torch.linalg.vector_norm(residual, dim=1, dtype=torch.float64)
-            scored.squares[weak] = norms.square() / self.ridge + u.square().sum(0)
+        if phi.device.type != "cpu":
+            # Asking whether it is needed would take longer than doing it.
+            exact = self._exact_squares(query, solved)
+            scored.squares = torch.where(weak, exact, scored.squares)
+        elif bool(weak.any()):
+            scored.squares[weak] = self._exact_squares(query[weak], solved[:, weak])
         return scored
 
     def _is_cancelled(self, scored: Scored) -> Tensor:
         assert scored.gram is not None
         share = _CANCELLED[self._rows.product_dtype]
         return scored.squares * self.ridge < share * scored.gram.diagonal()
+
+    def _exact_squares(self, query: Tensor, solved: Tensor) -> Tensor:
+        """Squares (b,), phi' A^-1 phi, where little of |phi|^2 is left outside of the rows."""
+        residual, u = self._residual(query, solved)
+        norms = torch.linalg.vector_norm(residual, dim=1, dtype=torch.float64)
+        squares: Tensor = norms.square() / self.ridge + u.square().sum(0)
+        return squares
 
     def _residual(self, query: Tensor, solved: Tensor) -> tuple[Tensor, Tensor]:
         """Residual phi - Phi' u, (b, p), and u = G^-1 Phi phi, (n, b), of (2)."""
@@ -124,12 +133,13 @@ class DualCovariance(FeatureCovariance):
     def _append(self, scored: Scored, weights: Tensor) -> None:
         assert scored.gram is not None
         assert scored.cross is not None
+        is_coarse = self._is_coarse(weights * scored.tell()[1], self.ridge)
         norms = scored.gram.diagonal()
-        weights = limit_weights(weights, norms, scored.squares, self.ridge)
+        weights = limit_weights(weights.to(norms), norms, scored.squares, self.ridge)
         self._rows.append(scored.phi)
         self._gram.write(torch.cat([scored.cross.mT, scored.gram], dim=1))
         self._weights = torch.cat([self._weights, weights])
-        if self._is_coarse(weights * norms, self.ridge):
+        if is_coarse:
             self._promote()
         elif len(weights) == 1:
             assert scored.solved is not None

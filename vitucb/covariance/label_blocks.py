@@ -75,7 +75,7 @@ class LabelBlocks(FeatureCovariance):
         own, which = self._own(scored.phi)
         for index in sorted(set(which.tolist())):
             rows = which == index
-            self._blocks[index].update(own[rows], weights[rows])
+            self._blocks[index].update(own[rows], weights[rows.cpu()])
 
     def _reset(self) -> None:
         for block in self._blocks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -20,6 +21,7 @@ class Scored:
         source: Features (b, p) before a projection.
         is_finite: Which arms are finite, (b,); None means all.
         parts: Scores by group of features.
+        told: What `tell` has read from the device.
     """
 
     phi: Tensor
@@ -30,6 +32,18 @@ class Scored:
     source: Tensor | None = None
     is_finite: Tensor | None = None
     parts: list[Scored] | None = None
+    told: Tensor | None = None
+
+    def tell(self) -> Tensor:
+        """Squares, and |phi|^2 where there is a Gram matrix, on the CPU: float64 (1 or 2, b).
+
+        Read once, so that the host waits for a device once: what is asked of one square may be
+        asked of all.
+        """
+        if self.told is None:
+            rows = [self.squares] if self.gram is None else [self.squares, self.gram.diagonal()]
+            self.told = torch.stack(rows).cpu()
+        return self.told
 
     def take(self, which: Tensor | slice) -> Scored:
         """The chosen arms, by index or mask (b,), or a stretch of them as views."""
@@ -42,4 +56,5 @@ class Scored:
             None if self.source is None else self.source[which],
             None if self.is_finite is None else self.is_finite[which],
             None if self.parts is None else [part.take(which) for part in self.parts],
+            self.told[:, which] if self.told is not None and isinstance(which, slice) else None,
         )

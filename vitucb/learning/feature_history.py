@@ -220,6 +220,7 @@ class FeatureHistory:
         images = [*(image for image, _ in self._probed), *newer.images]
         actions = [*(action for _, action in self._probed), *newer.actions]
         fresh = self.scale(self.score(images, np.array(actions, np.int64))[1])[: len(old)]
+        old = old.to(fresh.device)
         return float((fresh - old).norm() / old.norm().clamp_min(1e-20))
 
     def _rebuild(self, now: int) -> dict[str, float]:

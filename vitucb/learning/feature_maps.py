@@ -208,6 +208,7 @@ class FeatureScale:
     def __call__(self, phi: Tensor) -> Tensor:
         """Scaled features, of the shape of `phi` (n, p); a zero stays zero."""
         if self._centre is not None:
+            self._centre = self._centre.to(phi.device)  # that of a file is on the CPU
             phi = phi - self._centre
         groups = torch.split(phi, self._dims, dim=1)
         scaled = [g / g.norm(dim=1, keepdim=True).clamp_min(1e-20) for g in groups]

@@ -143,12 +143,13 @@ class OnlineTrainer:
         scores, errors = self._leave_one_out(self._head, batch, own, features)
         # The gradient of the loss at a fixed head, sum e_i df_i, with the fitted error e_i
         # replaced by the leave-one-out error.
-        return (2 * errors * scores).mean(), errors.square().mean()
+        objective = (2 * errors.to(features.device) * scores).mean()
+        return objective, errors.square().mean()  # which is known without asking the device
 
     def _leave_one_out(
         self, head: ClosedFormHead, batch: Batch, own: Batch, features: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Solve the head; scores under it and leave-one-out errors of the own part, (b,) each."""
+        """Solve the head; scores under it and errors of the own part left out, (b,) on the CPU."""
         hidden = self.split.gather(features.detach())
         rewards, everyone = torch.as_tensor(batch.rewards), torch.as_tensor(batch.actions)
         head.put(torch.as_tensor(batch.slots), hidden, rewards, everyone, self._new)
@@ -156,7 +157,7 @@ class OnlineTrainer:
         head.fit(self.model.head, self.link.mean, self.link.std)
         weight, bias = self.model.head.weight.detach(), self.model.head.bias.detach()
         scores = linear(features, weight, bias).gather(1, actions.to(features.device)[:, None])
-        return scores[:, 0], head.leave_one_out_errors(slots).to(features)
+        return scores[:, 0], head.leave_one_out_errors(slots).to(features.dtype)
 
     def state_dict(self) -> State:
         """Adapters, head, optimizer, replay, link and counters."""

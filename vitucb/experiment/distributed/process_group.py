@@ -59,7 +59,8 @@ class Ranks:
     def add_up(self, parameters: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
         """Replace every `.grad` by its sum over the ranks; one flat all-reduce, with the loss."""
         gradients = [p.grad for p in parameters if p.grad is not None]
-        flat = torch.cat([*(g.flatten() for g in gradients), loss.detach().reshape(1)]).cpu()
+        last = loss.detach().reshape(1).to(gradients[0].device)
+        flat = torch.cat([*(g.flatten() for g in gradients), last]).cpu()
         self.guarded(lambda: dist.all_reduce(flat))
         *parts, total = torch.split(flat, [*(g.numel() for g in gradients), 1])
         for gradient, part in zip(gradients, parts, strict=True):

@@ -93,6 +93,7 @@ class AveragedWeights:
 
     def load_state_dict(self, state: State) -> None:
         """Restore what `state_dict` returned."""
-        torch._foreach_copy_(self.average, list(state["average"]))
-        torch._foreach_copy_(self.acting, list(state["acting"]))
+        for own, loaded in ((self.average, state["average"]), (self.acting, state["acting"])):
+            for tensor, value in zip(own, loaded, strict=True):
+                tensor.copy_(value)  # one by one: those of a file are on the CPU
         self.steps, self.is_read = int(state["steps"]), bool(state["is_read"])

@@ -71,6 +71,7 @@ class AdaptedNetwork:
         self._average = AveragedWeights(self._trained + self._bases)
         self._merged: dict[int, Tensor] = {}
         self._scale: float | None = None
+        self._head: tuple[int, Tensor, Tensor] | None = None
 
     @property
     def num_outputs(self) -> int:
@@ -127,9 +128,17 @@ class AdaptedNetwork:
     @torch.no_grad()
     def outputs(self, hidden: Tensor) -> Tensor:
         """Outputs float64 (n, K) of the head that is acted on, for features (n, d)."""
-        with self._average.in_use():
-            weight, bias = self.model.head.weight, self.model.head.bias
-            return linear(hidden * _HEAD_INPUT_NORM, weight.double().cpu(), bias.double().cpu())
+        weight, bias = self._acting_head()
+        return linear(hidden * _HEAD_INPUT_NORM, weight, bias)
+
+    def _acting_head(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias that are acted on, float64 on the CPU: the device is asked once."""
+        if self._head is None or self._head[0] != self.version:
+            with self._average.in_use():
+                weight, bias = self.model.head.weight, self.model.head.bias
+                both = torch.cat([weight, bias[:, None]], dim=1).double().cpu()
+            self._head = self.version, both[:, :-1].contiguous(), both[:, -1].contiguous()
+        return self._head[1:]
 
     def step(
         self,

@@ -43,9 +43,7 @@ class OutputWidths:
     def __call__(self, features: Tensor) -> NDArray[np.float64]:
         """Widths (n, K) for features h (n, d), in units of the noise."""
         x = _with_constant(features)
-        columns = [covariance.width(x) for covariance in self._covariances]
-        widths: NDArray[np.float64] = torch.stack(columns, dim=1).cpu().numpy()
-        return widths
+        return np.stack([covariance.width_array(x) for covariance in self._covariances], axis=1)
 
     def add(self, feature: Tensor, output: int) -> None:
         """Count a choice of `output` at feature h (d,)."""
