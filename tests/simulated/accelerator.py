@@ -4,7 +4,8 @@ It is as strict as a GPU, and tells what a GPU would only be slow at. Tensors of
 processor do not mix, save for those of no dimension; `.numpy()` is refused; and whenever the host
 would wait for the device (`item`, `tolist`, `bool`, copies back, `nonzero` and masks, errors of
 linear algebra, indices on the processor) the line of this project that did it is counted. Copies to
-the device are not counted: they can be queued.
+the device are not counted: they can be queued. Operations are the processor's own, attention with
+its fused kernel, too: results are the same to the bit, so that no difference is one of rounding.
 
 PyTorch has one spare device, PrivateUse1, which is named once in a process and stays; it needs
 PyTorch 2.9 (`torch.utils.backend_registration`). A tensor of `sim` wraps one of the processor.
@@ -118,6 +119,8 @@ def install() -> None:
     copies = make_library("aten", "IMPL")
     for operator in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
         copies.impl(operator, partial(_dispatch, operator), "PrivateUse1")
+    attention = torch.ops.aten.scaled_dot_product_attention.default
+    copies.impl(attention, _attention, "AutogradPrivateUse1")
     _library.extend((made, copies))
 
 
@@ -153,6 +156,23 @@ def _dispatch(func: Any, *args: Any, **kwargs: Any) -> Any:
         return known[id(value)] if id(value) in known else SimulatedTensor(value)
 
     return tree_map(wrapped, out)
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **options: Any,
+) -> Tensor:
+    """The kernel that the processor takes; PyTorch would take a slower one on a spare device."""
+    if options.pop("enable_gqa", False):
+        raise NotImplementedError("attention with groups of queries is not simulated")
+    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    made: Tensor = fused(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, **options)[0]
+    return made
 
 
 def _raw(value: Any) -> Any:

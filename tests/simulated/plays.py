@@ -62,8 +62,14 @@ class Played:
 
 
 def start() -> None:
-    """Make the simulated accelerator; small tensors gain nothing from two threads."""
-    torch.set_num_threads(1)
+    """Make the simulated accelerator, and leave no other way to products than PyTorch's own.
+
+    Bits matter: a kernel fitted to fewer images than it has axes takes the missing ones from
+    rounding, so that widths of images seen later differ by 0.1 with features that differ by 1e-7.
+    """
+    torch.set_num_threads(1)  # small tensors gain nothing from two
+    # oneDNN is taken on the processor alone, in `onednn_linear`.
+    torch.backends.mkldnn.set_flags(False)  # type: ignore[no-untyped-call]  # torch's has no types
     accelerator.install()
 
 
@@ -89,6 +95,22 @@ def play_in_halves(game: Game, first: str, second: str, folder: Path) -> Played:
         np.concatenate([before.widths, after.widths]),
         before.waits + after.waits,
     )
+
+
+def play_deployed(game: Game, device: str, folder: Path) -> list[int]:
+    """Arms chosen by a deployed agent that is saved and loaded after the second reward."""
+    made = vitucb.deploy(
+        game.agent, num_arms=ARMS, shares_image=game.is_shared, device=device, **game.settings
+    )
+    images = np.random.default_rng(0).integers(0, 256, (4, ARMS, 32, 32, 3), np.uint8)
+    actions = []
+    for t, offered in enumerate(images):
+        if t == 2:
+            made = vitucb.load_agent(made.save(folder), device=device)
+        decision = made.act(offered[0] if game.is_shared else offered)
+        made.observe(decision.id, reward=float(t % 2))
+        actions.append(decision.action)
+    return actions
 
 
 def _rounds(game: Game, env: gym.Env[Any, Any], agent: Agent, played: range) -> Played:
