@@ -25,16 +25,18 @@ GAMES = {
     "neural-ucb": Game("neural-ucb"),
     "neural-linear": Game("neural-linear"),
 }
-MOVES = [(DEVICE, DEVICE), ("cpu", DEVICE), (DEVICE, "cpu")]
+MOVES = [(DEVICE, DEVICE, name) for name in GAMES]
+MOVES += [(*move, n) for n in ("labels", "adapted") for move in (("cpu", DEVICE), (DEVICE, "cpu"))]
+QUICK = [(DEVICE, DEVICE, "labels"), (DEVICE, DEVICE, "adapted")]
 
 
-@pytest.mark.parametrize("name", slow_but(["labels", "adapted"], GAMES))
-@pytest.mark.parametrize("move", slow_but([(DEVICE, DEVICE)], MOVES))
+@pytest.mark.parametrize("move", slow_but(QUICK, MOVES), ids=" ".join)
 def test_a_resumed_play_is_the_uninterrupted_one(
-    name: str, move: tuple[str, str], aside: Callable[..., Played], tmp_path: Path
+    move: tuple[str, str, str], aside: Callable[..., Played], tmp_path: Path
 ) -> None:
+    first, second, name = move
     whole = aside(play, GAMES[name], "cpu")
-    halves = aside(play_in_halves, GAMES[name], *move, tmp_path)
+    halves = aside(play_in_halves, GAMES[name], first, second, tmp_path)
     assert halves.actions == whole.actions
     np.testing.assert_allclose(halves.means, whole.means, atol=1e-6)
     np.testing.assert_allclose(halves.widths, whole.widths, atol=1e-6)
