@@ -120,10 +120,10 @@ class ViTUCB(Savable):
         self.trainer.model.eval()
         scores, phi = self.history.score(_arm_images(obs), _outputs(obs))
         self.history.decay()
-        score, phi = scores.double().cpu().numpy(), self.history.preview(phi)
+        phi = self.history.preview(phi)
         try:
             with undrawn(self.rng):
-                choice = self._choose(score, phi, obs["action_mask"])[-1]
+                choice = self._choose(scores, phi, obs["action_mask"])[-1]
         finally:
             if before is not None:
                 self.covariance.load_state_dict(before)
@@ -131,8 +131,7 @@ class ViTUCB(Savable):
 
     def _decide(self, obs: Observation, scores: Tensor, phi: Tensor) -> Decision:
         self.history.decay()
-        score = scores.double().cpu().numpy()
-        mean, width, choice = self._choose(score, phi, obs["action_mask"])
+        score, mean, width, choice = self._choose(scores, phi, obs["action_mask"])
         action, output = choice.action, int(_outputs(obs)[choice.action])
         weight = float(self.trainer.link.weight(score)[action])
         image = chosen_image(obs, action)
@@ -151,11 +150,12 @@ class ViTUCB(Savable):
         )
 
     def _choose(
-        self, score: Array, phi: Tensor, mask: NDArray[np.int8]
-    ) -> tuple[Array, Array, Choice]:
-        """Means and widths in reward units (K,), and the choice."""
+        self, scores: Tensor, phi: Tensor, mask: NDArray[np.int8]
+    ) -> tuple[Array, Array, Array, Choice]:
+        """Scores, means and widths in reward units (K,), and the choice."""
         unit = self._width_unit()
-        width = unit * self.covariance.width_array(phi)
+        width, score = self.covariance.width_array_with(phi, scores.double())
+        width = unit * width
         link = self.trainer.link
         values = link.decision_scale(score)
         mean = link.reward(values, width)
@@ -168,7 +168,7 @@ class ViTUCB(Savable):
             return covariance
 
         choice = choose(self._policy, given, given_width, mask, self.rounds, self.rng, joint)
-        return mean, reward_width, choice
+        return score, mean, reward_width, choice
 
     def _width_unit(self) -> float:
         """Confidence width per sqrt(phi' A^-1 phi), on the scale of the link."""

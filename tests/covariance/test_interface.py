@@ -43,6 +43,21 @@ def close(actual: Tensor, expected: Tensor, rtol: float = 1e-9) -> None:
     torch.testing.assert_close(actual, expected, rtol=rtol, atol=1e-14)
 
 
+@pytest.mark.parametrize("name", COVARIANCES)
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_widths_that_are_read_with_values_are_the_widths(name: str, spoilt: bool) -> None:
+    covariance, arms = make_covariance(name, DIM), make_features(5, seed=1)
+    covariance.update(make_features(20))
+    if spoilt:
+        arms[2, 3] = torch.nan
+    values = torch.arange(5, dtype=torch.float64)
+    widths, read = covariance.width_array_with(arms, values)
+    assert widths.tolist() == covariance.width_array(arms).tolist()
+    assert widths.tolist() == covariance.width(arms).tolist()
+    assert read.tolist() == values.tolist()
+    assert (widths[2] == 0) == spoilt
+
+
 @pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize("ridge", [1.0, 1e-2, 1e-4])
 @pytest.mark.parametrize("rows", [7, 20, 60])

@@ -20,8 +20,8 @@ BUDGETS = {
     "labels": (1, Game(is_shared=True)),
     "kernel-ucb": (1, Game("kernel-ucb")),
     "lin-ucb": (1, Game("lin-ucb")),
-    "exact": (4, Game(settings=ALONE)),
-    "low-rank": (3, Game(settings={**ALONE, "covariance": "low-rank"})),
+    "exact": (3, Game(settings=ALONE)),
+    "low-rank": (2, Game(settings={**ALONE, "covariance": "low-rank"})),
     "neural-ucb": (7, Game("neural-ucb")),
 }
 QUICK = ("images", "labels", "exact")

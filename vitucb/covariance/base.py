@@ -132,6 +132,14 @@ class FeatureCovariance(abc.ABC):
         widths: NDArray[np.float64] = self._scored.tell()[0].sqrt().numpy()
         return widths
 
+    def width_array_with(
+        self, phi: Tensor, values: Tensor
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """`width_array`, and values float64 (b,) of the same device, read in one go."""
+        self._scored = self._checked_score(self._as_rows(phi), values)
+        told = self._scored.tell()
+        return told[0].sqrt().numpy(), told[-1].numpy()
+
     def update(
         self,
         phi: Tensor | None = None,
@@ -267,16 +275,16 @@ class FeatureCovariance(abc.ABC):
             )
         return phi.detach().reshape(-1, self.dim)
 
-    def _checked_score(self, rows: Tensor) -> Scored:
-        """Score rows of which some may not be finite; those score 0."""
+    def _checked_score(self, rows: Tensor, *also: Tensor) -> Scored:
+        """Score rows of which some may not be finite, which score 0; `also` as in `tell`."""
         self._follow(rows.device)
         scored = self._score(rows)
-        if bool(torch.isfinite(scored.tell()[0]).all()):
+        if bool(torch.isfinite(scored.tell(*also)[0]).all()):
             return scored
         # Only now look at every entry: the scores of finite features are finite.
         bad = ~torch.isfinite(rows).all(dim=1)
         scored = self._score(torch.where(bad[:, None], torch.zeros_like(rows), rows))
-        if not bool(torch.isfinite(scored.tell()[0]).all()):
+        if not bool(torch.isfinite(scored.tell(*also)[0]).all()):
             largest = float(rows[~bad].abs().max())
             raise FloatingPointError(
                 f"features as large as {largest:.3g} overflow the covariance; scale them to norm 1"

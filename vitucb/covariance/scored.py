@@ -34,15 +34,18 @@ class Scored:
     parts: list[Scored] | None = None
     told: Tensor | None = None
 
-    def tell(self) -> Tensor:
-        """Squares, and |phi|^2 where there is a Gram matrix, on the CPU: float64 (1 or 2, b).
+    def tell(self, *also: Tensor) -> Tensor:
+        """Squares, and |phi|^2 where there is a Gram matrix, on the CPU: float64 (rows, b).
 
-        Read once, so that the host waits for a device once: what is asked of one square may be
+        Read once, so that the host waits for a device once; what is asked of one square may be
         asked of all.
+
+        Args:
+            also: Further rows float64 (b,), the last ones; with them all is read anew.
         """
-        if self.told is None:
-            rows = [self.squares] if self.gram is None else [self.squares, self.gram.diagonal()]
-            self.told = torch.stack(rows).cpu()
+        if self.told is None or also:
+            norms = [] if self.gram is None else [self.gram.diagonal()]
+            self.told = torch.stack([self.squares, *norms, *also]).cpu()
         return self.told
 
     def take(self, which: Tensor | slice) -> Scored:
