@@ -42,10 +42,18 @@ def test_a_resumed_play_is_the_uninterrupted_one(
     np.testing.assert_allclose(halves.widths, whole.widths, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", slow_but(["labels"], ["images", "labels", "adapted"]))
+# Not those with adapters: PEFT writes them by the address of their storage, and there is none.
+DEPLOYED = {
+    "images": Game(),
+    "labels": Game(settings={"experts": ("linear", "softmax")}, is_shared=True),
+    "neural-ucb": Game("neural-ucb"),
+}
+
+
+@pytest.mark.parametrize("name", slow_but(["labels"], DEPLOYED))
 def test_a_deployed_agent_is_saved_and_loaded_on_the_device(
     name: str, aside: Callable[..., list[int]], tmp_path: Path
 ) -> None:
-    here = aside(play_deployed, GAMES[name], "cpu", tmp_path / "here")
-    there = aside(play_deployed, GAMES[name], DEVICE, tmp_path / "there")
+    here = aside(play_deployed, DEPLOYED[name], "cpu", tmp_path / "here")
+    there = aside(play_deployed, DEPLOYED[name], DEVICE, tmp_path / "there")
     assert there == here
