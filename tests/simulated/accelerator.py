@@ -115,12 +115,13 @@ def install() -> None:
     make_library: Any = torch.library.Library  # whose methods have no types
     made = make_library("_", "IMPL")
     made.fallback(_dispatch, "PrivateUse1")
-    # `torch.as_tensor` of a number copies where the fallback is not reached.
+    # `torch.as_tensor` of a number copies where the fallback is not reached, and `torch.eye` makes
+    # an empty tensor first, which a wrapper stays.
+    aten = torch.ops.aten
     copies = make_library("aten", "IMPL")
-    for operator in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
+    for operator in (aten._to_copy.default, aten.copy_.default, aten.eye.default, aten.eye.m):
         copies.impl(operator, partial(_dispatch, operator), "PrivateUse1")
-    attention = torch.ops.aten.scaled_dot_product_attention.default
-    copies.impl(attention, _attention, "AutogradPrivateUse1")
+    copies.impl(aten.scaled_dot_product_attention.default, _attention, "AutogradPrivateUse1")
     _library.extend((made, copies))
 
 
@@ -147,6 +148,8 @@ def _dispatch(func: Any, *args: Any, **kwargs: Any) -> Any:
     out = func(*tree_map(_raw, args), **tree_map(_raw, kwargs))
     if name == "aten::copy_":
         return args[0]
+    if any(x.shape != x.raw.shape for x in simulated):
+        raise NotImplementedError(f"{func} gives a tensor of the simulated device another shape")
     on_device = asked.type == DEVICE if asked is not None else bool(simulated)
     known = {id(x.raw): x for x in simulated}  # what an operation in place returns
 
