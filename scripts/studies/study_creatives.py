@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from study_tools import (
-    Curves,
     base_config,
     finished,
     interval,
@@ -41,6 +40,8 @@ HEADER = [
     *("law", "agent", "ids", "regret", "% of random", "95 %", "ids change, points", "95 %", "each"),
 ]
 Plan = tuple[RunConfig, Mapping[str, Mapping[str, Any]]]
+Ends = dict[int, float]
+"""Seed -> regret."""
 
 
 def main() -> None:
@@ -61,34 +62,46 @@ def main() -> None:
         play_each(list(plans.values()), seeds=seeds, workers=options.workers)
     table = [HEADER]
     for law in LAWS:
-        found = {ids: finished(*plans[law, ids], seeds=seeds) for ids in (True, False)}
-        table += rows_of(law, found[True], found[False])
+        told, blind = (ends_of(plans[law, ids], seeds) for ids in (True, False))
+        table += rows_of(law, told, blind)
     write_table(options.out / "creatives.csv", table)
 
 
-def rows_of(law: str, told: Mapping[str, Curves], blind: Mapping[str, Curves]) -> list[list[str]]:
+def ends_of(plan: Plan, seeds: range) -> dict[str, Ends]:
+    """Regret at the end by agent and seed, of what is finished."""
+    base, agents = plan
+    ends: dict[str, Ends] = {agent: {} for agent in agents}
+    for seed in seeds:
+        for agent, curves in finished(base, agents, seeds=[seed]).items():
+            ends[agent][seed] = float(curves[0, -1])
+    return ends
+
+
+def rows_of(law: str, told: Mapping[str, Ends], blind: Mapping[str, Ends]) -> list[list[str]]:
     """One row an agent; those that take ids have one with and one without."""
-    random, rows = blind["random"][:, -1], []
-    for agent, curves in blind.items():
-        without = curves[:, -1]
+    random, rows = blind["random"], []
+    for agent, without in blind.items():
         rows.append(row_of(law, agent, "without" if agent in told else "", without, random))
         if agent in told:
-            ends = told[agent][:, -1]
-            both = min(len(ends), len(without), len(random))
-            change = 100 * (ends[:both] - without[:both]) / random[:both]
-            rows.append(row_of(law, agent, "with", ends, random, change))
-    return rows
+            rows.append(row_of(law, agent, "with", told[agent], random, without))
+    return [row for row in rows if row[3]]
 
 
 def row_of(
-    law: str, agent: str, ids: str, ends: Curves, random: Curves, change: Curves | None = None
+    law: str, agent: str, ids: str, ends: Ends, random: Ends, without: Ends | None = None
 ) -> list[str]:
-    """Regrets of one agent, and what ids changed."""
-    both = min(len(ends), len(random))
-    shares = 100 * ends[:both] / random[:both]
-    changed = ["", ""] if change is None else [f"{np.mean(change):+.1f}", interval(change, 1)]
-    numbers = [f"{ends.mean():.1f}", f"{shares.mean():.1f}", interval(shares, 1)]
-    return [law, agent, ids, *numbers, *changed, " ".join(f"{share:.0f}" for share in shares)]
+    """Regrets of one agent, and what ids changed, on seeds that both finished; empty of none."""
+    shares = {seed: 100 * ends[seed] / random[seed] for seed in ends if seed in random}
+    if not shares:
+        return [law, agent, ids, *([""] * 6)]
+    kept = np.array([*shares.values()])
+    numbers = [f"{np.mean([*ends.values()]):.1f}", f"{kept.mean():.1f}", interval(kept, 1)]
+    changed = ["", ""]
+    paired = [seed for seed in shares if without is not None and seed in without]
+    if without is not None and paired:
+        change = np.array([shares[s] - 100 * without[s] / random[s] for s in paired])
+        changed = [f"{change.mean():+.1f}", interval(change, 1)]
+    return [law, agent, ids, *numbers, *changed, " ".join(f"{share:.0f}" for share in kept)]
 
 
 if __name__ == "__main__":
