@@ -58,7 +58,7 @@ class SlateAgent:
         agent: The agent that chooses.
         slots: Number of positions m.
         examination: Probability that each position is looked at, float64 (m,): known beforehand, or
-            estimated from a log by `vitucb.evaluation.slates.estimated_examination`.
+            estimated from a log by `vitucb.evaluation.slate_log.estimated_examination`.
     """
 
     def __init__(

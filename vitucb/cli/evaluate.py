@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
@@ -13,9 +15,11 @@ import tyro
 from vitucb.cli.arguments import parse
 from vitucb.cli.output import UsageError, cell, table
 from vitucb.inert_text import visible
+from vitucb.storage.atomic_files import write_durably
 
 if TYPE_CHECKING:
     from vitucb.evaluation.evaluate import Evaluation
+    from vitucb.evaluation.evaluate_slates import SlateEvaluation
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,11 @@ def evaluate(words: list[str]) -> None:
     """Estimate from a log what a saved agent would have earned on it."""
     args = parse(EvaluateArgs, words, "evaluate")
     _check(args)
+    from vitucb.evaluation.slate_log import slots_of_run
+
+    if slots_of_run(args.log) is not None:
+        _evaluate_slates(args)
+        return
     from vitucb.evaluation import evaluate as off_policy
     from vitucb.evaluation.logs import open_log
 
@@ -81,6 +90,46 @@ def evaluate(words: list[str]) -> None:
         command = shlex.join(["vitucb", "evaluate", *words])
         for path in write_evaluation(result, args.out, command):
             print(path.resolve())
+
+
+def _evaluate_slates(args: EvaluateArgs) -> None:
+    """The same for a run of slates."""
+    for name in ("actions", "max_weight", "max_rounds"):
+        if getattr(args, name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} has no use with slates; leave it out")
+    if args.out is not None and not args.out.endswith(".json"):
+        raise UsageError(f"--out {args.out}: slates are written as JSON only; give FILE.json")
+    from vitucb.evaluation.evaluate_slates import evaluate_slates
+    from vitucb.models.threads import use_threads
+
+    use_threads(args.threads)
+    result = evaluate_slates(
+        args.log,
+        args.policy,
+        num_resamples=args.resamples,
+        confidence=args.confidence,
+        seed=args.seed,
+        trust=args.trust,
+    )
+    print(_text_of_slates(result))
+    if args.out is not None:
+        path = Path(args.out)
+        write_durably(path, json.dumps(result.to_dict(), indent=2) + "\n")
+        print(path.resolve())
+
+
+def _text_of_slates(result: SlateEvaluation) -> str:
+    """The answer, every estimator, the truth where it is known."""
+    read = result.advised
+    parts = [
+        f"{result.slates} slates of {result.slots}: {visible(result.policy)} would have earned "
+        f"{cell(read.value)} a slate ({cell(read.low)} to {cell(read.high)}), the log earned "
+        f"{cell(result.logged_value)}",
+        f"read {read.name}: {result.advice}",
+        table(result.rows()),
+        "" if result.true_value is None else f"true value: {cell(result.true_value)}",
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _check(args: EvaluateArgs) -> None:

@@ -55,8 +55,17 @@ def open_log(
         ValueError: If it cannot be read.
     """
     if Path(path).is_dir():
+        _refuse_slates(Path(path))
         return read_run_log(path, trust)
     return read_log(path, image_size=image_size, skip_missing=skip_missing)
+
+
+def _refuse_slates(folder: Path) -> None:
+    """A position of a slate is no round of its own: what it would have been depends on the rest."""
+    if (folder / "config.yaml").is_file() and load_config(folder / "config.yaml").env.slate.slots:
+        raise ValueError(
+            f"{folder}: a run of slates; evaluate it by vitucb.evaluation.evaluate_slates"
+        )
 
 
 def read_run_log(folder: str | Path, trust: Sequence[str] = ()) -> LoggedRounds:
