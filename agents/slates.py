@@ -5,23 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vitucb.envs.wrappers.base import require_integer
 from vitucb.envs.wrappers.slate_arms import checked_examination, worth_in_last_position
 from vitucb.types import Agent, Decision, Observation, State
 
+AnyDecision = TypeVar("AnyDecision", bound=Decision, covariant=True)
+
 
 @dataclass(frozen=True, slots=True)
-class Slate:
+class Slate(Generic[AnyDecision]):
     """The arms of m positions, first position first.
 
     Attributes:
         decisions: One for each position; its propensity is that of the arm given those before it.
     """
 
-    decisions: tuple[Decision, ...]
+    decisions: tuple[AnyDecision, ...]
 
     @property
     def actions(self) -> NDArray[np.int64]:
@@ -74,26 +78,20 @@ class SlateAgent:
         Raises:
             ValueError: If there are no slots, or the probabilities are not usable.
         """
-        if slots < 1:
-            raise ValueError(f"slots {slots} must be at least 1")
         self.agent, self.slots = agent, slots
-        self.examination = checked_examination(examination, slots)
+        self.examination = checked_examination(examination, require_integer("slots", slots, 1))
 
-    def select_slate(self, obs: Observation) -> Slate:
+    def select_slate(self, obs: Observation) -> Slate[Decision]:
         """Choose an arm for every position.
 
         Raises:
             ValueError: If fewer arms are on offer than there are positions.
         """
-        check_offer(obs, self.slots)
-        decisions: list[Decision] = []
-        for _ in range(self.slots):
-            shown = [decision.action for decision in decisions]
-            decisions.append(self.agent.select_action(without(obs, shown)))
-        return Slate(tuple(decisions))
+        chosen = chosen_slate(self.agent, obs, self.slots)
+        return Slate(tuple(decision for _, decision in chosen))
 
     def update_slate(
-        self, obs: Observation, slate: Slate, rewards: ArrayLike
+        self, obs: Observation, slate: Slate[Decision], rewards: ArrayLike
     ) -> list[dict[str, float]]:
         """Learn from the rewards of the positions of an earlier slate.
 
@@ -130,6 +128,20 @@ class SlateAgent:
         self.agent.load_state_dict(state)
 
 
+def chosen_slate(agent: Agent, obs: Observation, slots: int) -> list[tuple[Observation, Decision]]:
+    """The choice of every position, with what was left for it.
+
+    Raises:
+        ValueError: If fewer arms are on offer than there are positions.
+    """
+    check_offer(obs, slots)
+    chosen: list[tuple[Observation, Decision]] = []
+    for _ in range(slots):
+        left = without(obs, [decision.action for _, decision in chosen])
+        chosen.append((left, agent.select_action(left)))
+    return chosen
+
+
 def without(obs: Observation, shown: Sequence[int]) -> Observation:
     """The observation with the arms that are shown already masked."""
     if not shown:
@@ -140,11 +152,13 @@ def without(obs: Observation, shown: Sequence[int]) -> Observation:
 
 
 def check_offer(obs: Observation, slots: int) -> None:
-    """Refuse a round of too few arms.
+    """Refuse a round of too few arms, and slates of none.
 
     Raises:
-        ValueError: If there are fewer than slots.
+        ValueError: If there are fewer than slots, or no slots.
     """
     offered = int(np.count_nonzero(obs["action_mask"]))
+    if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
+        raise ValueError(f"slots {slots!r} is not usable; give an integer >= 1")
     if offered < slots:
         raise ValueError(f"slots {slots}: {offered} arms are on offer; give at most {offered}")

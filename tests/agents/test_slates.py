@@ -174,7 +174,7 @@ def test_labels_of_one_image_make_slates_too(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     env = arms()
-    with pytest.raises(ValueError, match="slots 0 must be at least 1"):
+    with pytest.raises(ValueError, match="slots 0 is not usable; give an integer >= 1"):
         SlateAgent(vitucb.make_agent("random", env), 0)
     agent = SlateAgent(vitucb.make_agent("random", env), 3)
     obs, _ = env.reset(seed=0)

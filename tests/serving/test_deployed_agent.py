@@ -273,12 +273,14 @@ def test_example_of_the_docs_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (DOCS / "take_away.md").read_text(encoding="utf-8")
-    loop, adapters, sharing = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    loop, slates, adapters, sharing = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len([line for line in loop.splitlines() if line.strip()]) <= 20
     monkeypatch.chdir(tmp_path)
     exec(loop, {})
     printed = capsys.readouterr().out
     assert printed.startswith("Counts(decided=20, learnt=10, waiting=10, forgotten=0")
+    exec(slates, {})
+    assert capsys.readouterr().out.endswith(" 60\n")
     exec(adapters, {})
     monkeypatch.chdir(tmp_path.parent)
     exec(sharing, {})

@@ -12,19 +12,18 @@ import contextlib
 import copy
 import dataclasses
 import logging
-import math
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from numbers import Real
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, overload
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from vitucb.agents import AGENTS
 from vitucb.agents.saving import Blueprint, save_agent
+from vitucb.agents.slates import Slate, check_offer, chosen_slate
 from vitucb.serving.answers import (
     Counts,
     NumberedDecision,
@@ -32,9 +31,9 @@ from vitucb.serving.answers import (
     ReceiptOutcome,
     decision_id,
 )
+from vitucb.serving.checks import check_images, checked_range, number
 from vitucb.serving.pending import PendingDecision, PendingDecisions
-from vitucb.storage.limits import check_observation
-from vitucb.types import LARGEST_REWARD, Agent, Decision, Observation, State, shares_image
+from vitucb.types import Agent, Decision, Observation, State, shares_image
 
 _logger = logging.getLogger(__name__)
 
@@ -77,7 +76,7 @@ class DeployedAgent:
         """
         self.agent, self.blueprint = agent, blueprint
         self._table = PendingDecisions(max_unanswered)
-        self.reward_range = _checked_range(reward_range)
+        self.reward_range = checked_range(reward_range)
         self._learnt = self._not_learnt = self._refused = 0
         self._lock, self._process = threading.Lock(), os.getpid()
         name = blueprint.config.name
@@ -130,22 +129,38 @@ class DeployedAgent:
             return f"its agent was made for {of} arms, not for {arms}"
         return None
 
-    def act(self, images: ArrayLike, action_mask: ArrayLike | None = None) -> NumberedDecision:
-        """Choose an arm.
+    @overload
+    def act(
+        self, images: ArrayLike, action_mask: ArrayLike | None = None, *, slots: None = None
+    ) -> NumberedDecision: ...
+
+    @overload
+    def act(
+        self, images: ArrayLike, action_mask: ArrayLike | None = None, *, slots: int
+    ) -> Slate[NumberedDecision]: ...
+
+    def act(
+        self, images: ArrayLike, action_mask: ArrayLike | None = None, *, slots: int | None = None
+    ) -> NumberedDecision | Slate[NumberedDecision]:
+        """Choose an arm, or a slate of arms.
 
         Args:
             images: uint8 (K, H, W, C), an image per arm; K may be another one at every call, unless
                 the agent knows its arms by their number (`fixed_arms`). (H, W, C) or (1, H, W, C)
                 where one image is the context of all arms, whose number is fixed.
             action_mask: 1 or True where the arm may be chosen, (K,); everywhere by default.
+            slots: Fill so many positions, first to last, with different arms: a decision for each,
+                with its own id and reward, chosen as if those before it still awaited theirs.
 
         Raises:
             TypeError: If the images are not uint8.
-            ValueError: If a shape does not fit, or no arm may be chosen.
+            ValueError: If a shape does not fit, or fewer arms may be chosen than are wanted.
         """
-        obs = self._observation(images, action_mask)
+        obs = self._observation(images, action_mask, 1 if slots is None else slots)
         with self._turn():
-            return self._keep(obs, self.agent.select_action(obs))
+            if slots is None:
+                return self._keep(obs, self.agent.select_action(obs))
+            return Slate(tuple(self._keep(*each) for each in chosen_slate(self.agent, obs, slots)))
 
     def act_batch(
         self, images: Sequence[ArrayLike], action_masks: Sequence[ArrayLike | None] | None = None
@@ -181,7 +196,7 @@ class DeployedAgent:
             TypeError: If a reward is no number or a decision has no id; nothing is learnt then.
         """
         with self._counting_refusals():
-            named = [(decision_id(given), _number(reward)) for given, reward in answers]
+            named = [(decision_id(given), number(reward)) for given, reward in answers]
         with self._turn():
             return [self._counted(self._learn(name, reward)) for name, reward in named]
 
@@ -299,15 +314,19 @@ class DeployedAgent:
                 self._refused += 1
             raise
 
-    def _observation(self, images: ArrayLike, action_mask: ArrayLike | None) -> Observation:
+    def _observation(
+        self, images: ArrayLike, action_mask: ArrayLike | None, slots: int = 1
+    ) -> Observation:
         with self._counting_refusals():
-            return self._checked_observation(images, action_mask)
+            obs = self._checked_observation(images, action_mask)
+            check_offer(obs, slots)
+            return obs
 
     def _checked_observation(self, images: ArrayLike, action_mask: ArrayLike | None) -> Observation:
         pixels, shares = np.asarray(images), self.blueprint.shares_image
         if shares and pixels.ndim == 3:
             pixels = pixels[None]
-        _check_images(pixels, shares)
+        check_images(pixels, shares)
         arms = self.blueprint.num_arms if self._has_fixed_arms else len(pixels)
         if not shares and len(pixels) != arms:
             raise ValueError(f"{len(pixels)} images for an agent of {arms} arms; give {arms}")
@@ -318,31 +337,3 @@ class DeployedAgent:
                 "allow at least one"
             )
         return {"images": pixels, "action_mask": mask.astype(np.int8)}
-
-
-def _checked_range(given: tuple[float, float] | None) -> tuple[float, float]:
-    low, high = given or (-LARGEST_REWARD, LARGEST_REWARD)
-    if not -LARGEST_REWARD <= low < high <= LARGEST_REWARD:
-        raise ValueError(
-            f"reward_range {given} must be (low, high) with low < high, at most "
-            f"{LARGEST_REWARD:g} in size"
-        )
-    return float(low), float(high)
-
-
-def _check_images(pixels: NDArray[Any], shares_image: bool) -> None:
-    if pixels.dtype != np.uint8:
-        raise TypeError(f"images are {pixels.dtype}; give uint8 values from 0 to 255")
-    if pixels.ndim != 4 or not pixels.size or (shares_image and len(pixels) != 1):
-        wanted = "(H, W, C), the context of all arms" if shares_image else "(K, H, W, C)"
-        raise ValueError(f"images have shape {pixels.shape}; give {wanted}")
-    check_observation(len(pixels), pixels.nbytes // len(pixels), "images")
-
-
-def _number(reward: object) -> float:
-    if not isinstance(reward, Real | np.bool_):  # numpy's truth values are no numbers
-        raise TypeError(f"reward {reward!r} is no number; give a float")
-    try:
-        return float(reward)
-    except OverflowError:  # an integer of hundreds of digits
-        return math.inf if cast(int, reward) > 0 else -math.inf
