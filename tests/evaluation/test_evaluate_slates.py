@@ -52,6 +52,7 @@ def test_a_run_of_random_slates_tells_the_value_of_a_policy(random_run: Path) ->
     assert (result.slates, result.slots, result.policy) == (400, 3, "darkest")
     assert result.true_value is not None
     assert result.advised.name == "sn-item-position"
+    assert result.warnings == ()
     assert result.advised.low < result.true_value < result.advised.high
     assert result.logged_value == pytest.approx(read_slate_run(random_run).rewards.sum() / 400)
     names = [row["estimator"] for row in result.rows()]
@@ -81,6 +82,7 @@ def test_a_log_of_certain_choices_knows_no_positions_and_says_so(tmp_path: Path)
     result = evaluate_slates(log, darkest, num_resamples=20)
     assert result.advised.name == "sn-reward-interaction"
     assert "item-position" in result.advice
+    assert "few slates decide it" in result.warnings[0]
     with pytest.raises(ValueError, match="is not known; give position_propensities, or a log of"):
         estimated_examination(log)
     given = SlateLog(log.rounds, 3, log.examination, np.full((31, 3), 0.25))

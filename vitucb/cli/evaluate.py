@@ -125,7 +125,7 @@ def _text_of_slates(result: SlateEvaluation) -> str:
         f"{result.slates} slates of {result.slots}: {visible(result.policy)} would have earned "
         f"{cell(read.value)} a slate ({cell(read.low)} to {cell(read.high)}), the log earned "
         f"{cell(result.logged_value)}",
-        f"read {read.name}: {result.advice}",
+        "\n".join([f"read {read.name}: {result.advice}", *result.warnings]),
         table(result.rows()),
         "" if result.true_value is None else f"true value: {cell(result.true_value)}",
     ]

@@ -41,7 +41,7 @@ from vitucb.storage.limits import limit
 _IMAGES_AT_ONCE = 64
 _SUSPICIOUS_Z = 4.0
 # Below these, a handful of rounds decides the weighted estimates: see the coverage study.
-_SMALL_SHARE, _SMALL_SIZE = 0.02, 30
+SMALL_SHARE, SMALL_SIZE = 0.02, 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +312,7 @@ def _overlap(checked: Logged, target: Array) -> LogReport:
             f"the mean weight is {mean:.3g} where 1 is expected: the log does not "
             "cover what the policy does, or the propensities are wrong; ips and dr are biased"
         )
-    if size < max(_SMALL_SHARE * len(w), _SMALL_SIZE):
+    if size < max(SMALL_SHARE * len(w), SMALL_SIZE):
         warnings.append(
             f"the effective sample size is {size:.0f} of {len(w)} rounds: few rounds decide the "
             "weighted estimates, and their intervals are too short"

@@ -10,7 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from vitucb.evaluation.evaluate import match_actions, target_probabilities
+from vitucb.evaluation.evaluate import (
+    SMALL_SHARE,
+    SMALL_SIZE,
+    match_actions,
+    target_probabilities,
+)
 from vitucb.evaluation.slate_estimators import (
     ITEM_POSITION,
     NORMALISED,
@@ -37,6 +42,7 @@ class SlateEvaluation:
         estimates: Reward of a slate by every estimator.
         advised: The estimate to read.
         advice: Why.
+        warnings: What may make it wrong, a sentence each.
         logged_value: Mean reward of the slates of the log.
         true_value: Mean reward of the policy's slates where the log knows it, else None.
     """
@@ -48,6 +54,7 @@ class SlateEvaluation:
     estimates: tuple[SlateEstimate, ...]
     advised: SlateEstimate
     advice: str
+    warnings: tuple[str, ...]
     logged_value: float
     true_value: float | None
 
@@ -127,6 +134,7 @@ def evaluate_slates(
         estimates=tuple(estimates),
         advised=advised,
         advice=advice,
+        warnings=_warnings(advised, len(slates)),
         logged_value=float(slates.rewards.sum(axis=1).mean()),
         true_value=None if means is None or positions is None else _true(slates, positions, means),
     )
@@ -154,6 +162,16 @@ def _true(slates: SlateLog, positions: Array, means: Array) -> float:
     """Mean reward of a slate: sum over positions and arms of e_k pi_k(a) mu(a)."""
     mu = means[:: slates.slots]
     return float((slates.examination * np.einsum("nmk,nk->nm", positions, mu)).sum(axis=1).mean())
+
+
+def _warnings(read: SlateEstimate, slates: int) -> tuple[str, ...]:
+    size = read.effective_sample_size
+    if size >= max(SMALL_SHARE * slates, SMALL_SIZE):
+        return ()
+    return (
+        f"few slates decide it, effective sample size {size:.0f} of {slates}: its interval is too "
+        "short",
+    )
 
 
 def _advised(estimates: Sequence[SlateEstimate]) -> tuple[SlateEstimate, str]:
