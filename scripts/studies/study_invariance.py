@@ -38,6 +38,7 @@ CASES: dict[str, tuple[str, float, dict[str, Any]]] = {
     "lora-pro, full": ("lora-pro", 3e-3, {"moments": "full"}),
     "lora-pro": ("lora-pro", 3e-3, {}),
     "lora-rite": ("lora-rite", 3e-3, {}),
+    "lora-muon": ("lora-muon", 3e-2, {}),
 }
 
 

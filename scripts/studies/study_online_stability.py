@@ -48,6 +48,8 @@ CASES: dict[str, tuple[str, dict[str, Any], tuple[float, ...]]] = {
     "RITE truncation only": ("lora-rite", {**NAIVE, "basis_rcond": 1e-2}, SMALL),
     "RITE truncation and floor": ("lora-rite", {"guard": 0.0}, SMALL),
     "RITE (default: with guard)": ("lora-rite", {}, SMALL),
+    "LoRA-Muon, unbounded": ("lora-muon", NAIVE, LARGE),
+    "LoRA-Muon (default)": ("lora-muon", {}, LARGE),
     "Pro SGD, delta 1e-8": (
         "lora-pro",
         {"base": "sgd", "damping": 0.0, "delta": 1e-8, "guard": 0.0},

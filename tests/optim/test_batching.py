@@ -16,6 +16,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("lora-pro", {}),
     ("lora-pro", {"moments": "full"}),
     ("lora-rite", {}),
+    ("lora-muon", {}),
     ("lora-pro", {"base": "sgd"}),
     ("scaled-gd", {}),
     ("scaled-adam", {}),

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from tests.optim.problems import Quadratic, run
 from vitucb.optim import OPTIMIZERS, LoRAOptimizer, create_optimizer
 
-BATCHED = ("lora-pro", "lora-rite", "scaled-gd", "scaled-adam", "lora-fa", "lamb")
+BATCHED = ("lora-pro", "lora-rite", "lora-muon", "scaled-gd", "scaled-adam", "lora-fa", "lamb")
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in OPTIMIZERS},
     "sgd momentum": ("sgd", {"momentum": 0.9}),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vitucb.optim.factory import create_optimizer
     from vitucb.optim.lamb import LAMB
     from vitucb.optim.lora_fa import LoRAFA
+    from vitucb.optim.lora_muon import LoRAMuon
     from vitucb.optim.lora_plus import LoRAPlus
     from vitucb.optim.lora_pro import LoRAPro
     from vitucb.optim.lora_rite import LoRARITE
@@ -34,6 +35,7 @@ _LAZY = {
     "LAMB": "vitucb.optim.lamb",
     "LoRAFA": "vitucb.optim.lora_fa",
     "LoRAOptimizer": "vitucb.optim.batched.lora_optimizer",
+    "LoRAMuon": "vitucb.optim.lora_muon",
     "LoRAPlus": "vitucb.optim.lora_plus",
     "LoRAPro": "vitucb.optim.lora_pro",
     "LoRARITE": "vitucb.optim.lora_rite",
@@ -50,6 +52,7 @@ __all__ = [
     "AsymmetricLoRA",
     "BernoulliLoRA",
     "LoRAFA",
+    "LoRAMuon",
     "LoRAOptimizer",
     "LoRAPlus",
     "LoRAPro",

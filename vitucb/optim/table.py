@@ -56,6 +56,13 @@ ENTRIES: dict[str, OptimizerEntry] = {
         "r(m+n) + 3r^2",
         "10r^2(m+n), 3 eigh",
     ),
+    "lora-muon": OptimizerEntry(
+        "vitucb.optim.lora_muon:LoRAMuon",
+        "steepest descent of W under the spectral norm, one moment",
+        "2606.12921",
+        "r(m+n)",
+        "6r^2(m+n), 2 eigh",
+    ),
     "scaled-gd": OptimizerEntry(
         "vitucb.optim.scaled:ScaledGD",
         "SGD preconditioned by the Gram of the other factor",

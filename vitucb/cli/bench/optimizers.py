@@ -32,6 +32,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "lora-pro": ("lora-pro", {}),
     "lora-pro, sgd": ("lora-pro", {"base": "sgd"}),
     "lora-rite": ("lora-rite", {}),
+    "lora-muon": ("lora-muon", {}),
 }
 FULL = "lora-pro, full moments"
 MODELS = {"ViT-S/16, 48 pairs": "vit_small_patch16_224", "vitucb-nano": "vitucb-nano"}

@@ -149,7 +149,7 @@ def both_move(batch: FactorBatch) -> Tensor:
     return moves & moves[batch.dual]
 
 
-def fix_gauge_(x: Stacks, batch: FactorBatch) -> None:
+def fix_gauge_(x: Stacks, batch: FactorBatch, gradients: Stacks | None = None) -> None:
     """Write every B A as (B R^-1)(R A) with R A A^T R = I / 3, as at PEFT's start, in place.
 
     R = (3 A A^T)^-1/2 moves A least. A pair stays as it is where a factor has no gradient, or where
@@ -158,6 +158,7 @@ def fix_gauge_(x: Stacks, batch: FactorBatch) -> None:
     Args:
         x: Wide factors.
         batch: Their batch.
+        gradients: Wide gradients or averages of them, made those of the new factors in place.
     """
     a, b = batch.index_A, batch.index_B
     values, vectors = torch.linalg.eigh(gram(x)[a])
@@ -170,3 +171,7 @@ def fix_gauge_(x: Stacks, batch: FactorBatch) -> None:
     )
     maps[a], maps[b] = from_eigen(vectors, root.reciprocal()), from_eigen(vectors, root)
     torch._foreach_copy_(x, apply(maps, x, batch, out=batch.buffer("fixed")))
+    if gradients is not None:
+        # g_A = s B^T G goes with B, and g_B with A.
+        moved = apply(maps[batch.dual], gradients, batch, out=batch.buffer("fixed"))
+        torch._foreach_copy_(gradients, moved)

@@ -26,6 +26,7 @@ from vitucb.optim.batched.trust_region import shortening
 
 _NOT_NEGATIVE = (
     "eps", "weight_decay", "damping", "delta", "rcond", "guard", "max_step", "basis_rcond",
+    "eig_floor_rel",
 )  # fmt: skip
 _HEAD_DEFAULTS = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
 

@@ -29,6 +29,7 @@ _ADAM = {"betas": (0.9, 0.99), "weight_decay": 0.0}
 DEFAULT_RATE = 2e-3
 RATES: dict[str, Rate] = {
     "adamw": Rate(2e-3, _ADAM),
+    "lora-muon": Rate(2e-2),
 }
 
 
