@@ -161,10 +161,11 @@ def _trainer(
         other_lr=config.optimizer.head_lr if by_gradient else config.optimizer.lr_alone,
         **_optimizer_options(config.optimizer, seed),
     )
-    if getattr(optimizer, "needs_full", False):
+    if getattr(optimizer, "needs_closures", False):
         raise ValueError(
-            f"agent.optimizer.options {config.optimizer.options}: the estimator evaluates "
-            "gradients of its own, and online training has those of one batch; choose estimator sgd"
+            f"agent.optimizer.options {config.optimizer.options}: these ask for gradients of the "
+            "whole replay, and agent.experts adapted alone trains on one batch, for which it "
+            "solves the head; name another expert too, e.g. agent.experts [linear, adapted]"
         )
     solver = LogisticHead if config.link == "bernoulli" else RidgeHead
     training = config.training

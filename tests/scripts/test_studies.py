@@ -20,6 +20,18 @@ def test_invariance(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_estimators(tmp_path: Path) -> None:
+    asked = ["--only", "gd", "mvr", "federated", "--full-limit", "32"]
+    run("study_estimators.py", "--quick", *asked, *folders(tmp_path))
+    _, *rows = table(tmp_path / "estimators.csv")
+    cells = {label: rest for label, *rest in rows}
+    # A gradient of 32 of some 200 terms is nearer to that of all than one of a batch of 16.
+    assert float(cells["gd"][4]) < float(cells["mvr"][4])
+    assert cells["federated"][4] == ""
+    assert all(0 < float(rest[1]) < 75 for rest in cells.values())
+
+
+@pytest.mark.slow
 def test_published_laws(tmp_path: Path) -> None:
     agents = ["--agents", "lin-ucb", "random", "--workers", "1"]
     run("study_bandits.py", "digits-shuffled", "--quick", *agents, *folders(tmp_path))

@@ -23,6 +23,7 @@ from vitucb.optim.batched.trust_region import MAX_STEP
 from vitucb.optim.chains.chain import Chain
 from vitucb.optim.chains.draws import Draws
 from vitucb.optim.chains.estimators import Gradients, Query, make_estimator
+from vitucb.optim.chains.finite_sum import FiniteSum, check_finite_sum_options
 from vitucb.optim.chains.full_gradients import Closure, FullGradients
 from vitucb.optim.chains.rac_lora import mean_over_ranks
 
@@ -43,6 +44,8 @@ class BernoulliLoRA(Chain):
         q: float = 0.2,
         b: float = 0.2,
         k: int = 64,
+        clients: int = 4,
+        full_limit: int = 256,
         max_step: float = MAX_STEP,
         distributed: bool = False,
         seed: int = 0,
@@ -64,6 +67,9 @@ class BernoulliLoRA(Chain):
             q: Probability of a full gradient in `page` and `marina`.
             b: Momentum of `mvr`.
             k: Entries a client sends per layer in `ef21`.
+            clients: Clients among whom `step_on` deals the terms, in `qgd`, `marina` and `ef21`.
+            full_limit: Terms that `step_on` evaluates at most for a full gradient, or for all
+                clients together.
             max_step: Longest step of W (see `trust_region`); 0 is off, the analysed method.
             distributed: Average estimates over the ranks of `torch.distributed`, each with its own
                 clients; all ranks take the same seed.
@@ -83,14 +89,18 @@ class BernoulliLoRA(Chain):
         ):
             if value not in known:
                 raise ValueError(f"{name} {value!r} must be one of {', '.join(known)}")
+        check_finite_sum_options(clients, full_limit)
+        self.clients, self.full_limit = clients, full_limit
         self.p, self.shared_coin, self.distributed = p, coin == "model", distributed
         self.polyak, self.f_star = step_size == "polyak", f_star
         # The factor's own gradient is enough where G is the closure's gradient and lr is constant.
         self.needs_full = estimator not in ("gd", "sgd") or self.polyak
+        self.needs_closures = estimator != "sgd" or self.polyak
         self.estimator = make_estimator(estimator, q=q, b=b, k=k)
         self.estimates: list[Gradients] = []
         self.previous_delta: Gradients = []
         self._last_loss = 0.0
+        self._other_grads: list[list[Tensor | None]] = []
         super().__init__(
             pairs,
             lr,
@@ -104,8 +114,9 @@ class BernoulliLoRA(Chain):
         self.full_gradients = FullGradients(self.pairs)
 
     extra_attributes = (
-        "p", "shared_coin", "distributed", "polyak", "f_star", "needs_full", "estimator",
-        "estimates", "previous_delta", "full_gradients", "_last_loss",
+        "p", "shared_coin", "distributed", "polyak", "f_star", "needs_full", "needs_closures",
+        "estimator", "estimates", "previous_delta", "full_gradients", "_last_loss", "clients",
+        "full_limit", "_other_grads",
     )  # fmt: skip
 
     def begin_pair(self, index: int, pair: LoRAPair) -> Parameter | None:
@@ -142,29 +153,65 @@ class BernoulliLoRA(Chain):
         query = Query(self, self.draws, closure, full, clients)
         before = [delta.clone() for delta in self.weights.delta]
         self.estimates = self.estimator.refresh(query, self.estimates)
-        self._project(self.estimates[0])
-        rates = [group["lr"] for group in self.param_groups]
-        if self.polyak:
-            square = sum((g.double().square().sum() for g in self.estimates[0]), torch.zeros(()))
-            self.param_groups[0]["lr"] = rates[0] * float(
-                (self._last_loss - self.f_star) / square.clamp_min(1e-300)
-            )
+        self._average_others()
+        self._project(self.estimates[0], self._polyak_step() if self.polyak else 1.0)
         self.inner_step()
-        self.param_groups[0]["lr"] = rates[0]
         self.previous_delta = before if self.estimator.needs_previous else []
         return self._last_loss
 
-    def _project(self, estimate: Gradients) -> None:
-        """Set the trained factors' gradients to what G would give: s B_S^T G or s G A_S^T."""
+    def step_on(self, terms: FiniteSum) -> float:
+        """One block on the terms of a finite sum; the loss of the last evaluation.
+
+        Args:
+            terms: What the estimator may evaluate.
+        """
+        uses = self.estimator.uses
+        loss = self.step(
+            terms.sample() if "sample" in uses else None,
+            full=terms.full(self.full_limit) if "full" in uses else None,
+            clients=terms.shards(self.clients, self.full_limit) if "clients" in uses else (),
+        )
+        assert loss is not None
+        return loss
+
+    def _others(self) -> list[Parameter]:
+        """What is trained beside the pairs."""
+        factors = {id(factor) for pair in self.pairs for factor in (pair.A, pair.B)}
+        every = (p for group in self.param_groups for p in group["params"])
+        return [p for p in every if id(p) not in factors]
+
+    def _average_others(self) -> None:
+        """Give the head the mean of its gradients over the evaluations at the current weights."""
+        for index, parameter in enumerate(self._others()):
+            per_evaluation = (grads[index] for grads in self._other_grads)
+            known = [grad for grad in per_evaluation if grad is not None]
+            if known:
+                (parameter.grad,) = self.average([torch.stack(known).mean(0)])
+        self._other_grads = []
+
+    def _polyak_step(self) -> float:
+        """(f(W) - f*) / |G|^2, and 0 at a stationary point.
+
+        It multiplies the gradient, not the rate: the trust region stays that of the rate, without
+        which a step is endless where the gradient vanishes, as under a head of 0.
+        """
+        square = float(sum(g.double().square().sum() for g in self.estimates[0]))
+        return (self._last_loss - self.f_star) / square if square > 0.0 else 0.0
+
+    def _project(self, estimate: Gradients, scale: float) -> None:
+        """Set the trained factors' gradients to what G gives, s B_S^T G or s G A_S^T, scaled."""
         for pair, frozen, G in zip(self.pairs, self.frozen, estimate, strict=True):
             if frozen is pair.B:
-                pair.A.grad = (pair.scaling * pair.B.to(G).mT @ G).to(pair.A)
+                pair.A.grad = (scale * pair.scaling * pair.B.to(G).mT @ G).to(pair.A)
             else:
-                pair.B.grad = (pair.scaling * G @ pair.A.to(G).mT).to(pair.B)
+                pair.B.grad = (scale * pair.scaling * G @ pair.A.to(G).mT).to(pair.B)
 
     def current(self, closure: Closure) -> Gradients:
         """Full gradients at the current weights."""
         gradients, self._last_loss = self.full_gradients(closure)
+        self._other_grads.append(
+            [None if p.grad is None else p.grad.clone() for p in self._others()]
+        )
         return gradients
 
     def previous(self, closure: Closure) -> Gradients:

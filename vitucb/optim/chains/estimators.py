@@ -101,9 +101,15 @@ def _combine(a: Gradients, b: Gradients, weight: float) -> Gradients:
 
 
 class Estimator:
-    """GD and SGD: the gradient of the closure that `step` gets."""
+    """GD, SGD and subgradients: the gradient of the closure that `step` gets.
+
+    Attributes:
+        needs_previous: Whether gradients at the weights of the last step are asked for.
+        uses: What of a finite sum is asked for: its `sample`, the `full` sum, the `clients`.
+    """
 
     needs_previous = False
+    uses: tuple[str, ...] = ("full",)
 
     def refresh(self, query: Query, estimates: list[Gradients]) -> list[Gradients]:
         """The new state; its first entry is the estimate G.
@@ -115,10 +121,17 @@ class Estimator:
         return [query.full_gradient()]
 
 
+class SGD(Estimator):
+    """The gradient of a sample."""
+
+    uses = ("sample",)
+
+
 class PAGE(Estimator):
     """Probabilistic gradient estimator."""
 
     needs_previous = True
+    uses = ("sample", "full")
 
     def __init__(self, q: float) -> None:
         self.q = q
@@ -136,6 +149,7 @@ class MVR(Estimator):
     """Momentum variance reduction (STORM)."""
 
     needs_previous = True
+    uses = ("sample",)
 
     def __init__(self, b: float) -> None:
         self.b = b
@@ -143,7 +157,7 @@ class MVR(Estimator):
     def refresh(self, query: Query, estimates: list[Gradients]) -> list[Gradients]:
         """g(W+) + (1 - b) (G - g(W)) on one sample."""
         sample = query.needed_sample()
-        if not estimates:
+        if not estimates or self.b == 1.0:  # nothing of the past is kept: SGD
             return [query.oracle.current(sample)]
         error = _combine(estimates[0], query.oracle.previous(sample), -1.0)
         return [_combine(query.oracle.current(sample), error, 1.0 - self.b)]
@@ -151,6 +165,8 @@ class MVR(Estimator):
 
 class QGD(Estimator):
     """Mean of dithered client gradients."""
+
+    uses = ("clients",)
 
     def refresh(self, query: Query, estimates: list[Gradients]) -> list[Gradients]:
         """Mean of Q(grad f_l)."""
@@ -165,6 +181,7 @@ class MARINA(Estimator):
     """Dithered gradient differences, full gradients now and then."""
 
     needs_previous = True
+    uses = ("clients",)
 
     def __init__(self, q: float) -> None:
         self.q = q
@@ -183,6 +200,8 @@ class MARINA(Estimator):
 
 class EF21(Estimator):
     """Error feedback: each client sends the k largest entries of its error."""
+
+    uses = ("clients",)
 
     def __init__(self, k: int) -> None:
         self.k = k
@@ -212,7 +231,7 @@ def make_estimator(name: str, *, q: float, b: float, k: int) -> Estimator:
     if k < 1:
         raise ValueError(f"k {k} must be at least 1")
     known: dict[str, Estimator] = {
-        "gd": Estimator(), "sgd": Estimator(), "page": PAGE(q), "mvr": MVR(b), "qgd": QGD(),
+        "gd": Estimator(), "sgd": SGD(), "page": PAGE(q), "mvr": MVR(b), "qgd": QGD(),
         "marina": MARINA(q), "ef21": EF21(k), "subgradient": Estimator(),
     }  # fmt: skip
     if name not in known:

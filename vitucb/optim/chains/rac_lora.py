@@ -21,6 +21,7 @@ from torch.nn import Parameter
 from vitucb.models.lora import LoRAPair
 from vitucb.optim.chains.chain import Chain
 from vitucb.optim.chains.draws import Draws
+from vitucb.optim.chains.finite_sum import FiniteSum, check_finite_sum_options, mean_loss
 
 
 class RACLoRA(Chain):
@@ -35,6 +36,9 @@ class RACLoRA(Chain):
         inner: str = "adamw",
         inner_options: Mapping[str, Any] | None = None,
         inner_steps: int = 50,
+        data: Literal["steps", "reshuffling", "federated"] = "steps",
+        clients: int = 4,
+        full_limit: int = 256,
         seed: int = 0,
         draws: Draws | None = None,
         other_params: Iterable[Parameter] = (),
@@ -50,14 +54,23 @@ class RACLoRA(Chain):
             inner_options: Its options.
             inner_steps: Steps per block; 1 is the analysed case. For random reshuffling, the number
                 of minibatches (see `epoch`).
+            data: What `step_on` makes of a finite sum: `steps` leaves it to `step`, `reshuffling`
+                is one `epoch` over it, `federated` one `federated_round`.
+            clients: Clients of a `federated_round` of `step_on`.
+            full_limit: Terms that `step_on` passes over at most.
             seed: Seed of the sketches.
             draws: Source of chance in place of `seed`.
             other_params: Parameters outside the pairs, stepped by AdamW without decay.
             other_lr: Their learning rate; `lr` if None.
 
         Raises:
-            ValueError: If `side` is unknown or a base weight cannot be merged into.
+            ValueError: If an option is unknown or a base weight cannot be merged into.
         """
+        if data not in ("steps", "reshuffling", "federated"):
+            raise ValueError(f"data {data!r} must be 'steps', 'reshuffling' or 'federated'")
+        check_finite_sum_options(clients, full_limit)
+        self.federated, self.needs_closures = data == "federated", data != "steps"
+        self.clients, self.full_limit = clients, full_limit
         if side not in ("left", "right"):
             raise ValueError(f"side {side!r} must be 'left' or 'right'")
         self.left = side == "left"
@@ -72,11 +85,22 @@ class RACLoRA(Chain):
             other_lr=other_lr,
         )
 
-    extra_attributes = ("left",)
+    extra_attributes = ("left", "federated", "needs_closures", "clients", "full_limit")
 
     def begin_pair(self, index: int, pair: LoRAPair) -> Parameter | None:
         """Draw a sketch for one side; the other starts at 0."""
         return self.install_sketch(pair, self.left, 1.0 / pair.scaling)
+
+    def step_on(self, terms: FiniteSum) -> float:
+        """One whole block on the terms of a finite sum; the mean loss on the way.
+
+        Args:
+            terms: What is passed over.
+        """
+        if self.federated:
+            return mean_loss(self.federated_round(terms.passes(self.clients, self.full_limit)))
+        (batches,) = terms.passes(1, self.full_limit)
+        return mean_loss(self.epoch(batches))
 
     def epoch(self, closures: Sequence[Callable[[], float]]) -> list[float]:
         """Random reshuffling: one sketch, one pass over the minibatches in random order, one merge.
@@ -97,7 +121,7 @@ class RACLoRA(Chain):
 
     def federated_round(
         self, clients: Sequence[Sequence[Callable[[], float]]], distributed: bool = False
-    ) -> None:
+    ) -> list[float]:
         """Algorithm 2: clients train the same block separately, the server averages and merges.
 
         As the sketch is shared, averaging the trained factors averages the updates of W exactly.
@@ -105,7 +129,11 @@ class RACLoRA(Chain):
         Args:
             clients: Per client the closures of its local steps.
             distributed: Average over the ranks of `torch.distributed` too; ranks share the seed.
+
+        Returns:
+            The losses of all steps.
         """
+        losses = []
         trained = [pair.A if self.left else pair.B for pair in self.pairs]
         total = [torch.zeros_like(p) for p in trained]
         with self._whole_block():
@@ -114,10 +142,13 @@ class RACLoRA(Chain):
                     parameter.data.zero_()
                 self.reset_inner()
                 for closure in closures:
-                    self.step(closure)
+                    loss = self.step(closure)
+                    assert loss is not None
+                    losses.append(loss)
                 torch._foreach_add_(total, [p.detach() for p in trained])
             for parameter, value in zip(trained, total, strict=True):
                 parameter.data.copy_(mean_over_ranks(value / len(clients), distributed))
+        return losses
 
     def _whole_block(self) -> _WholeBlock:
         return _WholeBlock(self)

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from vitucb.covariance import FeatureCovariance, make_covariance
 from vitucb.learning.experts.adapted.augmentation import ImageCopies
 from vitucb.learning.experts.adapted.expert import AdaptedExpert
+from vitucb.learning.experts.adapted.finite_sum import FiniteSumNetwork, check_finite_sum
 from vitucb.learning.experts.adapted.likelihoods import LIKELIHOODS
 from vitucb.learning.experts.adapted.network import AdaptedNetwork
 from vitucb.learning.experts.adapted.output_widths import OutputWidths
@@ -100,12 +101,19 @@ def build_adapted_expert(
     ).to(preprocess.mean.device)
     model.precision = precision
     steps = _optimizer(model, optimizer, lr, head_lr, optimizer_options or {}, seed)
-    network = AdaptedNetwork(
-        model,
-        _copies(model, preprocess, augment, cache_mib, num_images),
-        steps,
-        changes_base=changes_base(optimizer, optimizer_options or {}),
+    replay = Replay(
+        replay_capacity,
+        numpy_generator(seed, "replay"),
+        "reservoir" if settings.discount == 1 else "window",
     )
+    copies = _copies(model, preprocess, augment, cache_mib, num_images)
+    if getattr(steps, "needs_closures", False):
+        check_finite_sum(steps, settings)
+        terms = numpy_generator(seed, "terms")
+        network: AdaptedNetwork = FiniteSumNetwork(model, copies, steps, replay=replay, rng=terms)
+    else:
+        is_base_changed = changes_base(optimizer, optimizer_options or {})
+        network = AdaptedNetwork(model, copies, steps, changes_base=is_base_changed)
     ridge = ridge if ridge is not None else (0.1 if num_labels else 1.0)
 
     def empty(features: int) -> FeatureCovariance:
@@ -117,11 +125,7 @@ def build_adapted_expert(
     return AdaptedExpert(
         network,
         LIKELIHOODS[name](),
-        Replay(
-            replay_capacity,
-            numpy_generator(seed, "replay"),
-            "reservoir" if settings.discount == 1 else "window",
-        ),
+        replay,
         OutputWidths(empty, dim, 0 if settings.width == "none" else outputs, settings.discount),
         settings,
         numpy_generator(seed, "batches"),
@@ -137,9 +141,15 @@ def _optimizer(
     seed: int,
 ) -> Optimizer:
     """The optimizer at its own rate and with its own options, unless others are given."""
+    builder = lookup("optimizer", name, OPTIMIZERS)
+    if options.get("distributed") and hasattr(builder, "step_on"):
+        raise ValueError(
+            "agent.optimizer.options distributed: the processes of a run share one replay, of "
+            "which clients are shards; leave it off"
+        )
     own = rate_of(name)
     merged = {**own.options, **options}
-    if "seed" in inspect.signature(lookup("optimizer", name, OPTIMIZERS)).parameters:
+    if "seed" in inspect.signature(builder).parameters:
         merged.setdefault("seed", stream_seed(seed, "optimizer"))
     paired = {id(factor) for pair in lora_pairs(model) for factor in (pair.A, pair.B)}
     # What adapters train besides their two factors, e.g. the magnitudes of DoRA.
@@ -153,11 +163,6 @@ def _optimizer(
         "weight_decay": _HEAD_DECAY,
     }
     optimizer.add_param_group(head)
-    if getattr(optimizer, "needs_full", False):
-        raise ValueError(
-            f"optimizer options {merged}: the estimator evaluates gradients of its own, and online "
-            "training has those of one batch; choose estimator sgd"
-        )
     return optimizer
 
 

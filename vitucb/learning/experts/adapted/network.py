@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -166,23 +166,41 @@ class AdaptedNetwork:
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * decay * warm_up
         self._optimizer.param_groups[-1]["lr"] = self._rates[-1] * decay
+        loss = self._descend(batch, copies, likelihood)
+        self._average.update(self._effective())
+        return loss
+
+    def _descend(self, batch: Batch, copies: NDArray[np.int64], likelihood: Likelihood) -> float:
+        """The optimizer's step on a batch; the loss before it."""
         split = self.split if len(batch.images) >= self.split.size else WholeBatch()
         rows = split.share(np.arange(len(batch.images)))
         share, batch, copies = len(rows) / len(batch.images), batch.take(rows), copies[rows]
-        tokens = self._tokens(batch.images, copies)
-        self.model.train()
         self._optimizer.zero_grad(set_to_none=True)
-        h = self._run_training(self.model.features, tokens)
-        outputs = self.model.head(h * (self._scale * _HEAD_INPUT_NORM))
-        actions = torch.as_tensor(batch.actions, device=outputs.device)
-        rewards = torch.as_tensor(batch.rewards).to(outputs)
-        loss = likelihood.loss(outputs, actions, rewards) * share
+        loss = self._loss(batch, copies, likelihood, self._quick_features) * share
         torch.autograd.backward(loss)
         loss = split.add_up(self._trained, loss)
         self._optimizer.step()
-        self.passes += len(batch.images)
-        self._average.update(self._effective())
         return float(loss.detach())
+
+    def _loss(
+        self,
+        batch: Batch,
+        copies: NDArray[np.int64],
+        likelihood: Likelihood,
+        features: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """The mean loss of a batch, by `features` (b, d) of its tokens."""
+        assert self._scale is not None
+        tokens = self._tokens(batch.images, copies)
+        self.model.train()
+        outputs = self.model.head(features(tokens) * (self._scale * _HEAD_INPUT_NORM))
+        actions = torch.as_tensor(batch.actions, device=outputs.device)
+        rewards = torch.as_tensor(batch.rewards).to(outputs)
+        self.passes += len(batch.images)
+        return likelihood.loss(outputs, actions, rewards)
+
+    def _quick_features(self, tokens: Tensor) -> Tensor:
+        return self._run_training(self.model.features, tokens)
 
     def read(self) -> None:
         """Act on the average weights as they are now."""
