@@ -165,7 +165,8 @@ def _trainer(
         raise ValueError(
             f"agent.optimizer.options {config.optimizer.options}: these ask for gradients of the "
             "whole replay, and agent.experts adapted alone trains on one batch, for which it "
-            "solves the head; name another expert too, e.g. agent.experts [linear, adapted]"
+            "solves the head; name another expert too, e.g. agent.experts [linear, adapted], or "
+            "choose estimator sgd of bernoulli-lora, data steps of rac-lora"
         )
     solver = LogisticHead if config.link == "bernoulli" else RidgeHead
     training = config.training

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from tests.covering import every_third
 from vitucb.learning.experts.adapted import finite_sum
 from vitucb.learning.experts.adapted.build import build_adapted_expert
 from vitucb.learning.experts.adapted.expert import AdaptedExpert
@@ -52,7 +53,7 @@ FROZEN = backbone()
 def expert(
     name: str, options: dict[str, Any], *, discount: float = 1.0, **more: Any
 ) -> AdaptedExpert:
-    limits = {"full_limit": 30} | options
+    limits = {"full_limit": 24} | options
     return build_adapted_expert(
         backbone(),
         PREPROCESS,
@@ -90,16 +91,22 @@ def network_of(learner: AdaptedExpert) -> FiniteSumNetwork:
 
 
 @pytest.mark.parametrize("key", CASES)
-def test_it_learns_and_a_restored_one_goes_on_to_the_bit(key: str) -> None:
+def test_a_restored_one_goes_on_to_the_bit(key: str) -> None:
     learner, other = expert(*CASES[key]), expert(*CASES[key])
-    predicted = play(learner, 40)
-    assert np.isfinite(predicted).all()
-    assert np.mean(predicted[-12:]) > 0.6
-    assert network_of(learner).steps == 40 - START + 1
-
+    play(learner, 12)
+    assert network_of(learner).steps == 12 - START + 1
     other.load_state_dict(learner.state_dict())
 
-    assert play(other, 6, seed=1) == play(learner, 6, seed=1)
+    predicted = play(learner, 5, seed=1)
+
+    assert np.isfinite(predicted).all()
+    assert play(other, 5, seed=1) == predicted
+
+
+@pytest.mark.parametrize("key", every_third(CASES))
+def test_it_learns(key: str) -> None:
+    predicted = play(expert(*CASES[key]), 40)
+    assert np.mean(predicted[-12:]) > 0.6
 
 
 def test_base_weights_move_and_adapters_are_read_from_their_average() -> None:
@@ -113,10 +120,10 @@ def test_base_weights_move_and_adapters_are_read_from_their_average() -> None:
 @pytest.mark.parametrize(
     ("options", "images"),
     [
-        ({"estimator": "gd"}, [24, 27, 30]),
-        ({"estimator": "page", "q": 1.0}, [24, 27, 30]),
+        ({"estimator": "gd"}, [24, 24, 24]),
+        ({"estimator": "page", "q": 1.0}, [24, 24, 24]),
         ({"estimator": "mvr"}, [6, 12, 12]),  # one batch at first, then at two points
-        ({"estimator": "qgd", "clients": 2}, [24, 27, 30]),
+        ({"estimator": "qgd", "clients": 2}, [24, 24, 24]),
         ({"estimator": "sgd", "step_size": "polyak"}, [6, 6, 6]),
     ],
 )
