@@ -112,7 +112,7 @@ def test_polyaks_step_is_bounded_and_rests_where_the_gradient_is_zero() -> None:
 
     def loss_of(pull: float) -> Closure:
         def evaluate() -> float:
-            torch.autograd.backward(pull * sum(w.sum() for w in problem.weights()))
+            torch.autograd.backward(pull * torch.stack([w.sum() for w in problem.weights()]).sum())
             return 1.0
 
         return evaluate
