@@ -115,14 +115,19 @@ def install() -> None:
     make_library: Any = torch.library.Library  # whose methods have no types
     made = make_library("_", "IMPL")
     made.fallback(_dispatch, "PrivateUse1")
-    # `torch.as_tensor` of a number copies where the fallback is not reached, and `torch.eye` makes
-    # an empty tensor first, which a wrapper stays.
     aten = torch.ops.aten
     copies = make_library("aten", "IMPL")
-    for operator in (aten._to_copy.default, aten.copy_.default, aten.eye.default, aten.eye.m):
+    # `torch.as_tensor` of a number copies where the fallback is not reached.
+    for operator in (aten._to_copy.default, aten.copy_.default, *_resizing(aten)):
         copies.impl(operator, partial(_dispatch, operator), "PrivateUse1")
     copies.impl(aten.scaled_dot_product_attention.default, _attention, "AutogradPrivateUse1")
     _library.extend((made, copies))
+
+
+def _resizing(aten: Any) -> list[Any]:
+    """What else makes an empty tensor first and then one of the right shape: a wrapper stays."""
+    aranges = [aten.arange.default, aten.arange.start, aten.arange.start_step]
+    return [aten.eye.default, aten.eye.m, *aranges, aten.linspace.default]
 
 
 def take_waits() -> Counter[str]:
