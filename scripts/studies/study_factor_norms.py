@@ -2,9 +2,11 @@
 
 An update that depends on how B A is factored can leave one factor about where it started while the
 other does the work (LoRA-RITE, figure 1; Yen et al., 2024, https://arxiv.org/abs/2410.20625). Here
-on streams of `study_optimizers.py` from PEFT's start, A random and B = 0. Frobenius norms, layer by
-layer; curves are medians over layers and seeds, the table has the largest layer too. LoRA-RITE
-is here with its gauge free, as published; by default it keeps A A^T at I / 3.
+from PEFT's start, A random and B = 0. The trainer of `vit-ucb` with `agent.experts adapted` gets an
+image and its reward N(class, 1) a round, as a uniformly random policy would log them, and takes one
+step on 8 images of its replay. Frobenius norms, layer by layer; curves are medians over layers and
+seeds, the table has the largest layer too. LoRA-RITE is here with its gauge free, as published; by
+default it keeps A A^T at I / 3.
 
 The gradient in B is proportional to A, so the norms say as well which layers the features of a
 bonus from LoRA gradients speak of: the second table has the largest share that one layer has of
@@ -17,23 +19,102 @@ their squared length after 50 rounds.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
+import gymnasium as gym
 import matplotlib as mpl
 import numpy as np
 import torch
-from study_optimizers import SETS, Fit, images, stream
 from study_tools import Curves, interval, study_options, study_parser, write_table
 from torch import Tensor
 
+from vitucb.agents.factory import make_agent
+from vitucb.agents.vit_ucb import ViTUCB
+from vitucb.envs import ImageDataset, load_dataset
 from vitucb.learning.feature_maps import GradientMap
+from vitucb.learning.trainer import OnlineTrainer
 from vitucb.models.lora import lora_pairs
+from vitucb.seeding import numpy_generator, stream_seed
 
+SETS = {
+    "digits": "digits",
+    "mnist": "mnist_test10k.npz",
+    "fashion": "fashion_mnist_test10k.npz",
+    "cifar10": "cifar10_test10k_jpeg.npz",  # the backbone was trained on its training images
+}
+BATCH = 8
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "adamw": ("adamw", {}),
+    "lora-plus": ("lora-plus", {}),
+    "scaled-adam": ("scaled-adam", {}),
+    "lora-pro": ("lora-pro", {}),
+    "lora-rite": ("lora-rite", {}),
+    "lora-rite, free": ("lora-rite", {"fix_gauge": False}),
+    "lora-rite, balanced": ("lora-rite", {"fix_gauge": False, "balance": True}),
+}
 LABELS = ("adamw", "lora-plus", "scaled-adam", "lora-pro", "lora-rite, free")
 # What is kept of every round and layer: norms, distances from the start, lengths of the last step.
 A, B, A_MOVED, B_MOVED, A_STEP, B_STEP = range(6)
 BONUS_LABELS = ("adamw", "lora-rite", "lora-rite, free", "lora-rite, balanced")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One stream: which images, optimizer, learning rate and seed, and how long."""
+
+    data: str
+    label: str
+    lr: float
+    seed: int
+    rounds: int
+
+    @property
+    def file(self) -> str:
+        """Where its result is kept, below the folder of the runs."""
+        label = self.label.replace(", ", "-").replace(" ", "-")
+        return f"{self.data}/{label}__lr{self.lr:g}__T{self.rounds}__s{self.seed}.npy"
+
+
+@functools.cache
+def images(data: Path, name: str, split: Literal["train", "eval"]) -> ImageDataset:
+    """A split of an image set: streams are of `train`, features of `eval`."""
+    file = SETS[name]
+    return load_dataset(data / file if file.endswith(".npz") else file, split=split)
+
+
+def stream(fit: Fit, data: Path) -> Iterator[OnlineTrainer]:
+    """The trainer before the first round and after every round."""
+    seed = stream_seed(fit.seed, fit.data)  # what one set draws says nothing about the others
+    env = gym.make(
+        "vitucb/ImageArms-v0",
+        dataset=images(data, fit.data, "train"),
+        num_arms=2,
+        reward="gaussian",
+    )
+    name, options = CASES[fit.label]
+    agent = make_agent(
+        "vit-ucb",
+        env,
+        seed=seed,
+        experts=["adapted"],
+        features="last-layer",  # of the bonus, which nobody asks for here
+        optimizer={"name": name, "lr": fit.lr, "options": options},
+        training={"batch_size": BATCH},
+    )
+    assert isinstance(agent, ViTUCB)
+    rng = numpy_generator(seed, "logging policy")
+    obs, _ = env.reset(seed=seed)
+    yield agent.trainer
+    for _ in range(fit.rounds):
+        action = int(rng.integers(2))
+        following, reward, *_ = env.step(action)
+        agent.trainer.observe(obs["images"][action], float(reward))
+        obs = following
+        yield agent.trainer
 
 
 def distances(factors: Sequence[Tensor], others: Sequence[Tensor]) -> list[float]:
@@ -64,8 +145,8 @@ def curves(options: argparse.Namespace, label: str) -> Curves:
     """`norms` of every seed, played or read: (seeds, rounds + 1, 6, layers)."""
     found = []
     for seed in range(options.seeds):
-        fit = Fit(options.set, label, options.lr, seed, options.rounds, "eval")
-        path = (Path(options.runs) / "factor_norms" / fit.file).with_suffix(".npy")
+        fit = Fit(options.set, label, options.lr, seed, options.rounds)
+        path = Path(options.runs) / "factor_norms" / fit.file
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path, norms(fit, options.data), allow_pickle=False)
@@ -91,7 +172,7 @@ def table(by_label: dict[str, Curves]) -> list[list[str]]:
 def layer_shares(fit: Fit, data: Path) -> Curves:
     """Share of every layer in the squared LoRA gradients of 20 images after the stream."""
     *_, trainer = stream(fit, data)
-    inputs = trainer.inputs(list(images(data, fit.data, fit.part).images[np.arange(20)]))
+    inputs = trainer.inputs(list(images(data, fit.data, "eval").images[np.arange(20)]))
     gradients = GradientMap(trainer.model).unprojected(inputs, torch.zeros(20, dtype=torch.int64))
     sizes = [pair.A.numel() + pair.B.numel() for pair in lora_pairs(trainer.model)]
     squares = [float(part.double().square().sum()) for part in torch.split(gradients, sizes, dim=1)]
@@ -103,7 +184,7 @@ def bonus_table(options: argparse.Namespace) -> list[list[str]]:
     rows = [["optimizer", "largest share of a layer", "95 %"]]
     for label in BONUS_LABELS:
         fits = [
-            Fit(options.set, label, options.lr, seed, min(options.rounds, 50), "eval")
+            Fit(options.set, label, options.lr, seed, min(options.rounds, 50))
             for seed in range(options.seeds)
         ]
         largest = np.array([layer_shares(fit, options.data).max() for fit in fits])

@@ -12,8 +12,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from vitucb.envs import load_dataset
+from vitucb.optim import ENTRIES
+
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-LABELS = ["adamw", "lora-plus", "lora-pro"]
 
 
 def table(path: Path) -> list[list[str]]:
@@ -22,36 +24,57 @@ def table(path: Path) -> list[list[str]]:
 
 
 @pytest.fixture
-def study(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def study(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    return importlib.import_module("study_optimizers")
+    return importlib.import_module
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, study: ModuleType, tmp_path: Path) -> Callable[..., None]:
+def run(
+    monkeypatch: pytest.MonkeyPatch, study: Callable[[str], ModuleType], tmp_path: Path
+) -> Callable[..., None]:
     folders = ["--out", str(tmp_path), "--runs", str(tmp_path / "runs")]
 
     def main(script: str, *arguments: str) -> None:
         monkeypatch.setattr(sys, "argv", [script, "--quick", *folders, *arguments])
-        importlib.import_module(script).main()
+        study(script).main()
 
     return main
 
 
 @pytest.mark.slow
-def test_streams_are_played_once_and_end_in_tables_and_a_figure(
+def test_regret_by_optimizer_ends_in_tables_and_a_figure(
+    run: Callable[..., None], tmp_path: Path
+) -> None:
+    run("study_optimizers", "--only", "adamw", "lora-rite", "--workers", "1")
+    _, *rows = table(tmp_path / "optimizers_by_law.csv")
+    assert [row[1] for row in rows] == ["adamw", "lora-rite", "no training"]
+    assert [row[2] for row in rows] == [f"{ENTRIES[x].lr:g}" for x in ("adamw", "lora-rite")] + [
+        "-"
+    ]
+    assert all(0 < float(row[3]) <= 30 for row in rows)
+    # 30 rounds are too few for a step of training.
+    assert {row[1] for row in table(tmp_path / "optimizers.csv")[1:]} == {"2.00"}
+    assert (tmp_path / "optimizers.png").stat().st_size > 5_000
+
+
+@pytest.mark.slow
+def test_rates_are_looked_for_on_both_sides_and_scores_kept(
     run: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run("study_optimizers")
-    _, *rows = table(tmp_path / "optimizers_by_set.csv")
-    assert [row[1] for row in rows] == ["no training", "adamw"]
-    assert all(10 < float(row[3]) < 100 for row in rows)
-    assert {row[0] for row in table(tmp_path / "optimizers.csv")[1:]} == {row[1] for row in rows}
-    assert (tmp_path / "optimizers.png").stat().st_size > 10_000
-    assert capsys.readouterr().out.count(".json: ") == 4  # two rates tuned, two streams judged
-    run("study_optimizers")
-    assert ".json: " not in capsys.readouterr().out
-    assert table(tmp_path / "optimizers_by_set.csv")[1:] == rows
+    digits = load_dataset("digits")
+    images = np.stack([digits.images[i] for i in range(150)])
+    assert digits.labels is not None
+    for name in ("mnist", "fashion_mnist"):
+        np.savez(tmp_path / f"{name}_train10k.npz", images=images, labels=digits.labels[:150])
+    arguments = ("--data", str(tmp_path), "--only", "adamw")
+    run("study_rates", *arguments)
+    _, *rows = table(tmp_path / "rates.csv")
+    assert [row[:2] for row in rows] == [["adamw", x] for x in ("0.0006", "0.002", "0.006")]
+    assert capsys.readouterr().out.count(": squared error ") == 8  # 3 rates and softmax, 2 sets
+    run("study_rates", *arguments)
+    assert ": squared error " not in capsys.readouterr().out
+    assert table(tmp_path / "rates.csv")[1:] == rows
 
 
 @pytest.mark.slow
@@ -65,14 +88,30 @@ def test_factor_norms(run: Callable[..., None], tmp_path: Path) -> None:
     assert (tmp_path / "factor_norms.png").stat().st_size > 10_000
 
 
-def test_ranks_changes_and_tests_are_those_of_the_blocks(study: ModuleType) -> None:
-    # lora-plus always a fifth better than adamw, lora-pro always a fifth worse: 2 sets, 6 seeds.
-    base = np.linspace(0.2, 0.6, 12).reshape(2, 6)
-    cubes = {
-        name: np.stack([values, 0.8 * values, 1.25 * values])[:, :, None]
-        for name, values in zip("ab", base, strict=True)
+def test_a_walk_ends_at_a_rate_better_than_both_its_neighbours(
+    study: Callable[[str], ModuleType],
+) -> None:
+    rates = study("study_rates")
+    found = rates.walk(2e-3, lambda lr: abs(np.log10(lr / 0.06)))
+    assert list(found) == [6e-4, 2e-3, 6e-3, 2e-2, 6e-2, 0.2]
+    assert min(found, key=found.__getitem__) == 0.06
+
+
+def test_a_walk_without_an_end_is_given_up(study: Callable[[str], ModuleType]) -> None:
+    rates = study("study_rates")
+    assert len(rates.walk(2e-3, lambda lr: -lr)) == 1 + rates.MOST_STEPS
+
+
+def test_ranks_changes_and_tests_are_those_of_the_pairs(
+    study: Callable[[str], ModuleType],
+) -> None:
+    # lora-plus always a fifth better than adamw, lora-pro always a fifth worse: 2 laws, 6 seeds.
+    base = np.linspace(20, 60, 12).reshape(2, 6)
+    ends = {
+        law: {"adamw": values, "lora-plus": 0.8 * values, "lora-pro": 1.25 * values}
+        for law, values in zip("ab", base, strict=True)
     }
-    _, *rows = study.table_of_ranks(cubes, LABELS)
+    _, *rows = study("study_optimizers").table_of_ranks(ends)
     p = f"{2 * 2.0**-11:.2g}"  # the least possible of 12 pairs, times the two comparisons
     assert rows == [
         ["lora-plus", "1.00", "[1.00, 1.00]", "-20 [-20, -20]", "12 : 0", p],
@@ -81,17 +120,8 @@ def test_ranks_changes_and_tests_are_those_of_the_blocks(study: ModuleType) -> N
     ]
 
 
-def test_ordering_compares_each_step_by_set_and_over_all(study: ModuleType) -> None:
-    values = np.linspace(0.2, 0.6, 6)
-    cubes = {
-        "a": np.stack([values, values, 0.5 * values])[:, :, None],
-        "b": np.stack([values, values, 2.0 * values])[:, :, None],
-    }
-    _, *rows = study.table_of_ordering(cubes, LABELS)
-    assert [row[:2] for row in rows] == [
-        ["lora-plus", "adamw"],
-        ["lora-pro", "adamw"],
-        ["lora-pro", "lora-plus"],
-    ]
-    assert rows[1][2:4] == ["-50 [-50, -50]", "+100 [+100, +100]"]
-    assert [row[-1] for row in rows] == ["1", "1", "1"]
+def test_regrets_are_paired_with_those_of_adamw(study: Callable[[str], ModuleType]) -> None:
+    ends = {"a": {"adamw": np.array([10.0, 20.0]), "sgd": np.array([11.0, 23.0])}}
+    _, first, second = study("study_optimizers").table_by_law(ends)
+    assert first[3:] == ["15.0", "[-48.5, 78.5]", "-", "-", "10 20"]
+    assert second[3:] == ["17.0", "[-59.2, 93.2]", "+2.0", "[-10.7, 14.7]", "11 23"]

@@ -44,7 +44,8 @@ def _optimizers() -> Mapping[str, str]:
     from vitucb.optim import ENTRIES
 
     return {
-        name: f"{entry.summary}; paper {entry.paper}; state {entry.state}; extra cost {entry.cost}"
+        name: f"{entry.summary}; paper {entry.paper}; state {entry.state}; "
+        f"extra cost {entry.cost}; rate online {entry.lr:g}"
         for name, entry in ENTRIES.items()
     }
 

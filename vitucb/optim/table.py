@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,9 @@ class OptimizerEntry:
         paper: arXiv number or reference.
         state: Floats kept per pair (r rank, m outputs, n inputs); Adam keeps 2r(m+n).
         cost: Extra floating point operations per pair and step on top of its base rule.
+        lr: Its rate, and `options` its further arguments, in a network that learns online where
+            nothing else is asked for; that of lora_A where the factors have two.
+        options: See `lr`.
     """
 
     path: str
@@ -22,7 +27,13 @@ class OptimizerEntry:
     paper: str
     state: str
     cost: str
+    lr: float
+    options: Mapping[str, Any] = field(default_factory=dict)
 
+
+# Second moments forget within 100 steps, as the batches of a growing history do.
+_ADAM = {"betas": (0.9, 0.99), "weight_decay": 0.0}
+_INNER = {"inner_options": _ADAM}
 
 ENTRIES: dict[str, OptimizerEntry] = {
     "sgd": OptimizerEntry(
@@ -31,9 +42,16 @@ ENTRIES: dict[str, OptimizerEntry] = {
         "-",
         "0, r(m+n) with momentum",
         "-",
+        lr=0.6,
     ),
     "adamw": OptimizerEntry(
-        "torch.optim:AdamW", "torch.optim.AdamW on both factors", "1711.05101", "2r(m+n)", "-"
+        "torch.optim:AdamW",
+        "torch.optim.AdamW on both factors",
+        "1711.05101",
+        "2r(m+n)",
+        "-",
+        lr=2e-3,
+        options=_ADAM,
     ),
     "lora-plus": OptimizerEntry(
         "vitucb.optim.lora_plus:LoRAPlus",
@@ -41,6 +59,8 @@ ENTRIES: dict[str, OptimizerEntry] = {
         "2402.12354",
         "as the base",
         "-",
+        lr=2e-4,
+        options=_ADAM,
     ),
     "lora-pro": OptimizerEntry(
         "vitucb.optim.lora_pro:LoRAPro",
@@ -48,6 +68,8 @@ ENTRIES: dict[str, OptimizerEntry] = {
         "2407.18242",
         "2r(m+n); 2mn with moments=full",
         "12r^2(m+n), 1 eigh; 8mnr with moments=full",
+        lr=6e-4,
+        options=_ADAM,
     ),
     "lora-rite": OptimizerEntry(
         "vitucb.optim.lora_rite:LoRARITE",
@@ -55,6 +77,8 @@ ENTRIES: dict[str, OptimizerEntry] = {
         "2410.20625",
         "r(m+n) + 3r^2",
         "10r^2(m+n), 3 eigh",
+        lr=2e-4,
+        options=_ADAM,
     ),
     "lora-muon": OptimizerEntry(
         "vitucb.optim.lora_muon:LoRAMuon",
@@ -62,6 +86,7 @@ ENTRIES: dict[str, OptimizerEntry] = {
         "2606.12921",
         "r(m+n)",
         "6r^2(m+n), 2 eigh",
+        lr=2e-2,
     ),
     "scaled-gd": OptimizerEntry(
         "vitucb.optim.scaled:ScaledGD",
@@ -69,6 +94,7 @@ ENTRIES: dict[str, OptimizerEntry] = {
         "2402.02347",
         "0, r(m+n) with momentum",
         "4r^2(m+n), 1 inverse",
+        lr=0.2,
     ),
     "scaled-adam": OptimizerEntry(
         "vitucb.optim.scaled:ScaledAdam",
@@ -76,6 +102,8 @@ ENTRIES: dict[str, OptimizerEntry] = {
         "2402.02347",
         "2r(m+n)",
         "4r^2(m+n), 1 inverse",
+        lr=6e-4,
+        options=_ADAM,
     ),
     "lora-fa": OptimizerEntry(
         "vitucb.optim.lora_fa:LoRAFA",
@@ -83,6 +111,8 @@ ENTRIES: dict[str, OptimizerEntry] = {
         "2308.03303",
         "2rm",
         "2r^2(m+n), 1 eigh",
+        lr=2e-3,
+        options=_ADAM,
     ),
     "lamb": OptimizerEntry(
         "vitucb.optim.lamb:LAMB",
@@ -90,6 +120,8 @@ ENTRIES: dict[str, OptimizerEntry] = {
         "1904.00962",
         "2r(m+n)",
         "-",
+        lr=6e-3,
+        options=_ADAM,
     ),
     "rac-lora": OptimizerEntry(
         "vitucb.optim.chains.rac_lora:RACLoRA",
@@ -97,6 +129,8 @@ ENTRIES: dict[str, OptimizerEntry] = {
         "2410.08305",
         "2mn (pretrained, delta) + the inner optimizer's",
         "a block: QR 2mr^2, merge 2mnr",
+        lr=6e-3,
+        options=_INNER,
     ),
     "bernoulli-lora": OptimizerEntry(
         "vitucb.optim.chains.bernoulli_lora:BernoulliLoRA",
@@ -104,6 +138,7 @@ ENTRIES: dict[str, OptimizerEntry] = {
         "2508.03820",
         "2mn; 3mn to (4 + clients)mn with page, mvr, marina, ef21",
         "a step: QR 2mr^2, merge 2mnr",
+        lr=0.2,
     ),
     "cola": OptimizerEntry(
         "vitucb.optim.chains.cola:COLA",
@@ -111,6 +146,8 @@ ENTRIES: dict[str, OptimizerEntry] = {
         "2401.04151",
         "2mn (pretrained, delta) + the inner optimizer's",
         "a block: merge 2mnr",
+        lr=2e-3,
+        options=_INNER,
     ),
     "asymmetric-lora": OptimizerEntry(
         "vitucb.optim.chains.asymmetric_lora:AsymmetricLoRA",
@@ -118,6 +155,8 @@ ENTRIES: dict[str, OptimizerEntry] = {
         "2402.16842",
         "2mn (pretrained, delta) + the inner optimizer's",
         "-",
+        lr=2e-3,
+        options=_INNER,
     ),
 }
 

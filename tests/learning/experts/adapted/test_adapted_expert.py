@@ -18,6 +18,7 @@ from vitucb.learning.experts.adapted.schedule import Schedule
 from vitucb.learning.experts.adapted.settings import AdaptedSettings
 from vitucb.learning.experts.expert import Expert, Offer
 from vitucb.models.preprocess import Preprocess
+from vitucb.optim import ENTRIES
 
 SIDE, DIM = 16, 12
 QUICK = Schedule(start=8)
@@ -103,6 +104,14 @@ def test_two_classes_are_told_apart_within_a_few_dozen_steps() -> None:
 
     assert predicted[:8] == [0.5] * 8
     assert np.mean(predicted[-15:]) > 0.8
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_an_optimizer_starts_from_its_own_rate_unless_told(name: str) -> None:
+    for asked, rate in ((None, ENTRIES[name].lr), (0.5, 0.5)):
+        state = expert(optimizer=name, lr=asked).network.state_dict()["optimizer"]
+
+        assert state["param_groups"][0]["lr"] == rate
 
 
 @pytest.mark.parametrize("name", ["lora-rite", "lora-pro", "lora-fa", *CHAINS])

@@ -17,7 +17,7 @@ from vitucb.learning.experts.adapted.finite_sum import FiniteSumNetwork, check_f
 from vitucb.learning.experts.adapted.likelihoods import LIKELIHOODS
 from vitucb.learning.experts.adapted.network import AdaptedNetwork
 from vitucb.learning.experts.adapted.output_widths import OutputWidths
-from vitucb.learning.experts.adapted.rates import rate_of
+from vitucb.learning.experts.adapted.rates import online_options, online_rate
 from vitucb.learning.experts.adapted.settings import AdaptedSettings
 from vitucb.learning.replay import Replay
 from vitucb.models.activation_cache import noise_images, steady_batch
@@ -71,7 +71,7 @@ def build_adapted_expert(
         settings: How the expert learns; the defaults if None.
         likelihood: One of `LIKELIHOODS`; softmax for labels, else squared, if None.
         optimizer: As in `create_optimizer`.
-        lr: Its rate; its own default if None.
+        lr: Its rate; its own of `vitucb.optim.table` if None.
         head_lr: Rate of the head, which AdamW steps.
         optimizer_options: Further options of the optimizer, added to its own defaults.
         lora: Arguments of `add_lora` in place of rank 8 and scale 2 on all layers.
@@ -147,14 +147,13 @@ def _optimizer(
             "agent.optimizer.options distributed: the processes of a run share one replay, of "
             "which clients are shards; leave it off"
         )
-    own = rate_of(name)
-    merged = {**own.options, **options}
+    merged = online_options(name, options)
     if "seed" in inspect.signature(builder).parameters:
         merged.setdefault("seed", stream_seed(seed, "optimizer"))
     paired = {id(factor) for pair in lora_pairs(model) for factor in (pair.A, pair.B)}
     # What adapters train besides their two factors, e.g. the magnitudes of DoRA.
     others = [p for p in model.backbone.parameters() if p.requires_grad and id(p) not in paired]
-    rate = own.lr if lr is None else lr
+    rate = online_rate(name) if lr is None else lr
     optimizer = create_optimizer(name, model, lr=rate, other_params=others, other_lr=rate, **merged)
     head = {
         "params": list(model.head.parameters()),

@@ -1,38 +1,28 @@
-"""The learning rate of each optimizer for a network that learns online, and its options.
+"""Rate and options of an optimizer for a network that learns online.
 
 Optimizers move weights by different amounts at one rate, so one rate for all compares rates, not
-optimizers. Each has its own here, chosen by one protocol on images that no published figure uses.
+optimizers: each has its own in `vitucb.optim.table`, found by one protocol.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+from vitucb.optim import ENTRIES
 
-@dataclass(frozen=True)
-class Rate:
-    """What an optimizer is built with where nothing else is asked for.
-
-    Attributes:
-        lr: Rate of the adapters; that of lora_A where the factors have two.
-        options: Further arguments.
-    """
-
-    lr: float
-    options: Mapping[str, Any] = field(default_factory=dict)
+# An import path starts from AdamW's rate: a library's optimizer is most often a kind of Adam.
+_LIKE_UNKNOWN = "adamw"
+# Options that name another optimizer, to which those of the table need not apply.
+_CHANGES_RULE = ("base", "inner")
 
 
-_ADAM = {"betas": (0.9, 0.99), "weight_decay": 0.0}
-# A name that is not here, such as an import path, starts from AdamW's rate.
-DEFAULT_RATE = 2e-3
-RATES: dict[str, Rate] = {
-    "adamw": Rate(2e-3, _ADAM),
-    "lora-muon": Rate(2e-2),
-}
+def online_rate(name: str) -> float:
+    """The rate of the adapters at which the optimizer `name` learns online, unless told."""
+    return ENTRIES[name if name in ENTRIES else _LIKE_UNKNOWN].lr
 
 
-def rate_of(name: str) -> Rate:
-    """The rate and options of the optimizer `name`."""
-    return RATES.get(name, Rate(DEFAULT_RATE))
+def online_options(name: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the optimizer `name`: those asked for, on top of its own where these apply."""
+    is_own = name in ENTRIES and not any(option in asked for option in _CHANGES_RULE)
+    return {**(ENTRIES[name].options if is_own else {}), **asked}
