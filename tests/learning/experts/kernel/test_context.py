@@ -10,7 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from vitucb.learning.experts.expert import Expert, Offer
-from vitucb.learning.experts.kernel.context import ContextKernelExpert, ContextRegression
+from vitucb.learning.experts.kernel.context import (
+    ContextFeatures,
+    ContextKernelExpert,
+    ContextRegression,
+)
 from vitucb.learning.experts.kernel.expert import KernelExpert
 from vitucb.learning.experts.kernel.regression import Moments, Seen
 
@@ -117,6 +121,23 @@ def test_items_are_in_no_bonus() -> None:
 def test_creatives_that_share_their_pictures_are_told_apart() -> None:
     told, blind = play(with_ids(), Shop(), 400), play(KernelExpert(0), Shop(), 400)
     assert sum(told[200:]) < 0.7 * sum(blind[200:])
+
+
+def test_a_picture_of_many_creatives_is_one_point_of_the_kernel() -> None:
+    """Forty pictures, each of twelve creatives: more than an image has neighbours."""
+    rng = np.random.default_rng(0)
+    features = torch.from_numpy(rng.standard_normal((40, DIM)))
+    images = rng.integers(0, 256, (40, 3, 3, 3), dtype=np.uint8)
+    expert = ContextKernelExpert(0, num_items=12)
+    for item in range(12):
+        for start in range(0, 40, 10):
+            shown = np.arange(start, start + 10)
+            ids = np.stack([np.full(10, item), 40 * item + shown], axis=1)
+            expert.choose(Offer(images[shown], features[shown], 10, ids), 0)
+    kernel = expert._fit(expert._offered.features)
+    assert np.isfinite(kernel(expert._offered.features)).all()
+    assert isinstance(kernel, ContextFeatures)
+    assert len(kernel.pictures.graph.points) == 40
 
 
 def test_evidence_finds_whether_items_and_creatives_matter() -> None:

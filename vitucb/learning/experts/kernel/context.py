@@ -154,7 +154,10 @@ class ContextKernelExpert(KernelExpert):
         return keys, np.column_stack([features, items % self._num_items])
 
     def _fit(self, memory: Array) -> Features:
-        pictures = fit_kernel(memory[:, :-1], self._settings, self._rng)
+        rows = memory[:, :-1]
+        # One picture of many creatives is one point: else its neighbours would all be itself.
+        first = np.sort(np.unique(rows, axis=0, return_index=True)[1])
+        pictures = fit_kernel(rows[first], self._settings, self._rng)
         return ContextFeatures(pictures, self._num_items)
 
     def _best_scales(
