@@ -63,10 +63,10 @@ def test_rates_are_looked_for_on_both_sides_and_scores_kept(
     run: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     digits = load_dataset("digits")
-    images = np.stack([digits.images[i] for i in range(150)])
+    images = np.stack([digits.images[i] for i in range(330)])
     assert digits.labels is not None
     for name in ("mnist", "fashion_mnist"):
-        np.savez(tmp_path / f"{name}_train10k.npz", images=images, labels=digits.labels[:150])
+        np.savez(tmp_path / f"{name}_train10k.npz", images=images, labels=digits.labels[:330])
     arguments = ("--data", str(tmp_path), "--only", "adamw")
     run("study_rates", *arguments)
     _, *rows = table(tmp_path / "rates.csv")
