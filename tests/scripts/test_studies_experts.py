@@ -20,3 +20,14 @@ def test_what_is_lost_on_images_never_rewarded(tmp_path: Path) -> None:
     assert sum(rounds for rounds, _, _ in found) == 15
     assert 0 < sum(rounds * lost for rounds, lost, _ in found) < regret
     assert all(0 < share < 3 for _, _, share in found)
+
+
+def test_what_an_agent_loses_that_is_told_the_classes(tmp_path: Path) -> None:
+    out = ["--rounds", "200", "--simulated-runs", "20", "--out", str(tmp_path)]
+    run("study_told_classes.py", *out)
+    _, *rows = table(tmp_path / "told-classes.csv")
+    laws = {"bernoulli": 200 * 0.8, "normal": 200 * 9.0}
+    assert len(rows) == 12
+    for law, _, mean, median, most, worst in rows:
+        assert 0 < float(median) <= float(most) <= laws[law]
+        assert 0 < float(mean) <= float(worst) <= laws[law]
