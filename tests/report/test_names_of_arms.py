@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vitucb.config import AgentConfig, EnvConfig, RunConfig
+from vitucb.config import AgentConfig, EnvConfig, RunConfig, SlateConfig
 from vitucb.experiment.playing import play
 from vitucb.report import load_gallery, write_report
 from vitucb.report.analysis import Analysis, analyse
@@ -53,6 +53,12 @@ def test_the_title_says_what_was_played(tmp_path: Path) -> None:
     assert section_title(analysis) == title
     html = write_report(tmp_path / "exp", tmp_path / "out").read_text(encoding="utf-8")
     assert "<title>digits, K = 4, bernoulli reward: exp</title>" in html
+
+
+def test_the_title_says_that_slates_were_shown(tmp_path: Path) -> None:
+    env = EnvConfig(dataset="digits", num_arms=4, slate=SlateConfig(slots=3))
+    title = section_title(played(tmp_path, env, "random"))
+    assert title.startswith("digits, K = 4, slates of 3, a round a position, bernoulli reward · ")
 
 
 def test_labels_have_their_names(tmp_path: Path) -> None:

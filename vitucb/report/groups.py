@@ -117,6 +117,7 @@ def _task_text(run: Run) -> str:
     dataset = str(task.get("dataset", ""))
     parts = [Path(dataset).name if Path(dataset).suffix else dataset]
     parts += [f"K = {task['num_arms']}"] if "num_arms" in task else []
+    parts += [f"slates of {task['slots']}, a round a position"] if "slots" in task else []
     parts += [f"{task['reward']} reward"] if "reward" in task else []
     return visible(", ".join(part for part in parts if part))
 

@@ -60,10 +60,10 @@ class Run:
 
     @property
     def task(self) -> Json:
-        """`dataset`, `num_arms`, `reward` of what was played, each where it is known."""
+        """`dataset`, `num_arms`, `slots`, `reward` of what was played, each where it is known."""
         env = self.config.get("env")
         told = {**(env if isinstance(env, Mapping) else {}), **self.environment.get("task", {})}
-        kinds = {"dataset": str, "num_arms": int, "reward": str}
+        kinds = {"dataset": str, "num_arms": int, "slots": int, "reward": str}
         return {key: told[key] for key, kind in kinds.items() if isinstance(told.get(key), kind)}
 
     @property
