@@ -71,6 +71,17 @@ OF_EXPERTS: dict[str, dict[str, Any]] = {
         "env": {"id": "vitucb/ImageContext-v0"},
         "parallel": {"sync_every": 2},
     },
+    "estimator": {
+        "agent": {
+            **TINY,
+            "experts": ["linear", "adapted"],
+            "optimizer": {
+                "name": "bernoulli-lora",
+                "options": {"estimator": "page", "full_limit": 16},
+            },
+        },
+        "env": {"id": "vitucb/ImageContext-v0"},
+    },
     "late": {
         "agent": {"experts": None, "policy": "thompson", "training": {"discount": 0.95}},
         "env": {"delay": DELAY},
