@@ -11,7 +11,7 @@ where msign(X) = (X X^T)^-1/2 X sets all singular values to 1.
 
 Derivation. The change s (dB A + B dA) of W, with |.|_2 at most lr, is given half of lr for each of
 its parts. With P = (B^T B)^1/2 the singular values of B dA are those of P dA, and
-    min <g_A, dA>  subject to  s |P dA|_2 <= lr / 2
+    min tr(g_A^T dA)  subject to  s |P dA|_2 <= lr / 2
 is solved by P dA = -(lr / 2s) msign(P^-1 g_A). Under (A, B) -> (R^-1 A, B R) the part B dA is the
 same, momentum included: W follows one path in every gauge. Decay by c of both factors is decay by
 1 - lr weight_decay of B A, and leaves the step of W alone.
