@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from tests.learning.experts.kernel.optimism import play
 from vitucb.learning.experts.expert import Expert, Offer
 from vitucb.learning.experts.kernel.context import (
     ContextFeatures,
@@ -42,19 +43,6 @@ class Shop:
         ids = np.stack([np.full(ARMS, item), ARMS * item + slots], axis=1)
         features = torch.from_numpy(self.features[pictures])
         return Offer(self.images[pictures], features, ARMS, ids), self.worth[item, slots]
-
-
-def play(expert: KernelExpert, shop: Shop, rounds: int, noise: float = 0.3) -> list[float]:
-    """Regrets of optimism, with rewards at once."""
-    rng, regrets = np.random.default_rng(1), []
-    for _ in range(rounds):
-        offer, worth = shop.offer()
-        prediction = expert.predict(offer)
-        action = int((prediction.mean + prediction.bonus).argmax())
-        expert.choose(offer, action)
-        expert.observe(offer, action, float(worth[action] + noise * rng.standard_normal()), 0)
-        regrets.append(float(worth.max() - worth[action]))
-    return regrets
 
 
 def with_ids() -> ContextKernelExpert:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from tests.learning.experts.kernel.optimism import play
 from vitucb.learning.experts.expert import Expert, Offer
 from vitucb.learning.experts.kernel.expert import KernelExpert, KernelLimits, _fit_after
 
@@ -33,19 +34,6 @@ class World:
         items = self._rng.choice(len(self.images), ARMS, replace=False)
         features = torch.from_numpy(self.features[items])
         return Offer(self.images[items], features, ARMS), self.classes[items]
-
-
-def play(expert: KernelExpert, world: World, rounds: int, noise: float = 0.3) -> list[float]:
-    """Regrets of optimism, with rewards at once."""
-    rng, regrets = np.random.default_rng(1), []
-    for _ in range(rounds):
-        offer, worth = world.offer()
-        prediction = expert.predict(offer)
-        action = int((prediction.mean + prediction.bonus).argmax())
-        expert.choose(offer, action)
-        expert.observe(offer, action, float(worth[action] + noise * rng.standard_normal()), 0)
-        regrets.append(float(worth.max() - worth[action]))
-    return regrets
 
 
 def equal(one: Any, two: Any) -> bool:
