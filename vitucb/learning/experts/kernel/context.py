@@ -62,6 +62,11 @@ class ContextFeatures:
         """Numbers of features of the groups."""
         return (self.num_items, *self.pictures.group_sizes)
 
+    @property
+    def is_separated(self) -> bool:
+        """Whether the pictures fall into parts that hardly any neighbours join."""
+        return self.pictures.is_separated
+
     def __call__(self, features: Array) -> Array:
         """Features of all groups (n, m) of rows (n, d + 1)."""
         items = np.eye(self.num_items)[features[:, -1].astype(np.int64)]
@@ -164,8 +169,17 @@ class ContextKernelExpert(KernelExpert):
         self, parts: Array, sizes: tuple[int, ...], counts: Array, sums: Array, squares: float
     ) -> tuple[float, ...]:
         item, *_, creative = self._rho
+        assert self._kernel is not None
         pictures = best_scales(
-            parts, sizes, counts, sums, squares, self._unit, first=(item,), own=creative
+            parts,
+            sizes,
+            counts,
+            sums,
+            squares,
+            self._unit,
+            is_separated=self._kernel.is_separated,
+            first=(item,),
+            own=creative,
         )
 
         phi = np.concatenate([np.ones((len(parts), 1)), parts], axis=1)

@@ -273,7 +273,11 @@ class KernelExpert:
     def _best_scales(
         self, parts: Array, sizes: tuple[int, ...], counts: Array, sums: Array, squares: float
     ) -> tuple[float, ...]:
-        return best_scales(parts, sizes, counts, sums, squares, self._unit)
+        assert self._kernel is not None
+        is_separated = self._kernel.is_separated
+        return best_scales(
+            parts, sizes, counts, sums, squares, self._unit, is_separated=is_separated
+        )
 
     def _expect_all(self) -> None:
         """Narrow the widths of a new posterior by everything that is awaited."""

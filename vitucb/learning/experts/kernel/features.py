@@ -30,6 +30,8 @@ from vitucb.types import State
 Array = NDArray[np.float64]
 _TINY = 1e-12
 _CLUSTERED = 1_000
+# Cuts of 2,000 images: digits 0.004, MNIST 0.015, Fashion 0.025, CIFAR-10 0.06, emoji 0.13.
+_SEPARATED = 0.045
 GROUPS = ("clusters", "graph", "linear", "fine")
 
 
@@ -68,6 +70,11 @@ class Features(Protocol):
     @property
     def group_sizes(self) -> tuple[int, ...]:
         """Numbers of features of the groups."""
+        ...
+
+    @property
+    def is_separated(self) -> bool:
+        """Whether the memory falls into parts that hardly any neighbours join."""
         ...
 
     def __call__(self, features: Array) -> Array:
@@ -119,6 +126,11 @@ class KernelFeatures:
         """Numbers of features of the groups."""
         parts = (self.clusters, self.paths, self.axes, self.fine)
         return tuple(part.shape[1] for part in parts)
+
+    @property
+    def is_separated(self) -> bool:
+        """Whether the memory falls into parts that hardly any neighbours join."""
+        return self.graph.cut < _SEPARATED
 
     def __call__(self, features: Array) -> Array:
         """Features of all groups (n, m) of frozen features (n, d)."""
