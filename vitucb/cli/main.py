@@ -41,7 +41,7 @@ COMMANDS = {
     ),
     "bench": (
         "vitucb.cli.bench.command:bench",
-        "Measure scoring, covariance, optimizers and whole rounds side by side, on one thread.",
+        "Measure scoring, covariance, optimizers and whole rounds side by side, on one device.",
     ),
     "completion": (
         "vitucb.cli.completion:completion",

@@ -1,4 +1,4 @@
-"""What can be said of the name of a torch device without torch."""
+"""Torch devices: what can be said of a name without torch, and whether torch has it."""
 
 from __future__ import annotations
 
@@ -31,6 +31,22 @@ def check_device(device: str) -> None:
             f"device {device!r} cannot be used: no driver of NVIDIA is installed, or torch is "
             "built without CUDA; use cpu"
         )
+
+
+def open_device(device: str) -> None:
+    """Make something on a device, which shows whether it is here.
+
+    Raises:
+        ValueError: Names the device, what torch says, and the remedy.
+    """
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        here = "cpu or cuda" if torch.cuda.is_available() else "cpu, no other is here"
+        raise ValueError(f"device {device!r} cannot be used: {reason}; use {here}") from error
 
 
 def _may_have_cuda() -> bool:

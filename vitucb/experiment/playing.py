@@ -15,6 +15,7 @@ import gymnasium as gym
 from vitucb.agents.factory import make_agent
 from vitucb.agents.saving import Blueprint
 from vitucb.config import ParallelConfig, RunConfig
+from vitucb.experiment.device import open_device
 from vitucb.experiment.distributed.ranks import at_this_rank, rank_seed
 from vitucb.experiment.environments import describe_task, make_env
 from vitucb.experiment.episode import Episode
@@ -165,11 +166,4 @@ def _set_torch(config: RunConfig) -> None:
 
     use_threads(config.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        torch.empty(0, device=config.device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        here = "cpu or cuda" if torch.cuda.is_available() else "cpu, no other is here"
-        raise ValueError(
-            f"device {config.device!r} cannot be used: {reason}; use {here}"
-        ) from error
+    open_device(config.device)

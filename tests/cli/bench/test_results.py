@@ -96,11 +96,11 @@ def test_a_file_that_tables_cannot_go_to_is_refused_before_anything_is_measured(
 
 
 def test_tables_are_kept_after_every_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
+    def fail(device: str) -> None:
         raise KeyboardInterrupt
 
     rows = [{"quantity": "arms", "value": 10.0, "ms": 2.0}]
-    monkeypatch.setattr("vitucb.cli.bench.scale.run_suite", lambda: rows)
+    monkeypatch.setattr("vitucb.cli.bench.scale.run_suite", lambda device: rows)
     monkeypatch.setattr("vitucb.cli.bench.scoring.run_suite", fail)
     out = tmp_path / "new" / "bench.json"
     with pytest.raises(KeyboardInterrupt):

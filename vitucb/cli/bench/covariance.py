@@ -1,7 +1,8 @@
 """What a covariance costs per round (score K arms, add one) and in memory, early and late.
 
 Features are synthetic, with the spectrum of LoRA gradients (a few directions hold most of the
-energy). CPU time of one thread, minimum over interleaved repeats.
+energy). CPU time of one thread, on an accelerator time on the clock; minimum over interleaved
+repeats.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from vitucb.cli.bench.clock import clock_of
 from vitucb.cli.bench.scoring import ARMS, Row, least_times, one_thread
 from vitucb.covariance import FeatureCovariance, make_covariance
 from vitucb.covariance.projected import ProjectedCovariance
@@ -32,26 +34,27 @@ class FeatureStream:
     % in the top 1, 10, 50, 200), noise the rest.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, device: str = "cpu") -> None:
         """Draw the directions."""
-        self._generator = torch.Generator().manual_seed(0)
+        self.device, self._generator = device, torch.Generator().manual_seed(0)
         basis = torch.randn(_DIRECTIONS, dim, generator=self._generator)
         scales = torch.arange(1, _DIRECTIONS + 1, dtype=torch.float32) ** -1.0
-        self.basis = basis * (0.997**0.5 * scales / scales.norm() / dim**0.5)[:, None]
+        basis *= (0.997**0.5 * scales / scales.norm() / dim**0.5)[:, None]
+        self.basis = basis.to(device)
 
     def draw(self, count: int) -> Tensor:
         """`count` features."""
         dim = self.basis.shape[1]
         noise = torch.randn(count, dim, generator=self._generator) * (0.003 / dim) ** 0.5
         coefficients = torch.randn(count, _DIRECTIONS, generator=self._generator)
-        return torch.addmm(noise, coefficients, self.basis)
+        return torch.addmm(noise.to(self.device), coefficients.to(self.device), self.basis)
 
 
 def filled(name: str, stream: FeatureStream, rounds: int) -> FeatureCovariance:
     """The covariance after `rounds` observations; a projected one is fed already projected ones."""
     covariance = make_covariance(name, stream.basis.shape[1])
     if isinstance(covariance, ProjectedCovariance):
-        raw, stream = stream, FeatureStream(covariance.sketch_dim)
+        raw, stream = stream, FeatureStream(covariance.sketch_dim, stream.device)
         stream.basis = covariance.projection(raw.basis)
     for start in range(0, rounds, 50):
         covariance.update(stream.draw(min(50, rounds - start)))
@@ -72,13 +75,13 @@ def round_times(covariances: Mapping[str, FeatureCovariance], arms: Tensor) -> d
     for name, covariance in covariances.items():
         calls[f"{name} score"] = partial(score, covariance)
         calls[f"{name} round"] = partial(one_round, covariance)
-    return least_times(calls, repeats=9)
+    return least_times(calls, repeats=9, clock=clock_of(str(arms.device)))
 
 
-def size_rows(label: str, names: list[str]) -> list[Row]:
+def size_rows(label: str, names: list[str], device: str) -> list[Row]:
     """Each covariance at p features, early and late."""
     dim = SIZES[label]
-    stream = FeatureStream(dim)
+    stream = FeatureStream(dim, device)
     arms = stream.draw(ARMS)
     rounds = {name: (EARLY, EXACT_LATE if name == "exact" else LATE) for name in names}
     keys = [(name, t) for name in names for t in rounds[name]]
@@ -99,11 +102,11 @@ def size_rows(label: str, names: list[str]) -> list[Row]:
     ]
 
 
-def dense_rows() -> list[Row]:
+def dense_rows(device: str) -> list[Row]:
     """The dense form where it fits, in float64."""
     rows: list[Row] = []
     for dim in (192, 768, 2048):
-        stream = FeatureStream(dim)
+        stream = FeatureStream(dim, device)
         covariance, arms = filled("dense", stream, 200), stream.draw(ARMS)
         times = round_times({"dense": covariance}, arms)
         rows.append(
@@ -121,9 +124,9 @@ def dense_rows() -> list[Row]:
     return rows
 
 
-def run_suite() -> list[Row]:
+def run_suite(device: str = "cpu") -> list[Row]:
     """The table of `vitucb bench --suite covariance`; about two minutes on one thread."""
     with one_thread():
         nano, small = SIZES
-        rows = size_rows(nano, ["exact", "low-rank", "countsketch", "diagonal"])
-        return rows + size_rows(small, ["low-rank"]) + dense_rows()
+        rows = size_rows(nano, ["exact", "low-rank", "countsketch", "diagonal"], device)
+        return rows + size_rows(small, ["low-rank"], device) + dense_rows(device)

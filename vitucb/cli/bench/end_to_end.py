@@ -1,6 +1,7 @@
 """Whole rounds, and where their time goes: agents on one model, side by side in one process.
 
-CPU time of one thread, median of rounds that alternate between the agents and the bare forward.
+CPU time of one thread, median of rounds that alternate between the agents and the bare forward. On
+an accelerator time on the clock, not split into phases: each would have to wait for the device.
 Rounds show 10 of 369 digits of the packaged set, resized to the model's input, which all have been
 seen before: what the first sight of an image costs shows in the row without prefix cache. Batches
 of training are full.
@@ -26,11 +27,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vitucb.agents.baselines.frozen_features import FrozenFeatures
 from vitucb.agents.factory import make_agent
 from vitucb.agents.vit_ucb import ViTUCB
+from vitucb.cli.bench.clock import clock_of, is_cpu
 from vitucb.cli.bench.scoring import (
     ARMS,
     Row,
     fill_covariance,
     least_times,
+    make_bare,
     make_images,
     one_thread,
 )
@@ -167,6 +170,7 @@ class Contestant:
         backbone: dict[str, Any],
         *,
         has_labels: bool = False,
+        device: str = "cpu",
     ) -> None:
         """Build the agent.
 
@@ -175,7 +179,9 @@ class Contestant:
             settings: Its settings.
             backbone: Its settings of the model.
             has_labels: Whether one image is the context of ten labels, not every arm an image.
+            device: Where the agent computes; its phases are told apart on the processor alone.
         """
+        self._clock = clock_of(device)
         dataset = load_dataset("digits", split="tune")
         self._env = (
             gym.make("vitucb/ImageContext-v0", dataset=dataset, max_episode_steps=10**6)
@@ -184,7 +190,7 @@ class Contestant:
                 "vitucb/ImageArms-v0", dataset=dataset, num_arms=ARMS, max_episode_steps=10**6
             )
         )
-        self.agent = make_agent(name, self._env, seed=0, **backbone, **settings)
+        self.agent = make_agent(name, self._env, seed=0, device=device, **backbone, **settings)
         self.phases = Phases()
         images = [dataset.images[i] for i in range(len(dataset.images))]
         frozen = getattr(self.agent, "_frozen", None)
@@ -192,16 +198,17 @@ class Contestant:
             frozen(np.stack(images))
         if isinstance(self.agent, ViTUCB):
             show_history(self.agent, images)
-            watch_agent(self.phases, self.agent)
+            if is_cpu(device):
+                watch_agent(self.phases, self.agent)
         self._rounds: Iterator[Round] = run(self._env, self.agent, seed=0)
         self.seconds: list[float] = []
         self.network = 0.0
 
     def play(self) -> None:
         """Play a round, and count its time."""
-        start = time.process_time()
+        start = self._clock()
         next(self._rounds)
-        self.seconds.append(time.process_time() - start)
+        self.seconds.append(self._clock() - start)
 
     def skip(self, rounds: int) -> None:
         """Play rounds whose time does not count."""
@@ -252,7 +259,7 @@ def model_settings(backbone: str, img_size: int | None, folder: Path) -> dict[st
     return {"backbone": backbone, "img_size": img_size, "weights": str(file)}
 
 
-def contestants(label: str, folder: Path) -> dict[str, Contestant]:
+def contestants(label: str, folder: Path, device: str) -> dict[str, Contestant]:
     """All agents on one model, as far as they are played on it."""
     backbone, img_size, _ = MODELS[label]
     model = model_settings(backbone, img_size, folder)
@@ -264,50 +271,48 @@ def contestants(label: str, folder: Path) -> dict[str, Contestant]:
         if lora.get("blocks") == "half":
             depth = 4 if backbone == "vitucb-nano" else 12
             settings = settings | {"lora": {"blocks": list(range(depth // 2, depth))}}
-        made[who] = Contestant(name, settings, model if name != "neural-ucb" else {})
+        network = model if name != "neural-ucb" else {}
+        made[who] = Contestant(name, settings, network, device=device)
         agent = made[who].agent
         if str(_LATE) in who.replace(",", "") and isinstance(agent, ViTUCB):
-            fill_covariance(agent.covariance, _LATE)
+            fill_covariance(agent.covariance, _LATE, device)
     for who, (name, settings) in OF_LABELS.items():
-        made[who] = Contestant(name, settings, model, has_labels=True)
+        made[who] = Contestant(name, settings, model, has_labels=True, device=device)
         if who == "vit-ucb, labels":
             made[who].skip(_UNTIL_TRAINED)
     return made
 
 
-def model_rows(label: str, rounds: int | None = None) -> list[Row]:
+def model_rows(label: str, device: str) -> list[Row]:
     """A row per agent on one model."""
-    from vitucb.cli.bench.scoring import make_bare
-
-    backbone, img_size, usual = MODELS[label]
-    rounds = rounds or usual
-    bare, images = make_bare(backbone, img_size), make_images(img_size)
+    backbone, img_size, rounds = MODELS[label]
+    bare, images = make_bare(backbone, img_size).to(device), make_images(img_size).to(device)
 
     def forward() -> None:
         with torch.no_grad():
             bare(images)
 
     with tempfile.TemporaryDirectory() as folder:
-        agents = contestants(label, Path(folder))
+        agents = contestants(label, Path(folder), device)
     forwards: list[float] = []
     for played in range(_WARM_UP + rounds):
         for contestant in agents.values():
             if played == _WARM_UP:
                 contestant.forget_times()
             contestant.play()
-        forwards.append(least_times({"": forward}, 1)[""])
+        forwards.append(least_times({"": forward}, 1, clock_of(device))[""])
     for contestant in agents.values():
-        contestant.measure_network()
+        if is_cpu(device):
+            contestant.measure_network()
     return [_row(label, who, c, statistics.median(forwards)) for who, c in agents.items()]
 
 
 def _row(label: str, who: str, contestant: Contestant, forward: float) -> Row:
     ms, total = 1e3 * statistics.median(contestant.seconds), sum(contestant.seconds)
     parts = {phase: ms * s / total for phase, s in contestant.phases.seconds.items()}
-    is_split = isinstance(contestant.agent, ViTUCB)
 
     def share(part: float) -> str | float:
-        return 100.0 * part / ms if is_split else "-"
+        return 100.0 * part / ms if parts else "-"
 
     return {
         "model": label,
@@ -324,7 +329,7 @@ def _row(label: str, who: str, contestant: Contestant, forward: float) -> Row:
     }
 
 
-def run_suite() -> list[Row]:
+def run_suite(device: str = "cpu") -> list[Row]:
     """The table of `vitucb bench --suite end-to-end`; about five minutes on one thread."""
     with one_thread():
-        return [row for label in MODELS for row in model_rows(label)]
+        return [row for label in MODELS for row in model_rows(label, device)]

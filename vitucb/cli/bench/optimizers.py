@@ -1,7 +1,8 @@
 """What an optimizer step costs beside torch's fused AdamW, and what its state weighs beside Adam's.
 
-CPU time of one thread, the minimum over interleaved repeats, on the LoRA pairs of ViT-S (48 pairs
-of rank 8) and of the embedded nano ViT. For ViT-S also as a share of one forward and backward pass.
+CPU time of one thread (on an accelerator time on the clock), the minimum over interleaved repeats,
+on the LoRA pairs of ViT-S (48 pairs of rank 8) and of the embedded nano ViT. For ViT-S also as a
+share of one forward and backward pass.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vitucb.cli.bench.clock import clock_of
 from vitucb.cli.bench.scoring import Row, least_times, make_frozen, one_thread
 from vitucb.models.lora import LoRAPair, add_lora, lora_pairs
 from vitucb.optim import create_optimizer
@@ -68,7 +70,7 @@ def copy_pairs(pairs: list[LoRAPair]) -> list[LoRAPair]:
     generator = torch.Generator().manual_seed(0)
 
     def draw(like: Tensor, scale: float) -> Tensor:
-        return scale * torch.randn(like.shape, generator=generator)
+        return (scale * torch.randn(like.shape, generator=generator)).to(like.device)
 
     copies = []
     for pair in pairs:
@@ -96,19 +98,20 @@ def count_operations(optimizer: Optimizer) -> int:
     return counter.count
 
 
-def pass_time(model: nn.Module) -> float:
-    """CPU time of one forward and backward pass at batch 8, 224 px, ms."""
-    images = torch.randn(BATCH, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+def pass_time(model: nn.Module, device: str) -> float:
+    """Time of one forward and backward pass at batch 8, 224 px, ms."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(BATCH, 3, 224, 224, generator=generator).to(device)
 
     def call() -> None:
         torch.autograd.backward(model(images).square().mean())
 
-    return least_times({"pass": call}, repeats=2)["pass"]
+    return least_times({"pass": call}, repeats=2, clock=clock_of(device))["pass"]
 
 
-def model_rows(label: str, backbone: str) -> list[Row]:
+def model_rows(label: str, backbone: str, device: str, repeats: int = REPEATS) -> list[Row]:
     """One row per optimizer on the pairs of one model."""
-    model = add_lora(make_frozen(backbone, None), rank=RANK)
+    model, clock = add_lora(make_frozen(backbone, None), rank=RANK).to(device), clock_of(device)
     pairs = lora_pairs(model)
     built = {
         name: create_optimizer(key, copy_pairs(pairs), lr=1e-4, **options)
@@ -118,11 +121,11 @@ def model_rows(label: str, backbone: str) -> list[Row]:
     bare_factors = [p for pair in copy_pairs(pairs) for p in (pair.A, pair.B)]
     built = {"torch alone": torch.optim.AdamW(bare_factors, lr=1e-4, fused=True), **built}
     steps: dict[str, Callable[[], object]] = {name: o.step for name, o in built.items()}
-    times = least_times(steps, REPEATS)
+    times = least_times(steps, repeats, clock)
     full = create_optimizer("lora-pro", copy_pairs(pairs), lr=1e-4, moments="full")
     built[FULL] = full
-    times |= least_times({FULL: full.step}, repeats=3)
-    whole = pass_time(model) if backbone != "vitucb-nano" else None
+    times |= least_times({FULL: full.step}, 3, clock)
+    whole = pass_time(model, device) if backbone != "vitucb-nano" else None
     adam = state_bytes(built["torch alone"])
     return [
         {
@@ -139,7 +142,7 @@ def model_rows(label: str, backbone: str) -> list[Row]:
     ]
 
 
-def run_suite() -> list[Row]:
+def run_suite(device: str = "cpu") -> list[Row]:
     """The table of `vitucb bench --suite optimizers`; about a minute on one thread."""
     with one_thread():
-        return [row for label, backbone in MODELS.items() for row in model_rows(label, backbone)]
+        return [row for model in MODELS.items() for row in model_rows(*model, device)]

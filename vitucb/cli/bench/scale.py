@@ -1,8 +1,8 @@
 """How the covariance of a round grows with arms, rounds, features, rank and threads.
 
 One row per point; everything but the named quantity stays at K = 10, t = 600, p = 49,152, the
-default rank and one thread. Time to score K arms and add one, CPU time, minimum over interleaved
-repeats; with two threads the time on the clock would be less.
+default rank and one thread. Time to score K arms and add one, the minimum over repeats; on the
+clock, since CPU time would add up the threads.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vitucb.cli.bench.clock import is_cpu, synchronize
 from vitucb.cli.bench.scoring import ARMS, Row, fill_covariance, one_thread
 from vitucb.covariance import FeatureCovariance, make_covariance
 
@@ -44,18 +45,20 @@ def one_round(covariance: FeatureCovariance, arms: Tensor) -> Callable[[], None]
     return play
 
 
-def least_seconds(call: Callable[[], None], repeats: int) -> float:
-    """Shortest time on the clock, seconds: CPU time would add up the threads."""
+def least_seconds(call: Callable[[], None], repeats: int, device: str = "cpu") -> float:
+    """Shortest time on the clock until `device` is done, seconds."""
     call()
     times = []
     for _ in range(repeats):
+        synchronize(device)
         start = time.perf_counter()
         call()
+        synchronize(device)
         times.append(time.perf_counter() - start)
     return min(times)
 
 
-def point(quantity: str, value: int, repeats: int = REPEATS) -> Row:
+def point(quantity: str, value: int, repeats: int = REPEATS, device: str = "cpu") -> Row:
     """One row: `quantity` at `value`, everything else at its usual value."""
     usual: dict[str, Any] = {
         "arms": ARMS,
@@ -66,11 +69,11 @@ def point(quantity: str, value: int, repeats: int = REPEATS) -> Row:
     }
     at = usual | {quantity: value}
     covariance = make_covariance("low-rank", at["features"], rank=at["rank"])
-    fill_covariance(covariance, at["rounds"])
+    fill_covariance(covariance, at["rounds"], device)
     torch.set_num_threads(at["threads"])
     try:
-        play = one_round(covariance, make_arms(at["arms"], at["features"]))
-        ms = 1e3 * least_seconds(play, repeats)
+        play = one_round(covariance, make_arms(at["arms"], at["features"]).to(device))
+        ms = 1e3 * least_seconds(play, repeats, device)
     finally:
         torch.set_num_threads(1)
     return {
@@ -81,12 +84,17 @@ def point(quantity: str, value: int, repeats: int = REPEATS) -> Row:
     }
 
 
-def run_suite() -> list[Row]:
-    """The table of `vitucb bench --suite scale`; about three minutes."""
+def run_suite(device: str = "cpu") -> list[Row]:
+    """The table of `vitucb bench --suite scale`; about three minutes.
+
+    Threads are the processor's.
+    """
     with one_thread():
         rows = []
         for quantity, values in POINTS.items():
-            points = [point(quantity, value) for value in values]
+            if quantity == "threads" and not is_cpu(device):
+                continue
+            points = [point(quantity, value, device=device) for value in values]
             first = float(points[0]["score and update, ms"])
             rows += [
                 row | {"x first": float(row["score and update, ms"]) / first} for row in points

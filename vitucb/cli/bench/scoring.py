@@ -1,7 +1,8 @@
 """What scoring K arms costs: bare forward, gradient features, and the prototype's arithmetic.
 
-All times are CPU time of one thread, the minimum over repeats, milliseconds. The repeats of
-everything compared are interleaved, so that a busy machine slows all of it alike.
+All times are CPU time of one thread, the minimum over repeats, milliseconds; on an accelerator time
+on the clock. The repeats of everything compared are interleaved, so that a busy machine slows all
+of it alike.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vitucb.assets import EMBEDDED_BACKBONES
+from vitucb.cli.bench.clock import Clock, clock_of, is_cpu
 from vitucb.covariance import make_covariance
 from vitucb.learning.feature_maps import LastLayerMap
 from vitucb.learning.gradient_features import LoRAGradientFeatures
@@ -46,16 +48,18 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def least_times(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Smallest CPU time of each call over interleaved repeats, after one call to warm up, ms."""
+def least_times(
+    calls: Mapping[str, Callable[[], object]], repeats: int, clock: Clock = time.process_time
+) -> dict[str, float]:
+    """Smallest time of each call over interleaved repeats, after one call to warm up, ms."""
     for call in calls.values():
         call()
     times = dict.fromkeys(calls, float("inf"))
     for _ in range(repeats):
         for name, call in calls.items():
-            start = time.process_time()
+            start = clock()
             call()
-            times[name] = min(times[name], 1e3 * (time.process_time() - start))
+            times[name] = min(times[name], 1e3 * (clock() - start))
     return times
 
 
@@ -134,18 +138,21 @@ def prototype_times(dim: int) -> dict[str, float]:
     return {name: ms * dim / width for name, ms in times.items()}
 
 
-def model_rows(label: str) -> list[Row]:
-    """Bare forward, features and a round, ours and the prototype's, of one model."""
-    backbone, img_size, repeats = MODELS[label]
-    bare, frozen = make_bare(backbone, img_size), make_frozen(backbone, img_size)
-    images = make_images(img_size)
-    model, half = (make_model(backbone, img_size, blocks=b) for b in ("all", "half"))
+def model_rows(label: str, device: str = "cpu", repeats: int | None = None) -> list[Row]:
+    """Bare forward, features and a round, ours and the prototype's, of one model.
+
+    The prototype's rows are left out where `device` is not the processor.
+    """
+    backbone, img_size, usual = MODELS[label]
+    bare, frozen = (make(backbone, img_size).to(device) for make in (make_bare, make_frozen))
+    images = make_images(img_size).to(device)
+    model, half = (make_model(backbone, img_size, blocks=b).to(device) for b in ("all", "half"))
     features, half_features = LoRAGradientFeatures(model), LoRAGradientFeatures(half)
-    last_layer, first = LastLayerMap(model), torch.zeros(ARMS, dtype=torch.int64)
-    phi, half_phi = (torch.empty(ARMS, f.dim) for f in (features, half_features))
+    last_layer, first = LastLayerMap(model), torch.zeros(ARMS, dtype=torch.int64, device=device)
+    phi, half_phi = (torch.empty(ARMS, f.dim, device=device) for f in (features, half_features))
     covariance = make_covariance("low-rank", features.dim)
     features.scale = 1.0 / float(features(images)[1].norm(dim=1).mean())
-    fill_covariance(covariance, 600)
+    fill_covariance(covariance, 600, device)
 
     def our_round() -> None:
         covariance.width(features(images, out=phi)[1])
@@ -175,12 +182,15 @@ def model_rows(label: str) -> list[Row]:
             "one gradient": lambda: features_one_by_one(model, images[:1]),
             "round: features, low-rank score and update": our_round,
         },
-        repeats,
+        repeats or usual,
+        clock_of(device),
     )
-    return _rows(label, times, features.dim)
+    one = times.pop("one gradient")
+    rows = [_row(label, what, ms, times) for what, ms in times.items()]
+    return rows + (_prototype_rows(label, times, one) if is_cpu(device) else [])
 
 
-def fill_covariance(covariance: object, count: int) -> None:
+def fill_covariance(covariance: object, count: int, device: str = "cpu") -> None:
     """Bring a low-rank covariance to `count` observations with a decaying spectrum."""
     from vitucb.covariance.projected import ProjectedCovariance
 
@@ -190,13 +200,13 @@ def fill_covariance(covariance: object, count: int) -> None:
     scales = torch.arange(1, dim + 1, dtype=torch.float32) ** -1.0
     for start in range(0, count, 50):
         z = torch.randn(min(50, count - start), dim, generator=generator) * scales
-        covariance.update(z / scales.norm())
+        covariance.update((z / scales.norm()).to(device))
 
 
-def _rows(label: str, times: dict[str, float], dim: int) -> list[Row]:
-    one = times.pop("one gradient")
-    rows = [_row(label, what, ms, times) for what, ms in times.items()]
-    network = times["features one arm at a time"] + times["forward with adapters"] + one
+def _prototype_rows(label: str, times: Mapping[str, float], one_gradient: float) -> list[Row]:
+    rows = []
+    forward = times["forward with adapters"]
+    network = times["features one arm at a time"] + forward + one_gradient
     for size in (5000, 20_000):
         parts = prototype_times(size)
         for way in ("as written", "corrected"):
@@ -217,7 +227,7 @@ def _row(label: str, what: str, ms: float, times: Mapping[str, float]) -> Row:
     }
 
 
-def run_suite() -> list[Row]:
+def run_suite(device: str = "cpu") -> list[Row]:
     """The table of `vitucb bench --suite scoring`; about two minutes on one thread."""
     with one_thread():
-        return [row for label in MODELS for row in model_rows(label)]
+        return [row for label in MODELS for row in model_rows(label, device)]
