@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from vitucb.agents.table import AGENTS, POLICY_FIELDS, READ_BY_ALL
 from vitucb.config import AgentConfig, flatten, to_dict
+from vitucb.config.lora import DATA_INITS
 from vitucb.policies import SETTINGS as POLICY_SETTINGS
 
 _logger = logging.getLogger(__name__)
@@ -19,6 +20,7 @@ _SKETCHES = ("exact", "low-rank", "frequent-directions", "countsketch")
 _ONLY_WHERE: Mapping[str, tuple[str, tuple[object, ...]]] = {
     "covariance.rank": ("covariance.name", _SKETCHES),
     "head_ridge": ("head", ("ridge",)),
+    "lora.init_samples": ("lora.init", tuple(DATA_INITS)),
     "optimizer.head_lr": ("head", ("gradient",)),
     "policy.delta": ("policy.radius", ("oful",)),
     "policy.draws": ("policy.joint", (True,)),

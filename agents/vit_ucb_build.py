@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from typing import Any
 
@@ -62,7 +61,7 @@ def build_alone(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: 
     backbone = create_backbone(config.backbone, weights=config.weights, img_size=config.img_size)
     preprocess = preprocess_for(backbone, device)
     num_features = int(backbone.num_features)  # type: ignore[arg-type]  # timm sets an int
-    lora = dataclasses.asdict(config.lora)
+    lora = config.lora.of_adapters()
     adapted = add_lora(backbone, **lora, seed=stream_seed(seed, "adapters"))
     outputs = num_label_actions(env) or 1
     model = RewardModel(

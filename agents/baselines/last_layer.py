@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 import copy
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -272,7 +272,7 @@ def build_network(
     preprocess = preprocess_for(backbone, device)
     width = int(backbone.num_features)  # type: ignore[arg-type]  # timm sets an int
     if train == "adapters":
-        lora = asdict(config.lora)
+        lora = config.lora.of_adapters()
         backbone = add_lora(backbone, **lora, seed=stream_seed(seed, "adapters"))
     else:
         backbone.requires_grad_(train == "all")

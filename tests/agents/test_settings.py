@@ -57,6 +57,7 @@ OTHER: dict[str, Any] = {
     "lora.targets": ["fc1"],
     "lora.blocks": [0],
     "lora.init": "orthogonal",
+    "lora.init_samples": 7,
     "lora.use_rslora": True,
     "lora.use_dora": True,
     "optimizer.name": "sgd",

@@ -28,7 +28,12 @@ from vitucb.config import RunConfig, flatten, override, override_key, to_dict
         ("agent.lora.rank", 0, "0 must be at least 1"),
         ("agent.lora.alpha", math.nan, "nan must be a finite number"),
         ("agent.lora.targets", [], "name one or more of qkv, proj, fc1, fc2"),
-        ("agent.lora.init", "eva", "'eva' takes its start from activations"),
+        (
+            "agent.lora.init",
+            "adalora",
+            "'adalora' prunes ranks by a schedule over a number of steps",
+        ),
+        ("agent.lora.init_samples", 0, "0 must be at least 1"),
         ("agent.optimizer.lr", -1, "-1.0 must be at least 0"),
         ("agent.optimizer.head_lr", math.inf, "inf must be at least 0, and finite"),
         ("agent.covariance.ridge", 0, "0.0 must be above 0"),

@@ -54,6 +54,11 @@ def test_a_lock_that_a_killed_run_left_is_no_hindrance(tmp_path: Path) -> None:
     [
         ({"weights": "nowhere.safetensors"}, "agent.weights 'nowhere.safetensors': no such"),
         ({"backbone": "local-dir:nowhere"}, "agent.backbone 'local-dir:nowhere': no config.json"),
+        ({"lora": {"init": "eva"}, "experts": ["adapted"]}, "init 'eva' is taken from images, for"),
+        (
+            {"lora": {"init": "eva"}, "name": "neural-linear"},
+            "init 'eva' is taken from images, for",
+        ),
         ({"lora": {"init": "orthogonal", "rank": 3}}, "orthogonal needs an even rank, not 3"),
         ({"optimizer": {"options": {"lr": 1.0}}}, "set agent.optimizer.lr or"),
         ({"optimizer": {"options": {"beta": 1.0}}}, "'adamw' has no option 'beta'; options: ams"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import json
 import logging
 import os
@@ -15,8 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.covering import slow_but
 from vitucb.cli.main import main
 from vitucb.config import RunConfig, override
+from vitucb.config.lora import DATA_INITS
 from vitucb.experiment.checkpoints import Checkpoints
 from vitucb.experiment.episode import Episode
 from vitucb.experiment.playing import play
@@ -24,6 +27,8 @@ from vitucb.experiment.recorder import Recorder
 from vitucb.experiment.resume import StoppedError, Timetable, explain
 from vitucb.experiment.run_folder import RunFolder, is_finished, run_folder
 from vitucb.experiment.tensorboard import event_files
+from vitucb.learning.experts.adapted.schedule import Schedule
+from vitucb.learning.experts.adapted.settings import AdaptedSettings
 from vitucb.types import Round
 
 SAME_BYTES = (
@@ -110,6 +115,29 @@ def test_resume_is_exact_with_delay_drift_and_sketches(
     settings = config(tmp_path, **changes)
     killed_after(settings, 17)
     assert resumed(settings) == uninterrupted(settings, tmp_path)
+
+
+@pytest.mark.parametrize("init", slow_but(["lora_ga"], DATA_INITS))
+@pytest.mark.parametrize("rounds", [12, 20])  # before the start, and after it
+def test_resume_is_exact_around_a_start_from_data(
+    init: str, rounds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soon = functools.partial(AdaptedSettings, schedule=Schedule(start=8, warm_up=4))
+    monkeypatch.setattr("vitucb.agents.expert_build.AdaptedSettings", soon)
+    lora = {"rank": 1, "blocks": [-1], "init": init, "init_samples": 12}
+    settings = config(
+        tmp_path,
+        agent={"name": "vit-ucb", "experts": ["linear", "adapted"], "lora": lora},
+        env={"id": "vitucb/ImageContext-v0", "num_arms": 3},
+        num_rounds=26,
+        checkpoint_every=5,
+    )
+    killed_after(settings, rounds)
+    parts = play(settings).folder
+    whole = play(dataclasses.replace(settings, experiment="whole")).folder
+    for name in ("rounds.csv", "metrics.csv", "summary.json", "gallery.npz"):
+        assert (parts / name).read_bytes() == (whole / name).read_bytes()
+    assert "adapted/loss" in (parts / "metrics.csv").read_text()
 
 
 @pytest.mark.parametrize("what", ["torch", "processor"])

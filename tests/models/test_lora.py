@@ -88,7 +88,11 @@ def test_dora_features_are_exact_though_slow() -> None:
     ("arguments", "message"),
     [
         ({"rank": 0}, "lora.rank 0 must be at least 1"),
-        ({"init": "eva"}, "lora.init 'eva' takes its start from activations on data"),
+        (
+            {"init": "eva"},
+            "lora.init 'eva' is taken from images, for which only the expert adapted",
+        ),
+        ({"init": "LoRA-GA"}, "lora.init 'LoRA-GA' is not one of default, .*lora_ga, lora_one or"),
         ({"init": "pissa_niter_0"}, "lora.init 'pissa_niter_0'"),
         ({"init": "orthogonal", "rank": 3}, "needs an even rank, not 3"),
         ({"targets": ("qvk",)}, r"lora.targets \['qvk'\] must be one or more of"),
@@ -119,3 +123,11 @@ def test_adapters_over_randomly_drawn_base_weights_are_not_saved(
     assert not save_adapters(model, tmp_path / "adapter", is_base_changed=False)
     assert not (tmp_path / "adapter").exists()
     assert "no adapter/ for PEFT: pissa_niter_4 draws the base weights" in caplog.text
+
+
+def test_adalora_still_needs_the_number_of_steps_before_the_first_one() -> None:
+    """The reason for which it is refused; where PEFT no longer asks, it can be had."""
+    from peft import AdaLoraConfig
+
+    with pytest.raises(ValueError, match="does not work when `total_step` is None"):
+        AdaLoraConfig()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from vitucb.config.checks import ONE_OR_MORE, check_most, check_ranges
 
@@ -13,28 +14,43 @@ Target: TypeAlias = Literal["qkv", "proj", "fc1", "fc2"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 """Layers of a block that adapters may be put on."""
 
+_PISSA_NITER = r"pissa_niter_[1-9]\d*"
 INITS = ("default", "gaussian", "orthogonal", "olora", "pissa")
 """Starts of the adapters that need no data; also pissa_niter_N, PiSSA by N subspace iterations."""
 
+DATA_INITS = {"eva": "images", "corda": "images", "lora_ga": "rewards", "lora_one": "rewards"}
+"""Starts that are taken from the first images offered, or from the first rewards."""
+
 _REFUSED = {
-    "eva": "takes its start from activations on data, and there are none before the first round",
-    "lora_ga": "takes its start from gradients on data, and there are none before the first round",
-    "corda": "takes its start from activations on data, and there are none before the first round",
     "loftq": "is a start for quantised weights, and the backbone's are not",
-    "adalora": "has layers of SVD triplets in place of lora_A and lora_B",
+    "adalora": "prunes ranks by a schedule over a number of steps that must be known before the "
+    "first one, and an agent that learns from a stream has none",
 }
 
 
-def check_init(init: str, rank: int | None, name: str) -> None:
+def check_init(init: str, rank: int | None, name: str, *, waits: bool = True) -> None:
     """Refuse a start that adapters of `rank` (None: of any) cannot have, called `name`.
 
+    Args:
+        init: The start.
+        rank: Rank of the adapters; None for any.
+        name: What to call the setting.
+        waits: Whether the adapters can wait for data.
+
     Raises:
-        ValueError: If it is unknown, needs data, or does not go with the rank.
+        ValueError: If it is unknown, does not go with the rank, or needs data and cannot wait.
     """
-    if reason := _REFUSED.get(init.lower().replace("-", "_")):
-        raise ValueError(f"{name} {init!r} {reason}; use one of {', '.join(INITS)}")
-    if init not in INITS and not re.fullmatch(r"pissa_niter_[1-9]\d*", init):
-        raise ValueError(f"{name} {init!r} is not one of {', '.join(INITS)} or pissa_niter_N")
+    known = ", ".join((*INITS, *DATA_INITS))
+    if reason := _REFUSED.get(init.lower()):
+        raise ValueError(f"{name} {init!r} {reason}; use one of {known}")
+    if init not in INITS and init not in DATA_INITS and not re.fullmatch(_PISSA_NITER, init):
+        raise ValueError(f"{name} {init!r} is not one of {known} or pissa_niter_N")
+    if init in DATA_INITS and not waits:
+        raise ValueError(
+            f"{name} {init!r} is taken from {DATA_INITS[init]}, for which only the expert adapted "
+            "beside others waits: let agent vit-ucb mix it with another, e.g. agent.experts "
+            f"[linear, adapted], or use one of {', '.join(INITS)}"
+        )
     if init == "orthogonal" and rank is not None and rank % 2:
         raise ValueError(f"{name} orthogonal needs an even rank, not {rank}")
 
@@ -63,7 +79,11 @@ class LoRAConfig:
     blocks: tuple[int, ...] | None = None
     """Adapted blocks, negative from the end; all if not given."""
     init: str = "default"
-    """Start of the factors: default gaussian orthogonal olora pissa, or pissa_niter_N."""
+    """Start of the factors: default gaussian orthogonal olora pissa, or pissa_niter_N; taken from
+    data: eva corda lora_ga lora_one."""
+    init_samples: int = 64
+    """How many images offered (eva, corda) or rewards (lora_ga, lora_one) a start is taken from,
+    the first ones; training begins after as many rewards, at least."""
     use_rslora: bool = False
     """Scale B @ A by alpha / sqrt(rank) (rsLoRA)."""
     use_dora: bool = False
@@ -71,8 +91,14 @@ class LoRAConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, or would fill the memory."""
-        check_ranges(self, "agent.lora.", {"rank": ONE_OR_MORE})
+        check_ranges(self, "agent.lora.", dict.fromkeys(("rank", "init_samples"), ONE_OR_MORE))
         check_most(self, "agent.lora.", "rank", "rank")
         check_init(self.init, None, "agent.lora.init")
         if not self.targets:
             raise ValueError(f"agent.lora.targets: name one or more of {', '.join(TARGETS)}")
+
+    def of_adapters(self) -> dict[str, Any]:
+        """Arguments of `vitucb.models.lora.add_lora`: all but what belongs to data."""
+        settings = dataclasses.asdict(self)
+        del settings["init_samples"]
+        return settings

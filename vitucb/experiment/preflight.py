@@ -99,7 +99,13 @@ def _check_agent(agent: AgentConfig) -> None:
     check_optimizer_options(agent.optimizer)
     unused = ignored(agent)
     if "agent.lora.init" not in unused:
-        check_init(agent.lora.init, agent.lora.rank, "agent.lora.init")
+        waits = agent.name == "vit-ucb" and agent.experts != ("adapted",)
+        check_init(
+            agent.lora.init,
+            agent.lora.rank,
+            "agent.lora.init",
+            waits=waits or agent.name not in AGENTS,
+        )
     if agent.name in AGENTS:
         _check_parts(agent, unused)
     if agent.weights is not None and "agent.weights" not in unused:

@@ -153,7 +153,7 @@ def add_lora(
 
     if rank < 1:
         raise ValueError(f"lora.rank {rank} must be at least 1")
-    check_init(init, rank, "lora.init")
+    check_init(init, rank, "lora.init", waits=False)
     pattern, expected = target_regex(backbone, targets, blocks)
     call_every_layer(backbone)
     config = LoraConfig(
@@ -175,7 +175,9 @@ def add_lora(
     return model
 
 
-def save_adapters(model: nn.Module, folder: Path, *, is_base_changed: bool) -> bool:
+def save_adapters(
+    model: nn.Module, folder: Path, *, is_base_changed: bool, changed_by: str = "the optimizer"
+) -> bool:
     """Write the adapters as `peft.PeftModel.from_pretrained` reads them, if they make up the model.
 
     Where the base weights are no longer those of the backbone, its own weights and these adapters
@@ -185,13 +187,14 @@ def save_adapters(model: nn.Module, folder: Path, *, is_base_changed: bool) -> b
         model: What `add_lora` returned.
         folder: Where they go.
         is_base_changed: Whether training wrote into the base weights.
+        changed_by: What then did.
 
     Returns:
         Whether they were written.
     """
     start = str(model.peft_config["default"].init_lora_weights)  # type: ignore[index,union-attr]  # a PeftModel
     if is_base_changed or start.startswith("pissa_niter"):
-        who = "the optimizer changes" if is_base_changed else f"{start} draws"
+        who = f"{changed_by} changes" if is_base_changed else f"{start} draws"
         _logger.warning(
             "no adapter/ for PEFT: %s the base weights, so that adapters alone would be another "
             "model; what was learnt is in the saved state",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from vitucb.config.lora import DATA_INITS, LoRAConfig
 from vitucb.covariance import FeatureCovariance, make_covariance
 from vitucb.learning.experts.adapted.augmentation import ImageCopies
 from vitucb.learning.experts.adapted.expert import AdaptedExpert
@@ -19,6 +21,7 @@ from vitucb.learning.experts.adapted.network import AdaptedNetwork
 from vitucb.learning.experts.adapted.output_widths import OutputWidths
 from vitucb.learning.experts.adapted.rates import online_options, online_rate
 from vitucb.learning.experts.adapted.settings import AdaptedSettings
+from vitucb.learning.experts.adapted.started import StartedExpert, StartedNetwork
 from vitucb.learning.replay import Replay
 from vitucb.models.activation_cache import noise_images, steady_batch
 from vitucb.models.frozen_prefix import FrozenPrefix
@@ -74,7 +77,8 @@ def build_adapted_expert(
         lr: Its rate; its own of `vitucb.optim.table` if None.
         head_lr: Rate of the head, which AdamW steps.
         optimizer_options: Further options of the optimizer, added to its own defaults.
-        lora: Arguments of `add_lora` in place of rank 8 and scale 2 on all layers.
+        lora: Arguments of `add_lora` in place of rank 8 and scale 2 on all layers; `init` may be
+            one of `DATA_INITS` too, with `init_samples`.
         augment: As in `ImageCopies`.
         ridge: Of the covariance of the widths; 0.1 for labels, else 1, if None.
         covariance: As in `make_covariance`; if None `dense`, or past 1,024 features `low-rank`.
@@ -94,6 +98,11 @@ def build_adapted_expert(
         raise ValueError("likelihood 'softmax' is one of labels that share an image; use 'squared'")
     dim = int(backbone.num_features)  # type: ignore[arg-type]  # timm sets an int
     adapters = {**_LORA, **(lora or {})}
+    samples = int(adapters.pop("init_samples", LoRAConfig.init_samples))
+    start = str(adapters["init"]) if adapters.get("init") in DATA_INITS else None
+    if start is not None:
+        adapters["init"] = "default"
+        settings = _waiting(settings, start, samples, int(adapters["rank"]), replay_capacity)
     model = RewardModel(
         add_lora(backbone, **adapters, seed=stream_seed(seed, "adapters")),
         dim,
@@ -107,13 +116,7 @@ def build_adapted_expert(
         "reservoir" if settings.discount == 1 else "window",
     )
     copies = _copies(model, preprocess, augment, cache_mib, num_images)
-    if getattr(steps, "needs_closures", False):
-        check_finite_sum(steps, settings)
-        terms = numpy_generator(seed, "terms")
-        network: AdaptedNetwork = FiniteSumNetwork(model, copies, steps, replay=replay, rng=terms)
-    else:
-        is_base_changed = changes_base(optimizer, optimizer_options or {})
-        network = AdaptedNetwork(model, copies, steps, changes_base=is_base_changed)
+    is_base_changed = changes_base(optimizer, optimizer_options or {})
     ridge = ridge if ridge is not None else (0.1 if num_labels else 1.0)
 
     def empty(features: int) -> FeatureCovariance:
@@ -122,14 +125,42 @@ def build_adapted_expert(
         seeds = stream_seed(seed, "widths")
         return make_covariance(covariance or default, features, ridge=ridge, seed=seeds)
 
-    return AdaptedExpert(
-        network,
-        LIKELIHOODS[name](),
-        replay,
-        OutputWidths(empty, dim, 0 if settings.width == "none" else outputs, settings.discount),
-        settings,
-        numpy_generator(seed, "batches"),
-    )
+    widths = OutputWidths(empty, dim, 0 if settings.width == "none" else outputs, settings.discount)
+    batches = numpy_generator(seed, "batches")
+    parts = (LIKELIHOODS[name](), replay, widths, settings, batches)
+    if start is not None:
+        if is_base_changed:
+            raise ValueError(
+                f"agent.lora.init {start!r}: optimizer {optimizer} merges into base weights and "
+                "starts factors anew, so that this start would be lost; use init default, or "
+                "another optimizer"
+            )
+        started = StartedNetwork(model, copies, steps, start=start, seed=stream_seed(seed, "start"))
+        return StartedExpert(started, *parts, samples=samples)
+    if getattr(steps, "needs_closures", False):
+        check_finite_sum(steps, settings)
+        terms = numpy_generator(seed, "terms")
+        network: AdaptedNetwork = FiniteSumNetwork(model, copies, steps, replay=replay, rng=terms)
+    else:
+        network = AdaptedNetwork(model, copies, steps, changes_base=is_base_changed)
+    return AdaptedExpert(network, *parts)
+
+
+def _waiting(
+    settings: AdaptedSettings, start: str, samples: int, rank: int, capacity: int
+) -> AdaptedSettings:
+    """Settings under which training waits for `samples` rewards.
+
+    Raises:
+        ValueError: If there can never be as many, or they are fewer than the rank.
+    """
+    if not rank <= samples <= capacity:
+        raise ValueError(
+            f"agent.lora.init_samples {samples}: the start {start} needs no less than "
+            f"agent.lora.rank ({rank}) and no more than agent.training.replay_capacity ({capacity})"
+        )
+    begin = max(settings.schedule.start, samples)
+    return replace(settings, schedule=replace(settings.schedule, start=begin))
 
 
 def _optimizer(
