@@ -10,7 +10,7 @@ Calvera is optional, and nothing of vitucb needs it. To put it where it replaces
 
     pip install --target PEERS --no-deps calvera lightning lightning-utilities torchmetrics
     PYTHONPATH=PEERS python scripts/benchmarks/bench_peers.py
-    python scripts/benchmarks/bench_peers.py --quick --agents adapted lin-ucb    # without it
+    python scripts/benchmarks/bench_peers.py --quick --agents vit-ucb lin-ucb    # without it
 
 Writes `peers-time.csv`, `peers.csv` and `peers.png`. Finished seeds stay in `--runs`.
 """
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import logging
 import time
 import warnings
@@ -32,6 +31,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from peer_tools import DISTRIBUTIONS, is_installed, machine
 from study_tools import Curves, draw_curves, interval, study_options, study_parser, write_table
 
 import vitucb
@@ -43,12 +43,12 @@ from vitucb.seeding import torch_generator
 from vitucb.types import Agent, Decision, Observation, State
 
 ARMS = 10
-REFERENCE = "adapted"
-OURS = (REFERENCE, "neural-linear", "neural-ucb", "lin-ucb", "random")
+REFERENCE = "vit-ucb"
+ADAPTED = "adapted"
+OURS = (REFERENCE, ADAPTED, "kernel-ucb", "lin-ucb", "neural-linear", "neural-ucb", "random")
 _INSTALL = (
-    "calvera is not installed: pip install --target PEERS --no-deps calvera lightning "
-    "lightning-utilities torchmetrics, and set PYTHONPATH=PEERS; or give --agents of "
-    f"{', '.join(OURS)}"
+    f"calvera is not installed: pip install --target PEERS --no-deps {DISTRIBUTIONS['calvera']}, "
+    f"and set PYTHONPATH=PEERS; or give --agents of {', '.join(OURS)}"
 )
 # Columns of a played stream: regret, then seconds of CPU time, exclusive of each other.
 REGRET, FORWARD, CHOOSE, LEARN = range(4)
@@ -228,9 +228,9 @@ def make(label: str, seed: int, rounds: int) -> tuple[Episode, Clocked]:
     if label in PEERS:
         agent = PeerAgent(PEERS[label], build_frozen_features(AgentConfig(), env, "cpu"), seed)
     else:
-        is_alone = label == REFERENCE
-        alone: dict[str, Any] = {"experts": ["adapted"]} if is_alone else {}
-        agent = vitucb.make_agent("vit-ucb" if is_alone else label, env, seed=seed, **alone)
+        is_alone = label == ADAPTED
+        alone: dict[str, Any] = {"experts": [ADAPTED]} if is_alone else {}
+        agent = vitucb.make_agent(REFERENCE if is_alone else label, env, seed=seed, **alone)
     clocked = Clocked(agent)
     return Episode(env, clocked, seed=seed), clocked
 
@@ -265,7 +265,7 @@ def played(labels: Sequence[str], seed: int, rounds: int, folder: Path) -> dict[
     return runs
 
 
-def time_rows(runs: Mapping[str, NDArray[np.float64]]) -> list[list[str]]:
+def time_rows(runs: Mapping[str, Curves]) -> list[list[str]]:
     """Milliseconds of CPU time of a round by part: medians over seeds and the last third.
 
     What an agent does every so many rounds is in the mean alone, and in the ratio, which is that of
@@ -340,15 +340,16 @@ def main() -> None:
     labels = options.agents or known
     if unknown := set(labels) - set(known):
         parser.error(f"no agents {sorted(unknown)}; choose of {known}")
-    if set(labels) & set(PEERS) and importlib.util.find_spec("calvera") is None:
+    if set(labels) & set(PEERS) and not is_installed("calvera"):
         parser.error(_INSTALL)
+    print(machine())
     seeds = [
         played(labels, seed, options.rounds, Path(options.runs)) for seed in range(options.seeds)
     ]
     runs = {label: np.stack([seed[label] for seed in seeds]) for label in labels}
     write_table(options.out / "peers-time.csv", time_rows(runs))
     write_table(options.out / "peers.csv", regret_rows(runs))
-    # Ranges of ten agents over seeds would hide each other; the table has them.
+    # Ranges of so many agents over seeds would hide each other; the table has them.
     means = {
         label: curve.mean(0, keepdims=True) for label, curve in cumulative_regret(runs).items()
     }
