@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -31,18 +29,18 @@ def kernel_of(memory: Array) -> KernelFeatures:
     return fit_kernel(memory, KernelSettings(), np.random.default_rng(0))
 
 
-def scales_for(memory: Array, rewards: Array, **more: Any) -> tuple[float, ...]:
+def scales_for(memory: Array, rewards: Array, *, each: int = 1) -> tuple[float, ...]:
+    """The choice for images whose rewards came `each` times."""
     kernel = kernel_of(memory)
     level = rewards.mean()
     return best_scales(
         kernel(memory),
         kernel.group_sizes,
-        np.ones(len(memory)),
-        rewards - level,
-        float(np.square(rewards - level).sum()),
+        np.full(len(memory), float(each)),
+        each * (rewards - level),
+        each * float(np.square(rewards - level).sum()),
         float(rewards.var() / 2),
         is_separated=kernel.is_separated,
-        **more,
     )
 
 
@@ -76,6 +74,12 @@ def test_few_rewards_do_not_put_all_in_the_graph() -> None:
     memory, labels = parts_of(99)
     rewards = (np.random.default_rng(1).random(99) < 0.1 + 0.08 * labels).astype(np.float64)
     assert graph_share(scales_for(memory, rewards)) < 0.9
+
+
+def test_where_rewards_are_many_they_alone_decide() -> None:
+    memory, labels = parts_of(300)
+    rewards = (np.random.default_rng(1).random(300) < 0.1 + 0.08 * labels).astype(np.float64)
+    assert graph_share(scales_for(memory, rewards, each=4)) < 0.9
 
 
 def test_rewards_that_differ_within_the_parts_overrule_it() -> None:

@@ -7,7 +7,8 @@ matter of degree. A few mixtures of them are compared; see MacKay, "Bayesian int
 Rewards of 0 and 1 tell mixtures apart by a few nats at most, and what they leave open the images
 decide: where the memory falls into parts that hardly any neighbours join, a class is one or more
 of these parts, and nearly all variance in the graph is likelier a priori by `_PRIOR_NATS`. Then
-posterior means of images of one class are close, and the best class is not lost among oddities.
+posterior means of images of one class are close, and the best class is not lost among oddities. Of
+some images the graph is wrong, and would be for good: where rewards are many, they alone decide.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ _COARSE, _FINE = (0.3, 1.0, 3.0), (0.03, 0.1, 0.3, 1.0)
 _IN_GRAPH = (0.02, 0.96, 0.02)
 # On three sets of images with classes evidence said up to 5 nats against that.
 _PRIOR_NATS = 6.0
-# Before that the graph is too sparse, and more parts learn faster; measured.
-_GRAPH_FROM = 100
+# Before, the graph is too sparse and more parts learn faster; after, rewards decide; measured.
+_GRAPH_FROM, _GRAPH_UNTIL = 100, 1_000
 # Log-normal priors of the coarse and fine variances: center, deviation of the log.
 _PRIORS = ((1.0, 0.7), (0.1, 1.2))
 START: tuple[float, ...] = (0.6, 0.2, 0.2, 0.1)
@@ -64,7 +65,7 @@ def best_scales(
     phi = np.concatenate([np.ones((len(parts), 1)), parts], axis=1)
     left = np.maximum(1 - np.square(parts[:, sum(sizes[:-1]) :]).sum(axis=1), 0.0)
     mixtures = dict.fromkeys(_MIXTURES, 0.0)
-    if is_separated and counts.sum() >= _GRAPH_FROM:
+    if is_separated and _GRAPH_FROM <= counts.sum() < _GRAPH_UNTIL:
         mixtures[_IN_GRAPH] = _PRIOR_NATS
     scored = []
     for fine in _FINE:
