@@ -64,15 +64,15 @@ def test_a_memory_too_small_is_not_separated() -> None:
 
 
 def test_where_rewards_of_0_and_1_leave_it_open_the_graph_is_preferred() -> None:
-    memory, labels = parts_of(300)
+    memory, labels = parts_of(400)
     rng = np.random.default_rng(1)
-    rewards = (rng.random(300) < 0.1 + 0.08 * labels).astype(np.float64)
+    rewards = (rng.random(400) < 0.1 + 0.08 * labels).astype(np.float64)
     assert graph_share(scales_for(memory, rewards)) == pytest.approx(0.96)
 
 
 def test_few_rewards_do_not_put_all_in_the_graph() -> None:
-    memory, labels = parts_of(99)
-    rewards = (np.random.default_rng(1).random(99) < 0.1 + 0.08 * labels).astype(np.float64)
+    memory, labels = parts_of(299)
+    rewards = (np.random.default_rng(1).random(299) < 0.1 + 0.08 * labels).astype(np.float64)
     assert graph_share(scales_for(memory, rewards)) < 0.9
 
 
@@ -90,6 +90,6 @@ def test_rewards_that_differ_within_the_parts_overrule_it() -> None:
 
 
 def test_images_of_one_kind_never_have_nearly_all_in_the_graph() -> None:
-    memory = cloud(300)
-    rewards = np.random.default_rng(1).random(300)
+    memory = cloud(400)
+    rewards = np.random.default_rng(1).random(400)
     assert graph_share(scales_for(memory, rewards)) < 0.9
