@@ -56,7 +56,7 @@ class Contestant:
     agent: str
     has_labels: bool = False
     is_alone: bool = False
-    warm_up: int = 5
+    warm_up: int = 30
 
     def make(self, arms: int, backbone: dict[str, Any], device: str) -> Player:
         """The agent with K = `arms` on `device`, before its first round."""
@@ -66,6 +66,7 @@ class Contestant:
         return Player(env, agent, device)
 
 
+_IMAGES = 100
 # `adapted` wakes after about a hundred rewards, and trains after every one from then on.
 CONTESTANTS = {
     "vit-ucb, an image per arm": Contestant("vit-ucb"),
@@ -106,25 +107,27 @@ class Player:
 
 
 @cache
-def digits() -> ImageDataset:
-    """369 rated digits of the packaged set."""
-    return load_dataset("digits#value", split="tune")
+def digits(count: int) -> ImageDataset:
+    """The first digits of the packaged set, rated by the digit and each of a class of its own."""
+    whole = load_dataset("digits#value", split="tune")
+    assert whole.scores is not None
+    images, names = np.asarray(whole.images[np.arange(count)]), tuple(map(str, range(count)))
+    return ImageDataset("few digits", images, np.arange(count), whole.scores[:count], names)
 
 
 def make_env(arms: int, *, has_labels: bool) -> gym.Env[Any, Any]:
     """Digits without an end: K images that pay their digit, or one image and K labels, one right.
 
-    More labels than digits there are have nothing to do with what is shown: times do not depend on
-    that.
+    A hundred images: after thirty rounds an agent has seen nearly all of them. The label of one
+    has nothing to do with what it shows; times do not depend on that.
     """
+    shown = digits(max(_IMAGES, arms))
     if not has_labels:
-        law: dict[str, Any] = {"dataset": digits(), "num_arms": arms, "reward": "score"}
+        law: dict[str, Any] = {"dataset": shown, "num_arms": arms, "reward": "score"}
         return gym.make("vitucb/ImageArms-v0", max_episode_steps=10**9, **law)
-    images = np.asarray(digits().images)
-    labels = np.arange(len(images)) % arms
-    names = tuple(map(str, range(arms)))
-    shown = ImageDataset("digits with labels", images, labels, class_names=names)
-    return gym.make("vitucb/ImageContext-v0", dataset=shown, max_episode_steps=10**9)
+    labels = shown.labels % arms if shown.labels is not None else None
+    context = ImageDataset("labelled", shown.images, labels, class_names=shown.class_names[:arms])
+    return gym.make("vitucb/ImageContext-v0", dataset=context, max_episode_steps=10**9)
 
 
 def count_waits(call: Callable[[], object], device: Device) -> int | None:
