@@ -97,9 +97,9 @@ ROWS: Final = {
 }
 
 
-def make_pairs(backbone: str) -> nn.Module:
+def make_pairs(backbone: str, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A frozen network with LoRA factors of fixed values, B not zero."""
-    model: nn.Module = add_lora(make_frozen(backbone, None), rank=RANK)
+    model: nn.Module = add_lora(make_frozen(backbone, None), rank=RANK).to(dtype)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for pair in lora_pairs(model):
@@ -111,15 +111,17 @@ def make_pairs(backbone: str) -> nn.Module:
 def set_gradients(pairs: Sequence[LoRAPair], generator: torch.Generator) -> None:
     """Gradients that are those of some W: G_B = G A', G_A = B' G, with G of rank one."""
     for pair in pairs:
-        left = 0.1 * torch.randn(len(pair.B), 1, generator=generator)
-        right = 0.1 * torch.randn(1, pair.A.shape[1], generator=generator)
+        left = 0.1 * torch.randn(len(pair.B), 1, generator=generator).to(pair.B)
+        right = 0.1 * torch.randn(1, pair.A.shape[1], generator=generator).to(pair.A)
         pair.B.grad = (left @ (right @ pair.A.detach().mT)).contiguous()
         pair.A.grad = ((pair.B.detach().mT @ left) @ right).contiguous()
 
 
-def played(row: Row, backbone: str) -> tuple[list[Tensor], list[Tensor]]:
-    """Every W = B A before and after `STEPS` steps."""
-    model = make_pairs(backbone)
+def played(
+    row: Row, backbone: str, dtype: torch.dtype = torch.float32
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Every W = B A before and after `STEPS` steps of factors of type `dtype`."""
+    model = make_pairs(backbone, dtype)
     pairs, generator = lora_pairs(model), torch.Generator().manual_seed(1)
     before = products(pairs)
     optimizer = row.build(model)

@@ -31,7 +31,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peer_tools import DISTRIBUTIONS, is_installed, machine
+from peer_tools import chosen_rows, machine
 from study_tools import Curves, draw_curves, interval, study_options, study_parser, write_table
 
 import vitucb
@@ -46,10 +46,6 @@ ARMS = 10
 REFERENCE = "vit-ucb"
 ADAPTED = "adapted"
 OURS = (REFERENCE, ADAPTED, "kernel-ucb", "lin-ucb", "neural-linear", "neural-ucb", "random")
-_INSTALL = (
-    f"calvera is not installed: pip install --target PEERS --no-deps {DISTRIBUTIONS['calvera']}, "
-    f"and set PYTHONPATH=PEERS; or give --agents of {', '.join(OURS)}"
-)
 # Columns of a played stream: regret, then seconds of CPU time, exclusive of each other.
 REGRET, FORWARD, CHOOSE, LEARN = range(4)
 _PARTS = (FORWARD, CHOOSE, LEARN)
@@ -334,14 +330,12 @@ def cumulative_regret(runs: Mapping[str, NDArray[np.float64]]) -> dict[str, Curv
 def main() -> None:
     """Play, and write tables and figure."""
     parser = study_parser(__doc__, rounds=300, seeds=8)
-    parser.add_argument("--agents", nargs="+", help="all if not given")
+    known = {**dict.fromkeys(PEERS, "calvera"), **dict.fromkeys(OURS)}
+    parser.add_argument(
+        "--agents", dest="rows", nargs="+", choices=list(known), help="all if not given"
+    )
     options = study_options(parser)
-    known = [*PEERS, *OURS]
-    labels = options.agents or known
-    if unknown := set(labels) - set(known):
-        parser.error(f"no agents {sorted(unknown)}; choose of {known}")
-    if set(labels) & set(PEERS) and not is_installed("calvera"):
-        parser.error(_INSTALL)
+    labels = chosen_rows(parser, options, known, option="--agents")
     print(machine())
     seeds = [
         played(labels, seed, options.rounds, Path(options.runs)) for seed in range(options.seeds)

@@ -68,7 +68,10 @@ def peer_parser(
 
 
 def chosen_rows(
-    parser: argparse.ArgumentParser, options: argparse.Namespace, modules: Mapping[str, str | None]
+    parser: argparse.ArgumentParser,
+    options: argparse.Namespace,
+    modules: Mapping[str, str | None],
+    option: str = "--rows",
 ) -> list[str]:
     """The rows asked for, if all their peers are installed; else one line and exit code 2.
 
@@ -76,6 +79,7 @@ def chosen_rows(
         parser: Says what is missing.
         options: What it parsed, with `rows`.
         modules: Row -> the peer's module, or None where it is ours.
+        option: What rows are called on the command line.
     """
     rows = options.rows or list(modules)
     missing = sorted({m for row in rows if (m := modules[row]) and not is_installed(m)})
@@ -84,7 +88,7 @@ def chosen_rows(
         ours = ", ".join(f"'{row}'" for row, module in modules.items() if module not in missing)
         parser.error(
             f"not installed: {', '.join(missing)}; pip install --target PEERS --no-deps {names}, "
-            f"and set PYTHONPATH=PEERS; or give --rows of {ours}"
+            f"and set PYTHONPATH=PEERS; or give {option} of {ours}"
         )
     return list(rows)
 

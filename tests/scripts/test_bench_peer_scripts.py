@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,3 +89,22 @@ def test_linear_bandits_of_ours_play(tmp_path: Path) -> None:
     run("bench_peer_linear.py", "--quick", *options)
     _, row = table(tmp_path / "peers-linear.csv")
     assert row[0] == "lin-ucb"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("pytorch_optimizer") is None, reason="an optional peer is missing"
+)
+def test_port_of_lora_rite_is_ours_but_for_eps_squared_under_the_root() -> None:
+    script = importlib.import_module("bench_peer_optimizers")
+    torch = importlib.import_module("torch")
+
+    def without_it(model: Any) -> Any:
+        optimizer = script.pytorch_optimizer_rite(model)
+        optimizer.param_groups[0]["eps_root"] = 0.0
+        return optimizer
+
+    ours = script.ROWS["lora-rite, compat official"]
+    before, reference = script.played(ours, "vitucb-nano", torch.float64)
+    _, port = script.played(script.Row(without_it, ""), "vitucb-nano", torch.float64)
+    assert script.difference([port, reference], before) < 1e-9
