@@ -82,6 +82,13 @@ OF_EXPERTS: dict[str, dict[str, Any]] = {
         },
         "env": {"id": "vitucb/ImageContext-v0"},
     },
+    "start from data": {
+        "agent": {
+            "experts": ["linear", "adapted"],
+            "lora": {"rank": 2, "blocks": [-1], "init": "lora_ga", "init_samples": 8},
+        },
+        "env": {"id": "vitucb/ImageContext-v0"},
+    },
     "late": {
         "agent": {"experts": None, "policy": "thompson", "training": {"discount": 0.95}},
         "env": {"delay": DELAY},

@@ -138,8 +138,11 @@ class Learnt:
     waits: list[Counter[str]]
 
 
-def learn(optimizer: str, device: str) -> Learnt:
-    """Six rounds of the expert `adapted` on labels, which takes a step after every reward."""
+def learn(optimizer: str, device: str, init: str = "default") -> Learnt:
+    """Six rounds of the expert `adapted` on labels, which takes a step after every reward.
+
+    One whose adapters start from data takes the first after the second reward.
+    """
     backbone = create_backbone("vitucb-nano").to(device)
     expert = build_adapted_expert(
         backbone,
@@ -149,7 +152,7 @@ def learn(optimizer: str, device: str) -> Learnt:
             width="adapted", batch_size=4, read_every=3, schedule=Schedule(start=1, warm_up=1)
         ),
         optimizer=optimizer,
-        lora=SMALL_LORA,
+        lora={**SMALL_LORA, "init": init, "init_samples": 2},
     )
     dim = int(backbone.num_features)  # type: ignore[arg-type]  # timm sets an int
     rng, predictions, waits = np.random.default_rng(0), [], []

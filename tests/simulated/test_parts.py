@@ -11,6 +11,7 @@ import pytest
 from tests.covering import slow_but
 from tests.simulated.accelerator import DEVICE
 from tests.simulated.parts import learn, query, train
+from vitucb.config.lora import DATA_INITS
 from vitucb.covariance import COVARIANCES
 from vitucb.optim.table import ENTRIES
 
@@ -52,3 +53,9 @@ def test_the_trained_expert_expects_what_it_does_on_the_processor(
     here, there = (aside(learn, optimizer, device) for device in ("cpu", DEVICE))
     np.testing.assert_allclose(there.means, here.means, atol=1e-5)
     np.testing.assert_allclose(there.widths, here.widths, atol=1e-5)
+
+
+@pytest.mark.parametrize("init", slow_but(["lora_ga"], DATA_INITS))
+def test_starts_from_data_are_those_of_the_processor(init: str, aside: Callable[..., Any]) -> None:
+    here, there = (aside(learn, "adamw", device, init) for device in ("cpu", DEVICE))
+    np.testing.assert_allclose(there.means, here.means, atol=1e-5)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -99,12 +99,11 @@ def eva_factors(data: StartData) -> Factors:
     def fit(name: str, x: Tensor) -> None:
         if name not in fitted:
             rank, width = ranks[name], min(2 * ranks[name], *x.shape)
-            fitted[name] = IncrementalPCA(
-                rank, lowrank=True, lowrank_q=width, lowrank_seed=data.seed
-            )
+            fitted[name] = IncrementalPCA(rank, lowrank=True, lowrank_q=width)
         fitted[name].partial_fit(x.float())
 
-    _watch_inputs(data, fit)
+    with _seeded(data):
+        _watch_inputs(data, fit)
     return [(fitted[pair.name].components_, torch.zeros_like(pair.B)) for pair in data.pairs]
 
 
@@ -211,14 +210,19 @@ def _with_gradients(data: StartData) -> Any:
 
 def _made_by_layers(data: StartData, make: Callable[[Any], None]) -> Factors:
     """The factors that PEFT's layers give themselves in `make`."""
-    weight = data.pairs[0].A
-    devices = [weight.device] if weight.device.type == "cuda" else []
-    # Its truncated decompositions draw from the global generator.
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(data.seed)
+    with _seeded(data):
         for pair in data.pairs:
             make(data.model.get_submodule(pair.name))
     return [(pair.A.detach(), pair.B.detach()) for pair in data.pairs]
+
+
+@contextlib.contextmanager
+def _seeded(data: StartData) -> Iterator[None]:
+    """Inside, the global generator, from which PEFT's decompositions draw, is that of the start."""
+    device = data.pairs[0].A.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(data.seed)
+        yield
 
 
 def _base_layers(pairs: Sequence[LoRAPair]) -> str:
