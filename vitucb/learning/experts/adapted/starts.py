@@ -98,13 +98,15 @@ def eva_factors(data: StartData) -> Factors:
 
     def fit(name: str, x: Tensor) -> None:
         if name not in fitted:
-            rank, width = ranks[name], min(2 * ranks[name], *x.shape)
-            fitted[name] = IncrementalPCA(rank, lowrank=True, lowrank_q=width)
+            # Twice as many as are wanted: what is cut off here is lost to later images.
+            kept, width = (min(times * ranks[name], *x.shape) for times in (2, 4))
+            fitted[name] = IncrementalPCA(kept, lowrank=True, lowrank_q=width)
         fitted[name].partial_fit(x.float())
 
     with _seeded(data):
         _watch_inputs(data, fit)
-    return [(fitted[pair.name].components_, torch.zeros_like(pair.B)) for pair in data.pairs]
+    leading = [fitted[pair.name].components_[: len(pair.A)] for pair in data.pairs]
+    return [(a, torch.zeros_like(pair.B)) for a, pair in zip(leading, data.pairs, strict=True)]
 
 
 def corda_factors(data: StartData) -> Factors:
