@@ -181,7 +181,7 @@ class Clocked:
         """Watch `agent`, and the features of a frozen backbone if it has them."""
         self._agent, self.rows = agent, list[list[float]]()
         self._forward, self._started = 0.0, 0.0
-        frozen = getattr(agent, "_frozen", None)
+        frozen = getattr(agent, "frozen", getattr(agent, "_frozen", None))
         if isinstance(frozen, FrozenFeatures):
             for module in (frozen._preprocess, frozen._backbone):
                 module.register_forward_pre_hook(self._begin_forward)
