@@ -61,6 +61,15 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lightning.pytorch", SimpleNamespace(Trainer=StubTrainer))
 
 
+@pytest.mark.parametrize("name", ["lin-ucb", "kernel-ucb"])
+def test_the_frozen_forward_is_told_apart_from_choosing(peers: ModuleType, name: str) -> None:
+    episode, clocked = peers.make(name, 0, 2)
+    episode.play_round()
+    forward, choose, _ = clocked.rows[0]
+    assert forward > 0
+    assert choose > 0
+
+
 @pytest.mark.usefixtures("stub")
 def test_a_peer_sees_features_and_learns_every_reward_with_chance_of_its_own(
     peers: ModuleType,

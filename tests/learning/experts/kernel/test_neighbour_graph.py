@@ -57,6 +57,14 @@ def test_the_time_leaves_eight_dimensions_in_effect() -> None:
     assert decay.sum() ** 2 / np.square(decay).sum() == pytest.approx(8, rel=0.1)
 
 
+def test_the_cut_of_a_ring_is_that_of_its_cosines() -> None:
+    angle = 2 * np.pi * np.arange(200) / 200
+    ring = np.column_stack([np.cos(angle), np.sin(angle)])
+    # Two neighbours at one distance: eigenvalues cos(2 pi k / n), each twice, found by iteration.
+    expected = np.mean(1 - np.cos(2 * np.pi * np.arange(1, 5) / 200))
+    assert fit_graph(ring, 2, np.random.default_rng(0)).cut == pytest.approx(expected, rel=1e-6)
+
+
 def test_the_same_generator_gives_the_same_bits() -> None:
     points = np.random.default_rng(0).standard_normal((80, 5))
     one, two = (fit_graph(points, 4, np.random.default_rng(1)) for _ in range(2))

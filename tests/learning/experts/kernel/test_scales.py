@@ -29,16 +29,15 @@ def kernel_of(memory: Array) -> KernelFeatures:
     return fit_kernel(memory, KernelSettings(), np.random.default_rng(0))
 
 
-def scales_for(memory: Array, rewards: Array, *, each: int = 1) -> tuple[float, ...]:
-    """The choice for images whose rewards came `each` times."""
+def scales_for(memory: Array, rewards: Array) -> tuple[float, ...]:
     kernel = kernel_of(memory)
     level = rewards.mean()
     return best_scales(
         kernel(memory),
         kernel.group_sizes,
-        np.full(len(memory), float(each)),
-        each * (rewards - level),
-        each * float(np.square(rewards - level).sum()),
+        np.ones(len(memory)),
+        rewards - level,
+        float(np.square(rewards - level).sum()),
         float(rewards.var() / 2),
         is_separated=kernel.is_separated,
     )
@@ -63,23 +62,16 @@ def test_a_memory_too_small_is_not_separated() -> None:
     assert not kernel_of(parts_of(10)[0]).is_separated
 
 
-def test_where_rewards_of_0_and_1_leave_it_open_the_graph_is_preferred() -> None:
-    memory, labels = parts_of(400)
+@pytest.mark.parametrize(
+    ("count", "is_preferred"), [(299, False), (300, True), (999, True), (1_000, False)]
+)
+def test_where_rewards_of_0_and_1_leave_it_open_the_graph_is_preferred_for_a_time(
+    count: int, is_preferred: bool
+) -> None:
+    memory, labels = parts_of(count)
     rng = np.random.default_rng(1)
-    rewards = (rng.random(400) < 0.1 + 0.08 * labels).astype(np.float64)
-    assert graph_share(scales_for(memory, rewards)) == pytest.approx(0.96)
-
-
-def test_few_rewards_do_not_put_all_in_the_graph() -> None:
-    memory, labels = parts_of(299)
-    rewards = (np.random.default_rng(1).random(299) < 0.1 + 0.08 * labels).astype(np.float64)
-    assert graph_share(scales_for(memory, rewards)) < 0.9
-
-
-def test_where_rewards_are_many_they_alone_decide() -> None:
-    memory, labels = parts_of(300)
-    rewards = (np.random.default_rng(1).random(300) < 0.1 + 0.08 * labels).astype(np.float64)
-    assert graph_share(scales_for(memory, rewards, each=4)) < 0.9
+    rewards = (rng.random(count) < 0.1 + 0.08 * labels).astype(np.float64)
+    assert (graph_share(scales_for(memory, rewards)) > 0.9) == is_preferred
 
 
 def test_rewards_that_differ_within_the_parts_overrule_it() -> None:
