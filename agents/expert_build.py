@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import gymnasium as gym
-import torch
 
 from vitucb.agents.baselines.frozen_features import build_frozen_features
 from vitucb.agents.context import (
@@ -38,6 +37,7 @@ from vitucb.learning.experts.softmax import LabelExpert
 from vitucb.learning.experts.weights import WeightRule
 from vitucb.models.backbone import create_backbone
 from vitucb.models.preprocess import preprocess_for
+from vitucb.models.processor import frozen_dtype
 from vitucb.optim import OPTIMIZERS
 from vitucb.policies import make_policy
 from vitucb.registry import lookup
@@ -246,7 +246,7 @@ def build_adapted(context: ExpertContext) -> AdaptedExpert:
         covariance=None if config.covariance.name == "exact" else config.covariance.name,
         replay_capacity=config.training.replay_capacity,
         cache_mib=config.prefix_cache_mib,
-        precision=torch.bfloat16 if config.precision == "bfloat16" else None,
+        precision=frozen_dtype(config.precision, context.device),
     )
 
 

@@ -6,7 +6,6 @@ import inspect
 from typing import Any
 
 import gymnasium as gym
-import torch
 
 from vitucb.agents.context import images_per_round, num_label_actions
 from vitucb.agents.expert_build import build_experts, experts_for
@@ -31,6 +30,7 @@ from vitucb.models.backbone import create_backbone
 from vitucb.models.frozen_prefix import PrefixCache, make_prefix_cache
 from vitucb.models.lora import add_lora, lora_pairs
 from vitucb.models.preprocess import Preprocess, preprocess_for
+from vitucb.models.processor import frozen_dtype
 from vitucb.models.reward_model import RewardModel
 from vitucb.optim import OPTIMIZERS, create_optimizer
 from vitucb.policies import make_policy
@@ -67,7 +67,7 @@ def build_alone(config: AgentConfig, env: gym.Env[Any, Any], seed: int, device: 
     model = RewardModel(
         adapted, num_features, num_outputs=outputs, seed=stream_seed(seed, "head")
     ).to(device)
-    model.precision = torch.bfloat16 if config.precision == "bfloat16" else None
+    model.precision = frozen_dtype(config.precision, device)
     prefix = make_prefix_cache(
         model.backbone,
         preprocess,

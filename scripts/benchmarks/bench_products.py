@@ -14,7 +14,8 @@ from torch.nn.functional import linear
 
 from vitucb.cli.bench.scoring import least_times, one_thread
 from vitucb.experiment.provenance import processor
-from vitucb.models.onednn_linear import has_avx512, onednn_linear
+from vitucb.models.onednn_linear import onednn_linear
+from vitucb.models.processor import prefers_onednn
 
 SHAPES = {
     (160, 192, 768): "embedded ViT, K = 10",
@@ -54,7 +55,7 @@ def main() -> None:
             sizes = ", ".join(f"{size:,}" for size in shape)
             cells = " | ".join(f"{rate:.0f}" for rate in rates(*shape))
             print(f"| {sizes} ({where}) | {cells} |")
-    print(f"\n{processor()}: large products are {'oneDNN' if has_avx512() else 'PyTorch'}'s")
+    print(f"\n{processor()}: large products are {'oneDNN' if prefers_onednn() else 'PyTorch'}'s")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from time_budget import Budget, Row, in_turn, out_of_time
 from torch import nn
 
 from vitucb.cli.bench.clock import clock_of
-from vitucb.cli.bench.end_to_end import MODELS, model_settings
+from vitucb.cli.bench.contestant import model_settings
+from vitucb.cli.bench.end_to_end import MODELS
 from vitucb.cli.bench.scoring import least_times, make_bare, make_images
 
 HORIZON = 10_000

@@ -8,7 +8,7 @@ import gymnasium as gym
 
 from vitucb.agents.expert_agent import ExpertAgent
 from vitucb.agents.vit_ucb_build import build
-from vitucb.cli.bench.end_to_end import Phases
+from vitucb.cli.bench.phases import Phases
 from vitucb.config import AgentConfig
 from vitucb.types import Agent
 

@@ -39,7 +39,9 @@ DISTRIBUTIONS: Final = {
     "einops lightning-utilities opt-einsum torchmetrics unfoldNd",
     "linear_operator": "linear-operator jaxtyping wadler-lindig",
     "mabwiser": "mabwiser pandas python-dateutil seaborn",
+    "onnxruntime": "onnxruntime flatbuffers ml-dtypes onnx onnx-ir onnxscript protobuf",
     "opacus": "opacus opt-einsum",
+    "openvino": "openvino openvino-telemetry ml-dtypes onnx onnx-ir onnxscript protobuf",
     "pytorch_optimizer": "pytorch-optimizer",
     "vowpalwabbit": "vowpalwabbit",
 }

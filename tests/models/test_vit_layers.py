@@ -58,7 +58,7 @@ def test_roles_are_found_by_structure_and_every_adapter_takes_part(
 ) -> None:
     # These models are too small for the products of models in use.
     monkeypatch.setattr(fast_linear, "_LEAST_PRODUCTS", least)
-    monkeypatch.setattr(fast_linear, "has_avx512", lambda: True)
+    monkeypatch.setattr(fast_linear, "prefers_onednn", lambda: True)
     backbone = small(name, size, options)
     assert input_size(backbone) == (size, size)
     layers = find_layers(backbone)

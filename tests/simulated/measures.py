@@ -13,8 +13,8 @@ from tests.simulated.accelerator import DEVICE
 from tests.simulated.plays import start
 from vitucb.cli.bench import optimizers, scale, scoring
 from vitucb.cli.bench.command import bench
+from vitucb.cli.bench.contestant import Contestant, model_settings
 from vitucb.cli.bench.covariance import FeatureStream, filled, round_times
-from vitucb.cli.bench.end_to_end import Contestant, model_settings
 from vitucb.cli.bench.scoring import Row
 
 

@@ -178,9 +178,10 @@ class AgentConfig:
     """A .safetensors file with the weights of the backbone."""
     img_size: int | None = None
     """Side of the square input of the backbone, pixels."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Type of the matrix products in the backbone from the first adapter on (vit-ucb): bfloat16 is
-    up to twice as fast where the processor has it, and good to two or three digits."""
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Type of the products with frozen weights from the first adapter on (vit-ucb): bfloat16 is
+    good to two or three digits, and faster on some processors; auto takes it there alone (AMD with
+    avx512_bf16), and float32 elsewhere."""
     prefix_cache_mib: int = 256
     """Memory for what the layers before the first adapter, or a frozen backbone, make of images,
     MiB; 0 computes it anew every time."""

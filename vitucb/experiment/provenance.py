@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from vitucb.models.processor import facts_of_processor
+
 
 def describe_environment() -> dict[str, Any]:
     """Versions, hardware and git commit of this process, for `environment.json`."""
@@ -30,21 +32,12 @@ def processor(table: Path = Path("/proc/cpuinfo")) -> str:
     Args:
         table: What Linux says of its processors; elsewhere Python is asked.
     """
-    try:
-        lines = table.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    told = dict(reversed([_key_and_value(line) for line in lines]))
+    told = facts_of_processor(table)
     numbers = [f"{key} {told[key]}" for key in ("cpu family", "model") if key in told]
     vectors = [v for v in ("avx512f", "avx2") if v in told.get("flags", "").split()]
     parts = [told.get("model name"), *numbers, *vectors[:1]]
     named = ", ".join(part for part in parts if part)
     return named or platform.processor() or platform.machine()
-
-
-def _key_and_value(line: str) -> tuple[str, str]:
-    key, _, value = line.partition(":")
-    return key.strip(), value.strip()
 
 
 def peak_memory_mib() -> float | None:

@@ -1,20 +1,21 @@
 """Products with frozen weights on a CPU, by oneDNN.
 
 PyTorch gives float32 products to MKL, which on processors that are not Intel's leaves AVX-512
-unused; oneDNN asks the processor what it can do. Both are exact to rounding. On processors without
-AVX-512 MKL is the faster one, by 5 to 20 %. Small products, other types and other devices are
-PyTorch's own.
+unused; oneDNN asks the processor what it can do. Both are exact to rounding. On Intel's processors
+and on those without AVX-512 MKL is the faster one, by 5 to 20 %. Small products, other types and
+other devices are PyTorch's own.
 """
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
+
+from vitucb.models.processor import prefers_onednn
 
 _LEAST_PRODUCTS = 1 << 20
 """Scalar multiplications below which preparing oneDNN's call costs more than it saves."""
@@ -43,15 +44,9 @@ def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     return whole
 
 
-@functools.cache
-def has_avx512() -> bool:
-    """Whether PyTorch finds AVX-512 on this processor."""
-    return "AVX512" in torch.backends.cpu.get_cpu_capability()
-
-
 def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
-        has_avx512()
+        prefers_onednn()
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.numel() * len(weight) >= _LEAST_PRODUCTS

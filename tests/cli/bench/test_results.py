@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from vitucb.cli.bench.command import SUITES, bench, suites
-from vitucb.cli.bench.end_to_end import Contestant, model_settings
+from vitucb.cli.bench.contestant import Contestant, model_settings
 from vitucb.cli.bench.figures import draw_figures
 from vitucb.cli.bench.results import Row, Tables, compare_tables, read_tables, write_tables
 from vitucb.cli.bench.scale import point
