@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import importlib
 import tempfile
 from collections.abc import Callable, Sequence
@@ -52,7 +53,7 @@ def own(model: nn.Module, images: Tensor) -> Forward:
 
 
 def compiled(model: nn.Module, images: Tensor) -> Forward:
-    """timm's module by Inductor."""
+    """The module by Inductor."""
     forward: Forward = torch.compile(model)
     forward(images)
     return forward
@@ -121,10 +122,8 @@ def compare(label: str, batch: int, rows: Sequence[str], repeats: int) -> list[l
         row: float((forward(images).double() - exact).abs().max() / exact.abs().max())
         for row, forward in forwards.items()
     }
-    times = cpu_times(
-        {row: (lambda forward=forward: forward(images)) for row, forward in forwards.items()},
-        repeats,
-    )
+    calls = {row: functools.partial(forward, images) for row, forward in forwards.items()}
+    times = cpu_times(calls, repeats)
     reference = REFERENCE if REFERENCE in rows else rows[0]
     return [
         [label, str(batch), row, *time_cells(times, row, reference), f"{errors[row]:.0e}"]
