@@ -40,7 +40,7 @@ def drawn_config(seed: int) -> RunConfig:
         "link": link,
         "head": pick(["ridge", "gradient"]),
         "readout": pick(["prior", "head"]),
-        "precision": pick(["float32", "bfloat16"]),
+        "precision": pick(["float32", "bfloat16", "auto"]),
         "prefix_cache_mib": pick([0, 256]),
         "lora": {
             "rank": pick([1, 2]),
