@@ -16,7 +16,7 @@ from vitucb.models.lora_layers import FastAdapters
 from vitucb.models.reward_model import RewardModel
 
 
-def make_model(dtype: torch.dtype = torch.float64, b_std: float = 0.3, **lora: Any) -> RewardModel:
+def make_model(dtype: torch.dtype = torch.float64, **lora: Any) -> RewardModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         backbone = timm.create_model(
@@ -26,7 +26,7 @@ def make_model(dtype: torch.dtype = torch.float64, b_std: float = 0.3, **lora: A
     generator = torch.Generator().manual_seed(3)
     for pair in lora_pairs(model):
         with torch.no_grad():
-            pair.B.normal_(0.0, b_std, generator=generator)
+            pair.B.normal_(0.0, 0.3, generator=generator)
     return model
 
 
@@ -77,14 +77,6 @@ def test_factors_changed_between_forward_and_backward_are_noticed() -> None:
         lora_pairs(model)[0].B.mul_(2.0)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         gradients(model, features)
-
-
-def test_dora_is_left_to_peft_even_where_b_starts_at_zero() -> None:
-    model, images = make_model(b_std=0.0, use_dora=True), make_images(2)
-    features = LoRAGradientFeatures(model.eval())
-    features(images)
-    assert not features.is_fast
-    assert not FastAdapters(model, lora_pairs(model)).is_fast
 
 
 class Scaled(nn.Module):

@@ -87,7 +87,7 @@ class LoRAConfig:
     use_rslora: bool = False
     """Scale B @ A by alpha / sqrt(rank) (rsLoRA)."""
     use_dora: bool = False
-    """Learn magnitudes apart from directions (DoRA); gradient features take K backwards."""
+    """Learn magnitudes apart from directions (DoRA)."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, or would fill the memory."""

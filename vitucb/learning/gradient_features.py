@@ -9,7 +9,7 @@ the tokens t of that arm,
 During the call every adapted layer runs as one autograd function that computes these on its way
 back and writes them to their place, so that no layer's gradient outlives its turn. Arms do not mix
 in the network, so the backward of sum_k f_k serves all arms; gradients of parameters are never
-formed.
+formed. DoRA scales y and so g, and is otherwise the same (`vitucb.models.dora_layers`).
 
 The same trick, for full layers: Goodfellow, "Efficient per-example gradient computations" -
 https://arxiv.org/abs/1510.01799
@@ -25,6 +25,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from vitucb.models.dora_layers import with_magnitude
 from vitucb.models.grad_mode import with_gradients
 from vitucb.models.lora import LoRAPair, lora_pairs
 from vitucb.models.lora_layers import (
@@ -98,7 +99,7 @@ class LoRAGradientFeatures:
 
     The first call, and the first one with B not 0, compare scores and summed features with the
     model's own forward and autograd.
-    Where they differ (DoRA, layers that use their factors elsewhere), or where a layer is no PEFT
+    Where they differ (layers that use their factors elsewhere), or where a layer is no PEFT
     LoRA layer on an `nn.Linear`, every call takes the slow way: one batched forward and K
     backwards. That is logged once. A call in which adapters are merged, disabled, under dropout or
     of another scaling than at first is slow too.
@@ -207,7 +208,7 @@ class LoRAGradientFeatures:
 
         def run(layer: AdaptedLayer, x: Tensor) -> Tensor:
             y: Tensor = _PerArm.apply(x, anchor, layer, self._precision, len(images), sink)
-            return y
+            return with_magnitude(y, layer, is_trained=False)
 
         with layers_run_by(run, self._layers):
             scores = self._scores(images)
@@ -260,7 +261,7 @@ class LoRAGradientFeatures:
         ) and torch.allclose(fast_scores, scores, rtol=tolerance, atol=tolerance)
         self._comparison.made()
         if not agrees:
-            self._fall_back("an adapted layer does not compute W x + b + s B (A x)")
+            self._fall_back("an adapted layer computes neither LoRA nor DoRA")
 
     def _fall_back(self, reason: str) -> None:
         self.is_fast = False

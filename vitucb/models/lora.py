@@ -139,8 +139,7 @@ def add_lora(
         use_rslora: Scale B @ A by alpha / sqrt(rank) instead (Kalajdzievski 2023,
             https://arxiv.org/abs/2312.03732).
         use_dora: Learn the magnitude of every output apart from its direction (DoRA, Liu et al.
-            2024, https://arxiv.org/abs/2402.09353); gradient features then take one backward per
-            arm.
+            2024, https://arxiv.org/abs/2402.09353).
         seed: Seed of the initial factors.
 
     Returns:

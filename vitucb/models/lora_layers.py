@@ -1,10 +1,11 @@
-"""Adapted layers run by functions of our own, where they compute y = W x + b + s B (A x).
+"""Adapted layers run by functions of our own, where they compute y = W x + b + s B (A x) or DoRA.
 
 PEFT's layers take a dozen operations each, and autograd keeps what each of them would need. The
 functions here keep x and A x alone, never form a gradient of a frozen weight, and add the small
 product onto the large one in place; on request they take the products with frozen weights in
 bfloat16. What they give is compared with PEFT's own once; where it
-differs (DoRA, dropout, merged adapters, layers of another kind) PEFT's own is run.
+differs (dropout, merged adapters, layers of another kind) PEFT's own is run. DoRA, that y with
+magnitudes, is in `vitucb.models.dora_layers`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from vitucb.models.dora_layers import find_magnitude, with_magnitude
 from vitucb.models.lora import LoRAPair
 from vitucb.models.onednn_linear import fast_linear
 
@@ -34,16 +36,18 @@ class AdaptedLayer:
         base: The frozen layer in it.
         pair: Its factors.
         offset: Number of entries of all factors before those of this pair.
+        magnitude: DoRA's magnitudes (out,); None where the layer is plain LoRA.
     """
 
     module: nn.Module
     base: nn.Linear
     pair: LoRAPair
     offset: int
+    magnitude: nn.Parameter | None = None
 
     @property
     def is_plain(self) -> bool:
-        """Whether the layer now computes y = W x + b + s B (A x)."""
+        """Whether the layer now computes y = W x + b + s B (A x), or DoRA of it."""
         module = self.module
         dropouts = getattr(module, "lora_dropout", None) or {}
         return not (
@@ -60,7 +64,7 @@ Run: TypeAlias = Callable[[AdaptedLayer, Tensor], Tensor]
 
 
 def find_adapted_layers(model: nn.Module, pairs: Sequence[LoRAPair]) -> list[AdaptedLayer]:
-    """The layers of `pairs` that look like plain LoRA on an `nn.Linear`; others are left out."""
+    """The layers of `pairs` that look like LoRA or DoRA on an `nn.Linear`; others are left out."""
     owners: dict[tuple[int, int], nn.Module] = {}
     for module in model.modules():
         downs, ups = getattr(module, "lora_A", None), getattr(module, "lora_B", None)
@@ -72,15 +76,16 @@ def find_adapted_layers(model: nn.Module, pairs: Sequence[LoRAPair]) -> list[Ada
         owner = owners.get((id(pair.A), id(pair.B)))
         base = getattr(owner, "base_layer", None)
         if owner is not None and isinstance(base, nn.Linear) and not _is_variant(owner):
-            layers.append(AdaptedLayer(owner, base, pair, offset))
+            layers.append(AdaptedLayer(owner, base, pair, offset, find_magnitude(owner)))
         offset += pair.A.numel() + pair.B.numel()
     return layers
 
 
 def _is_variant(module: nn.Module) -> bool:
-    """Whether PEFT adds something else than s B (A x), such as DoRA: at B = 0 it would not show."""
+    """Whether PEFT does something else than LoRA or DoRA: at B = 0 it need not show."""
     biases = getattr(module, "lora_bias", None) or {}
-    return bool(getattr(module, "lora_variant", None)) or any(biases.values())
+    is_other = bool(getattr(module, "lora_variant", None)) and find_magnitude(module) is None
+    return is_other or any(biases.values())
 
 
 class Comparison:
@@ -220,7 +225,8 @@ class FastAdapters:
         """
         self._precision = precision
         self._layers = find_adapted_layers(model, pairs)
-        self._factors = [factor for pair in pairs for factor in (pair.A, pair.B)]
+        magnitudes = [x.magnitude for x in self._layers if x.magnitude is not None]
+        self._trained = [f for pair in pairs for f in (pair.A, pair.B)] + magnitudes
         self.is_fast = len(self._layers) == len(pairs)
         self._comparison = Comparison(pairs[0].B)
 
@@ -239,7 +245,7 @@ class FastAdapters:
     def _run(self, function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         def run(layer: AdaptedLayer, x: Tensor) -> Tensor:
             y: Tensor = _Trained.apply(x, layer.pair.A, layer.pair.B, layer, self._precision)
-            return y
+            return with_magnitude(y, layer, is_trained=True)
 
         with layers_run_by(run, self._layers):
             return function(inputs)
@@ -247,13 +253,13 @@ class FastAdapters:
     @torch.enable_grad()
     def _agrees(self, function: Callable[[Tensor], Tensor], inputs: Tensor) -> bool:
         """Whether outputs and gradients are those of the model's own layers."""
-        factors = [factor for factor in self._factors if factor.requires_grad]
+        trained = [p for p in self._trained if p.requires_grad]
         try:
             y, fast = function(inputs), self._run(function, inputs)
             # Not ones: the sum of normalised features is constant.
             weight = torch.linspace(-1, 1, y.numel()).view_as(y).to(y)
             own, ours = (
-                torch.autograd.grad(outputs, factors, weight, materialize_grads=True)
+                torch.autograd.grad(outputs, trained, weight, materialize_grads=True)
                 for outputs in (y, fast)
             )
         except (RuntimeError, TypeError):

@@ -79,13 +79,15 @@ def make_frozen(backbone: str, img_size: int | None) -> nn.Module:
     return model.requires_grad_(False)
 
 
-def make_model(backbone: str, img_size: int | None, *, blocks: str = "all") -> RewardModel:
+def make_model(
+    backbone: str, img_size: int | None, *, blocks: str = "all", use_dora: bool = False
+) -> RewardModel:
     """A reward model with rank-4 adapters on all blocks or the last half, B not zero."""
     frozen = make_frozen(backbone, img_size)
     depth = len(frozen.get_submodule("blocks")._modules)
     chosen = None if blocks == "all" else range(depth // 2, depth)
     width = frozen(make_images(img_size)[:1]).shape[-1]
-    model = RewardModel(add_lora(frozen, rank=4, blocks=chosen), width).eval()
+    model = RewardModel(add_lora(frozen, rank=4, blocks=chosen, use_dora=use_dora), width).eval()
     generator = torch.Generator().manual_seed(0)
     for pair in lora_pairs(model):
         with torch.no_grad():
@@ -97,6 +99,20 @@ def make_images(img_size: int | None) -> Tensor:
     """K images (K, 3, H, W) of noise."""
     side = img_size or 32
     return torch.randn(ARMS, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def dora_calls(
+    backbone: str, img_size: int | None, images: Tensor
+) -> dict[str, Callable[[], object]]:
+    """Features of DoRA from one backward, and from one per arm through PEFT's layers."""
+    model = make_model(backbone, img_size, use_dora=True).to(images.device)
+    ours, slow = LoRAGradientFeatures(model), LoRAGradientFeatures(model)
+    slow.is_fast = False
+    phi = torch.empty(ARMS, ours.dim, device=images.device)
+    return {
+        "features, all blocks, DoRA": lambda: ours(images, out=phi),
+        "the same with one backward per arm": lambda: slow(images, out=phi),
+    }
 
 
 def features_one_by_one(model: nn.Module, images: Tensor) -> Tensor:
@@ -178,6 +194,7 @@ def model_rows(label: str, device: str = "cpu", repeats: int | None = None) -> l
             "features, last layer": lambda: last_layer(images, first),
             "features, last half of the blocks": lambda: half_features(images, out=half_phi),
             "features, all blocks": lambda: features(images, out=phi),
+            **dora_calls(backbone, img_size, images),
             "features one arm at a time": lambda: features_one_by_one(model, images),
             "one gradient": lambda: features_one_by_one(model, images[:1]),
             "round: features, low-rank score and update": our_round,

@@ -18,6 +18,7 @@ from vitucb.learning.experts.adapted.averaged_weights import AveragedWeights
 from vitucb.learning.experts.adapted.likelihoods import Likelihood
 from vitucb.learning.replay import Batch
 from vitucb.learning.split import BatchSplit, WholeBatch
+from vitucb.models.dora_layers import with_magnitude_in
 from vitucb.models.lora import LoRAPair, lora_pairs, save_adapters
 from vitucb.models.lora_layers import AdaptedLayer, FastAdapters, find_adapted_layers, layers_run_by
 from vitucb.models.reward_model import RewardModel
@@ -246,12 +247,14 @@ class AdaptedNetwork:
 
     @torch.no_grad()
     def _merge(self) -> None:
-        """W + s B A of every layer under the weights acted on: one product instead of three."""
+        """Each layer's weight, adapters in it, of those acted on: one product instead of three."""
         self.model.eval()
         if len(self._layers) < len(self._pairs) or not all(x.is_plain for x in self._layers):
             return
         with self._average.in_use():
-            self._merged = {x.offset: _merged_weight(x.pair) for x in self._layers}
+            self._merged = {
+                x.offset: with_magnitude_in(_merged_weight(x.pair), x) for x in self._layers
+            }
 
     @torch.no_grad()
     def _effective(self) -> list[Tensor] | None:
