@@ -3,8 +3,8 @@
 One handwritten digit with ten labels, right or wrong; `vit-ucb` with the experts `linear` and
 `adapted`, and in `adapted` one estimator each, all at one rate. For every one: regret, images that
 went through the adapted blocks per reward, and the error of the estimate, |G - grad f|^2 over
-|grad f|^2 for the gradient of the mean over the whole replay, at every tenth step. A study that is
-stopped goes on where it was.
+|grad f|^2 for the gradient of the mean over the whole replay, at every tenth step (`--every`). A
+study that is stopped goes on where it was.
 
     python scripts/studies/study_estimators.py
     python scripts/studies/study_estimators.py --rounds 200 --only page mvr
@@ -50,11 +50,10 @@ CASES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "federated": ("rac-lora", {"data": "federated"}),
 }
 HEADER = ("estimator", "seeds", "regret", "95 %", "images a reward", "squared error of G", "median")
-EVERY = 10
 
 
 class Watched:
-    """An estimator that is compared with the whole gradient at every tenth step.
+    """An estimator that is compared with the whole gradient at some of its steps.
 
     Attributes:
         errors: Squared errors over squared lengths of the gradient.
@@ -62,9 +61,10 @@ class Watched:
     """
 
     def __init__(
-        self, estimator: Estimator, optimizer: BernoulliLoRA, expert: AdaptedExpert
+        self, estimator: Estimator, optimizer: BernoulliLoRA, expert: AdaptedExpert, every: int
     ) -> None:
         self._estimator, self._optimizer, self._expert = estimator, optimizer, expert
+        self._every = every
         self.needs_previous, self.uses = estimator.needs_previous, estimator.uses
         self.errors: list[float] = []
         self.passes = self._calls = 0
@@ -74,7 +74,7 @@ class Watched:
         found = self._estimator.refresh(query, estimates)
         self._calls += 1
         network = self._expert.network
-        if self._calls % EVERY == 0 and isinstance(network, FiniteSumNetwork):
+        if self._calls % self._every == 0 and isinstance(network, FiniteSumNetwork):
             terms = np.arange(len(self._expert.replay) * network.num_copies)
             exact, _ = self._optimizer.full_gradients(
                 lambda: network.evaluate(terms, SoftmaxLikelihood())
@@ -89,16 +89,18 @@ def _squares(gradients: Gradients, others: Gradients | None = None) -> float:
     return float(sum((a - b).double().square().sum() for a, b in pairs))
 
 
-def play(label: str, rounds: int, seed: int, lr: float | None, full_limit: int) -> dict[str, Any]:
+def play(options: argparse.Namespace, label: str, seed: int) -> dict[str, Any]:
     """Regret, images a reward and errors of one run."""
+    rounds = options.rounds
     env = gym.make("vitucb/ImageContext-v0", dataset="digits", max_episode_steps=rounds)
-    name, options = CASES[label]
+    name, own = CASES[label]
+    settings = {**own, "full_limit": options.full_limit}
     agent = make_agent(
         "vit-ucb",
         env,
         seed=seed,
         experts=["linear", "adapted"],
-        optimizer={"name": name, "lr": lr, "options": {**options, "full_limit": full_limit}},
+        optimizer={"name": name, "lr": options.lr, "options": settings},
     )
     assert isinstance(agent, ExpertAgent)
     expert = agent.experts["adapted"]
@@ -106,15 +108,15 @@ def play(label: str, rounds: int, seed: int, lr: float | None, full_limit: int) 
     assert isinstance(expert.network, FiniteSumNetwork)
     optimizer, watched = expert.network.optimizer, None
     if isinstance(optimizer, BernoulliLoRA):
-        watched = Watched(optimizer.estimator, optimizer, expert)
+        watched = Watched(optimizer.estimator, optimizer, expert, options.every)
         optimizer.estimator = watched  # type: ignore[assignment]  # it does what one does
     episode = Episode(env, agent, seed=seed)
     for _ in range(rounds):
         episode.play_round()
-    own = expert.passes - (watched.passes if watched else 0)
+    passes = expert.passes - (watched.passes if watched else 0)
     return {
         "regret": episode.cumulative_regret,
-        "images": own / rounds,
+        "images": passes / rounds,
         "errors": watched.errors if watched else [],
     }
 
@@ -122,12 +124,12 @@ def play(label: str, rounds: int, seed: int, lr: float | None, full_limit: int) 
 def results(options: argparse.Namespace, label: str) -> list[dict[str, Any]]:
     """Those of all seeds, played or read."""
     found = []
+    asked = f"T{options.rounds}__L{options.full_limit}__E{options.every}__lr{options.lr}"
     for seed in range(options.seeds):
-        name = f"{label}__T{options.rounds}__L{options.full_limit}__lr{options.lr}__s{seed}.json"
-        path = Path(options.runs) / "estimators" / name
+        path = Path(options.runs) / "estimators" / f"{label}__{asked}__s{seed}.json"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            run = play(label, options.rounds, seed, options.lr, options.full_limit)
+            run = play(options, label, seed)
             path.write_text(json.dumps(run), encoding="utf-8")
         found.append(json.loads(path.read_text(encoding="utf-8")))
     return found
@@ -149,6 +151,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--lr", type=float, help="the optimizer's own rate if not given")
     parser.add_argument("--full-limit", type=int, default=128, help="images of a full gradient")
+    parser.add_argument("--every", type=int, default=10, help="steps from comparison to comparison")
     options = study_options(parser)
     if options.quick:
         options.rounds = 90  # the network wakes after 84 rewards, and makes up for its steps

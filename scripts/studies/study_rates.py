@@ -48,6 +48,19 @@ HOPELESS = 1.05
 
 
 @dataclass(frozen=True)
+class Network:
+    """What is adapted: a backbone as in `AgentConfig`, and adapters of a rank, at scale 2."""
+
+    backbone: str = AgentConfig.backbone
+    weights: str | None = None
+    img_size: int | None = None
+    rank: int = 8
+
+
+DEFAULT = Network()
+
+
+@dataclass(frozen=True)
 class Log:
     """Rounds of one seed: offers, arms chosen, rewards, and the right labels."""
 
@@ -57,14 +70,20 @@ class Log:
     labels: Sequence[int]
 
 
-def play_log(path: Path, rounds: int, seed: int) -> Log:
-    """What `lin-ucb` chose, and was paid, on images of a set in random order, each once."""
+def play_log(path: Path, rounds: int, seed: int, network: Network = DEFAULT) -> Log:
+    """What `lin-ucb` chose, and was paid, on images of a set in random order, each once.
+
+    It chooses by the embedded backbone, whichever backbone the features of the offers are of.
+    """
     config = EnvConfig(
         id="vitucb/ImageContext-v0", dataset=str(path), options={"with_replacement": False}
     )
     env = make_env(config, rounds)
     episode = Episode(env, make_agent("lin-ucb", env, seed=seed), seed=seed)
-    features = build_frozen_features(AgentConfig(), env, "cpu")
+    backbone = AgentConfig(
+        backbone=network.backbone, weights=network.weights, img_size=network.img_size
+    )
+    features = build_frozen_features(backbone, env, "cpu")
     played = [episode.play_round() for _ in range(rounds)]
     images = [one.observation["images"] for one in played]
     return Log(
@@ -94,9 +113,9 @@ def judge(expert: Sleeper, log: Log) -> list[float]:
     return [float(error), float((means.argmax(1) != rights).mean())]
 
 
-def adapted(name: str, lr: float, seed: int, steps: int) -> Sleeper:
-    """The expert `adapted` with its defaults, but for the optimizer and its rate."""
-    backbone = create_backbone(AgentConfig().backbone)
+def adapted(name: str, lr: float, seed: int, steps: int, network: Network = DEFAULT) -> Sleeper:
+    """The expert `adapted` with its defaults, but for optimizer, rate, backbone and rank."""
+    backbone = create_backbone(network.backbone, weights=network.weights, img_size=network.img_size)
     preprocess = preprocess_for(backbone, "cpu")
     return build_adapted_expert(
         backbone,
@@ -106,20 +125,31 @@ def adapted(name: str, lr: float, seed: int, steps: int) -> Sleeper:
         settings=AdaptedSettings(width="none", catch_up_steps=steps),
         optimizer=name,
         lr=lr,
+        lora={"rank": network.rank, "alpha": 2.0 * network.rank},
     )
 
 
 class Scores:
     """Scores by set, seed, optimizer and rate, kept in a file."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        """Read what earlier calls found."""
-        self._options = options
-        self._file = Path(options.runs) / f"rates-{options.rounds}-{options.steps}.json"
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        network: Network = DEFAULT,
+        label: str = "",
+        logs: dict[tuple[str, int], Log] | None = None,
+    ) -> None:
+        """Read what earlier calls found for `network`, which a label other than "" stands for.
+
+        Networks of one backbone may share `logs`, which fills by set and seed.
+        """
+        self._options, self._network = options, network
+        name = f"rates-{options.rounds}-{options.steps}{label}.json"
+        self._file = Path(options.runs) / name
         self._file.parent.mkdir(parents=True, exist_ok=True)
         text = self._file.read_text(encoding="utf-8") if self._file.is_file() else "{}"
         self._known: dict[str, list[float]] = json.loads(text)
-        self._logs: dict[tuple[str, int], Log] = {}
+        self._logs = {} if logs is None else logs
 
     def relative(self, data: str, seed: int, name: str, lr: float) -> float:
         """Squared error over that of `softmax`."""
@@ -129,7 +159,8 @@ class Scores:
 
         frozen = self._look_up(f"{data} {seed} softmax", data, seed, softmax)
         key, steps = f"{data} {seed} {name} {lr:g}", self._options.steps
-        own = self._look_up(key, data, seed, lambda _: adapted(name, lr, seed, steps))
+        network = self._network
+        own = self._look_up(key, data, seed, lambda _: adapted(name, lr, seed, steps, network))
         return own[0] / frozen[0]
 
     def _look_up(
@@ -138,7 +169,8 @@ class Scores:
         if key not in self._known:
             if (data, seed) not in self._logs:
                 path = self._options.data / f"{data}_train10k.npz"
-                self._logs[data, seed] = play_log(path, self._options.rounds + AHEAD, seed)
+                rounds = self._options.rounds + AHEAD
+                self._logs[data, seed] = play_log(path, rounds, seed, self._network)
             log = self._logs[data, seed]
             self._known[key] = judge(build(log), log)
             error, wrong = self._known[key]

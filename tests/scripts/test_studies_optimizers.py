@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import importlib
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from vitucb.envs import load_dataset
+from vitucb.models.lora import lora_pairs
 from vitucb.optim import ENTRIES
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -125,3 +127,40 @@ def test_regrets_are_paired_with_those_of_adamw(study: Callable[[str], ModuleTyp
     _, first, second = study("study_optimizers").table_by_law(ends)
     assert first[3:] == ["15.0", "[-48.5, 78.5]", "-", "-", "10 20"]
     assert second[3:] == ["17.0", "[-59.2, 93.2]", "+2.0", "[-10.7, 14.7]", "11 23"]
+
+
+class Valley:
+    """Scores whose best rate is known."""
+
+    def __init__(self, best: float) -> None:
+        self.best, self.asked = best, list[float]()
+
+    def relative(self, data: str, seed: int, name: str, lr: float) -> float:
+        self.asked.append(lr)
+        return float(1 + np.log10(lr / self.best) ** 2)
+
+
+def test_rates_of_other_ranks_start_from_the_best_of_the_first_and_its_loss_is_told(
+    study: Callable[[str], ModuleType],
+) -> None:
+    transfer = study("study_rate_transfer")
+    scores = {"r=8": Valley(2e-4), "r=2": Valley(2e-4), "r=16": Valley(2e-5)}
+    found = transfer.walks("adamw", scores, range(100, 101))
+    assert scores["r=2"].asked == [2e-4, 6e-5, 6e-4]
+    assert transfer.summary("adamw", found) == [
+        "adamw", "0.0002", "0.0002", "2e-05", "0.0", "100.0",
+    ]  # fmt: skip
+    marked = [row for row in transfer.rows_of("adamw", found) if row[-1]]
+    assert [row[1:3] for row in marked] == [["r=8", "0.0002"], ["r=2", "0.0002"], ["r=16", "2e-05"]]
+
+
+def test_ranks_keep_their_scale_and_a_wider_backbone_comes_last(
+    study: Callable[[str], ModuleType],
+) -> None:
+    rates, transfer = study("study_rates"), study("study_rate_transfer")
+    asked = argparse.Namespace(ranks=[2], backbone="vit_tiny.a", weights="w", img_size=28)
+    networks = transfer.networks(asked)
+    assert list(networks) == ["r=8", "r=2", "vit_tiny 28 px"]
+    assert networks["r=8"] == rates.DEFAULT
+    expert = rates.adapted("sgd", 0.1, 0, 1, networks["r=2"])
+    assert {(len(pair.A), pair.scaling) for pair in lora_pairs(expert.network.model)} == {(2, 2.0)}
