@@ -120,7 +120,7 @@ ENTRIES: dict[str, OptimizerEntry] = {
         "1904.00962",
         "2r(m+n)",
         "-",
-        lr=6e-3,
+        lr=2e-2,
         options=_ADAM,
     ),
     "rac-lora": OptimizerEntry(
@@ -138,7 +138,7 @@ ENTRIES: dict[str, OptimizerEntry] = {
         "2508.03820",
         "2mn; 3mn to (4 + clients)mn with page, mvr, marina, ef21",
         "a step: QR 2mr^2, merge 2mnr",
-        lr=0.2,
+        lr=6.0,
     ),
     "cola": OptimizerEntry(
         "vitucb.optim.chains.cola:COLA",
