@@ -74,7 +74,7 @@ def build_adapted_expert(
         settings: How the expert learns; the defaults if None.
         likelihood: One of `LIKELIHOODS`; softmax for labels, else squared, if None.
         optimizer: As in `create_optimizer`.
-        lr: Its rate; its own of `vitucb.optim.table` if None.
+        lr: Its rate; its own of `vitucb.optim.table`, less in large networks, if None.
         head_lr: Rate of the head, which AdamW steps.
         optimizer_options: Further options of the optimizer, added to its own defaults.
         lora: Arguments of `add_lora` in place of rank 8 and scale 2 on all layers; `init` may be
@@ -181,10 +181,11 @@ def _optimizer(
     merged = online_options(name, options)
     if "seed" in inspect.signature(builder).parameters:
         merged.setdefault("seed", stream_seed(seed, "optimizer"))
-    paired = {id(factor) for pair in lora_pairs(model) for factor in (pair.A, pair.B)}
+    pairs = lora_pairs(model)
+    paired = {id(factor) for pair in pairs for factor in (pair.A, pair.B)}
     # What adapters train besides their two factors, e.g. the magnitudes of DoRA.
     others = [p for p in model.backbone.parameters() if p.requires_grad and id(p) not in paired]
-    rate = online_rate(name) if lr is None else lr
+    rate = online_rate(name, len(pairs), model.head.in_features) if lr is None else lr
     optimizer = create_optimizer(name, model, lr=rate, other_params=others, other_lr=rate, **merged)
     head = {
         "params": list(model.head.parameters()),
