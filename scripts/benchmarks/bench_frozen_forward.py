@@ -2,7 +2,7 @@
 
 CPU time of one thread, in turn, for one image and for ten; and the largest difference of the
 features from those in float64, over their size. Experts that sleep, and all agents without an
-adapted network, do nothing else with an image that is new. Prints a Markdown table.
+adapted network, do nothing else with an image that is new. Writes `frozen-forward.csv`.
 
     pip install --target PEERS --no-deps onnxruntime openvino onnx onnxscript onnx-ir ml-dtypes \
         flatbuffers protobuf openvino-telemetry
@@ -23,6 +23,7 @@ from typing import Any, Final, TypeAlias
 
 import torch
 from peer_tools import chosen_rows, cpu_times, machine, peer_parser, time_cells
+from study_tools import write_table
 from torch import Tensor, nn
 
 from vitucb.cli.bench.scoring import make_bare, make_frozen, one_thread
@@ -37,19 +38,7 @@ MODELS: Final = {
 }
 """Label -> (backbone, image size). Times do not depend on the weights."""
 BATCHES: Final = (1, 10)
-ROWS: Final[dict[str, str | None]] = {
-    "vitucb": None,
-    "timm": None,
-    "torch.compile": None,
-    "ONNX Runtime": "onnxruntime",
-    "OpenVINO": "openvino",
-}
-
-
-def own(model: nn.Module, images: Tensor) -> Forward:
-    """A module as it is."""
-    del images
-    return model
+HEADER: Final = ["model", "images", "by", "ms", "x vitucb", "error"]
 
 
 def compiled(model: nn.Module, images: Tensor) -> Forward:
@@ -98,13 +87,14 @@ def _export(model: nn.Module, images: Tensor, folder: Path) -> Path:
     return path
 
 
-MAKERS: Final[dict[str, Callable[[nn.Module, Tensor], Forward]]] = {
-    "vitucb": own,
-    "timm": own,
-    "torch.compile": compiled,
-    "ONNX Runtime": by_onnxruntime,
-    "OpenVINO": by_openvino,
+ROWS: Final[dict[str, tuple[str | None, Callable[[nn.Module, Tensor], Forward]]]] = {
+    REFERENCE: (None, lambda model, _: model),
+    "timm": (None, lambda model, _: model),
+    "torch.compile": (None, compiled),
+    "ONNX Runtime": ("onnxruntime", by_onnxruntime),
+    "OpenVINO": ("openvino", by_openvino),
 }
+"""Label -> (module of the peer, what runs a module on images like these)."""
 
 
 @torch.no_grad()
@@ -117,7 +107,7 @@ def compare(label: str, batch: int, rows: Sequence[str], repeats: int) -> list[l
     exact = copy.deepcopy(bare).double()(images.double())
     fast = make_frozen(backbone, img_size)
     fast.load_state_dict(bare.state_dict())
-    forwards = {row: MAKERS[row](fast if row == REFERENCE else bare, images) for row in rows}
+    forwards = {row: ROWS[row][1](fast if row == REFERENCE else bare, images) for row in rows}
     errors = {
         row: float((forward(images).double() - exact).abs().max() / exact.abs().max())
         for row, forward in forwards.items()
@@ -132,19 +122,22 @@ def compare(label: str, batch: int, rows: Sequence[str], repeats: int) -> list[l
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table."""
+    """Run the comparison."""
     parser = peer_parser(__doc__, ROWS, repeats=100)
     options: argparse.Namespace = parser.parse_args(arguments)
-    rows = chosen_rows(parser, options, ROWS)
+    rows = chosen_rows(parser, options, {row: module for row, (module, _) in ROWS.items()})
     labels = list(MODELS)[:1] if options.quick else list(MODELS)
     repeats = 3 if options.quick else options.repeats
-    print(f"{machine()}\n")
-    print("| model | images | by | ms | x vitucb | error |\n|---|---|---|---|---|---|")
+    options.out.mkdir(parents=True, exist_ok=True)
+    print(machine())
     with one_thread():
-        for label in labels:
-            for batch in BATCHES:
-                for row in compare(label, batch, rows, repeats):
-                    print("| " + " | ".join(row) + " |", flush=True)
+        found = [
+            row
+            for label in labels
+            for batch in BATCHES
+            for row in compare(label, batch, rows, repeats)
+        ]
+    write_table(options.out / "frozen-forward.csv", [HEADER, *found])
 
 
 if __name__ == "__main__":

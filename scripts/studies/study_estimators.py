@@ -30,6 +30,7 @@ from vitucb.experiment.episode import Episode
 from vitucb.learning.experts.adapted.expert import AdaptedExpert
 from vitucb.learning.experts.adapted.finite_sum import FiniteSumNetwork
 from vitucb.learning.experts.adapted.likelihoods import SoftmaxLikelihood
+from vitucb.optim import ENTRIES
 from vitucb.optim.chains.bernoulli_lora import BernoulliLoRA
 from vitucb.optim.chains.estimators import Estimator, Gradients, Query
 
@@ -124,7 +125,8 @@ def play(options: argparse.Namespace, label: str, seed: int) -> dict[str, Any]:
 def results(options: argparse.Namespace, label: str) -> list[dict[str, Any]]:
     """Those of all seeds, played or read."""
     found = []
-    asked = f"T{options.rounds}__L{options.full_limit}__E{options.every}__lr{options.lr}"
+    lr = ENTRIES[CASES[label][0]].lr if options.lr is None else options.lr
+    asked = f"T{options.rounds}__L{options.full_limit}__E{options.every}__lr{lr:g}"
     for seed in range(options.seeds):
         path = Path(options.runs) / "estimators" / f"{label}__{asked}__s{seed}.json"
         if not path.is_file():

@@ -7,9 +7,9 @@ two factors leave. Here both are taken along the way of every optimizer, beside 
 that it takes, momentum and all. A gap is |c D - G| / |G| at the best scale c, so that learning
 rates do not count; 1 is a right angle.
 
-The stream is one digit with ten labels: a batch of rewards of uniformly random labels a step, each
-image once, squared loss of the score of the label. LoRA of rank 8 on the embedded ViT, every
-optimizer at its own rate (`vitucb/optim/table.py`). Medians over layers.
+The stream is one digit with ten labels: a batch of random images a step, and the rewards of
+uniformly random labels, squared loss of the score of the label. LoRA of rank 8 on the embedded
+ViT, every optimizer at its own rate (`vitucb/optim/table.py`). Medians over layers.
 
     python scripts/studies/study_gradient_gap.py
     python scripts/studies/study_gradient_gap.py --quick
@@ -18,7 +18,7 @@ optimizer at its own rate (`vitucb/optim/table.py`). Medians over layers.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from study_tools import Curves, interval, study_options, study_parser, write_table
 from torch import Tensor
+from torch.optim import Optimizer
 
 from vitucb.envs import load_dataset
 from vitucb.models.backbone import create_backbone
@@ -82,49 +83,55 @@ def stream(seed: int, rounds: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         yield inputs, torch.from_numpy(asked), torch.from_numpy(rewards)
 
 
-def measure(label: str, seed: int, rounds: int) -> Curves:
-    """Gaps at every `EVERY`-th step but the first, (steps, 3, layers): `PLAIN`, `LEAST`, `STEP`."""
+def make_case(label: str, seed: int) -> tuple[RewardModel, Optimizer]:
+    """The model, and the optimizer of `label` at its own rate."""
     name, options = CASES[label]
     backbone = create_backbone("vitucb-nano")
     width = int(backbone.num_features)  # type: ignore[arg-type]  # timm sets an int
     model = RewardModel(
         add_lora(backbone, rank=RANK, alpha=2 * RANK, seed=seed), width, num_outputs=LABELS
     )
-    pairs = lora_pairs(model)
-    given = {} if "base" in options else ENTRIES[name].options
-    rate = ENTRIES["sgd" if options.get("base") == "sgd" else name].lr
-    optimizer = create_optimizer(
+    # The rate and the options of the table are those of the default base.
+    entry = ENTRIES[options.get("base", name)]
+    return model, create_optimizer(
         name,
         model,
-        lr=rate,
+        lr=entry.lr,
         other_params=model.head.parameters(),
-        **{"other_lr": HEAD_RATE, **given, **options},
+        **{"other_lr": HEAD_RATE, **entry.options, **options},
     )
-    weights = [pair.base for pair in pairs if pair.base is not None]
-    found = []
+
+
+def gaps_of_step(pairs: Sequence[LoRAPair], take_step: Callable[[], object]) -> list[list[float]]:
+    """`PLAIN`, `LEAST` and `STEP` of every layer whose base weight has its gradient."""
+    told = []
+    for pair in pairs:
+        assert pair.base is not None
+        assert pair.base.grad is not None
+        before = (pair.B @ pair.A).detach()
+        told.append((pair, pair.base.grad, equivalent_gradients(pair, pair.base.grad), before))
+    take_step()
+    return [
+        [gap(move, G) for move in (*both, (pair.B @ pair.A).detach() - before)]
+        for pair, G, both, before in told
+    ]
+
+
+def measure(label: str, seed: int, rounds: int) -> Curves:
+    """Gaps at every `EVERY`-th step but the first, (steps, 3, layers): `PLAIN`, `LEAST`, `STEP`."""
+    model, optimizer = make_case(label, seed)
+    pairs, found = lora_pairs(model), []
     for number, (inputs, asked, rewards) in enumerate(stream(seed, rounds)):
         is_watched = number > 0 and number % EVERY == 0  # at B = 0 there is one factor alone
-        for weight in weights:
-            weight.requires_grad_(is_watched)
+        for pair in pairs:
+            assert pair.base is not None
+            pair.base.requires_grad_(is_watched)
         scores = model(inputs).gather(1, asked[:, None])[:, 0]
         (scores - rewards).square().mean().backward()
-        before = [(pair.B @ pair.A).detach() for pair in pairs]
-        gradients = [weight.grad for weight in weights]
-        equivalents = [
-            equivalent_gradients(pair, gradient)
-            for pair, gradient in zip(pairs, gradients, strict=True)
-            if gradient is not None
-        ]
-        optimizer.step()
         if is_watched:
-            moves = [
-                pair.B.detach() @ pair.A.detach() - old
-                for pair, old in zip(pairs, before, strict=True)
-            ]
-            each = zip(equivalents, moves, gradients, strict=True)
-            found.append(
-                [[gap(d, g) for d in (*both, move)] for both, move, g in each if g is not None]
-            )
+            found.append(gaps_of_step(pairs, optimizer.step))
+        else:
+            optimizer.step()
         model.zero_grad()
     return np.array(found).swapaxes(1, 2)
 

@@ -52,10 +52,22 @@ def test_peak_memory_is_that_of_tensors_alive_at_one_time(tools: ModuleType) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", [*(f"bench_peer_{name}.py" for name in NAMES), "bench_peers.py"])
+@pytest.mark.parametrize(
+    "script",
+    [*(f"bench_peer_{name}.py" for name in NAMES), "bench_peers.py", "bench_frozen_forward.py"],
+)
 def test_script_starts_in_a_process_of_its_own(script: str) -> None:
     assert len(list(SCRIPTS.rglob(script))) == 1
     run(script, "--help")
+
+
+@pytest.mark.slow
+def test_the_frozen_forward_is_that_of_timm(tmp_path: Path) -> None:
+    ways = ["vitucb", "timm"]
+    run("bench_frozen_forward.py", "--quick", "--out", str(tmp_path), "--rows", *ways)
+    _, *rows = table(tmp_path / "frozen-forward.csv")
+    assert [row[1:3] for row in rows] == [[batch, way] for batch in ("1", "10") for way in ways]
+    assert all(float(row[5]) < 2e-6 for row in rows)
 
 
 @pytest.mark.slow
