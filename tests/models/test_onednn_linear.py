@@ -78,6 +78,18 @@ def test_the_processor_decides_who_takes_it(processor: str) -> None:
     assert torch.equal(fast_linear(x, weight, bias), expected)
 
 
+def test_products_too_small_to_pay_for_packing_are_pytorchs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*operands: object) -> Tensor:
+        raise AssertionError("a small product was given to oneDNN")
+
+    monkeypatch.setattr(products, "onednn_linear", refuse)
+    for rows, inputs, outputs in ((16, 192, 768), (10, 192, 192)):  # one small image; K tokens
+        x, weight = torch.ones(rows, inputs), torch.ones(outputs, inputs)
+        assert torch.equal(fast_linear(x, weight), linear(x, weight))
+
+
 def test_rows_of_onednn_do_not_depend_on_the_batch() -> None:
     x, weight, bias = make_product((40, 50, 384))
     whole = onednn_linear(x, weight, bias)

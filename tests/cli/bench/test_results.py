@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from vitucb.agents.expert_agent import ExpertAgent
 from vitucb.cli.bench.command import SUITES, bench, suites
-from vitucb.cli.bench.contestant import Contestant, model_settings
+from vitucb.cli.bench.contestant import Contestant, keep_asleep, model_settings
+from vitucb.cli.bench.end_to_end import PLAYED_BEFORE
 from vitucb.cli.bench.figures import draw_figures
 from vitucb.cli.bench.results import Row, Tables, compare_tables, read_tables, write_tables
 from vitucb.cli.bench.scale import point
@@ -50,6 +52,23 @@ def test_time_of_a_round_is_split_among_its_phases(tmp_path: Path) -> None:
     contestant.forget_times()
     assert not contestant.seconds
     assert not contestant.phases.seconds
+
+
+def test_an_expert_that_is_kept_asleep_does_not_wake(tmp_path: Path) -> None:
+    awake, asleep = (
+        Contestant(
+            "vit-ucb",
+            {"experts": ["linear", "adapted"]},
+            model_settings("vitucb-nano", None, tmp_path),
+            has_labels=True,
+        )
+        for _ in range(2)
+    )
+    keep_asleep(asleep.agent, "adapted")
+    for contestant, expected in ((awake, frozenset()), (asleep, {"adapted"})):
+        contestant.skip(PLAYED_BEFORE["vit-ucb, labels"])
+        assert isinstance(contestant.agent, ExpertAgent)
+        assert contestant.agent.weights.asleep == expected
 
 
 def test_a_point_of_the_scale_has_its_size() -> None:
