@@ -221,10 +221,7 @@ def build_kernel(context: ExpertContext) -> KernelExpert:
 
 
 def build_adapted(context: ExpertContext) -> AdaptedExpert:
-    """Factory of `adapted`: the LoRA network trained online, at the optimizer's own rate.
-
-    Adapters are of rank 8 and scale 2 where the settings say nothing else.
-    """
+    """Factory of `adapted`: the LoRA network trained online, at the optimizer's own rate."""
     config, optimizer = context.config, context.config.optimizer
     check_optimizer_options(optimizer)
     backbone = create_backbone(config.backbone, weights=config.weights, img_size=config.img_size)
@@ -240,7 +237,7 @@ def build_adapted(context: ExpertContext) -> AdaptedExpert:
         optimizer=optimizer.name,
         lr=optimizer.lr,
         optimizer_options=optimizer.options,
-        lora=None if config.lora == LoRAConfig() else dataclasses.asdict(config.lora),
+        lora=config.lora,
         augment=config.training.augment,
         # `exact` in few dimensions is dense, and in many its place is a sketch's.
         covariance=None if config.covariance.name == "exact" else config.covariance.name,

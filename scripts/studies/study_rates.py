@@ -27,7 +27,7 @@ from study_tools import study_options, study_parser, write_table
 
 from vitucb.agents.baselines.frozen_features import build_frozen_features
 from vitucb.agents.factory import make_agent
-from vitucb.config import AgentConfig, EnvConfig
+from vitucb.config import AgentConfig, EnvConfig, LoRAConfig
 from vitucb.experiment.environments import make_env
 from vitucb.experiment.episode import Episode
 from vitucb.learning.experts.adapted.build import build_adapted_expert
@@ -125,7 +125,7 @@ def adapted(name: str, lr: float, seed: int, steps: int, network: Network = DEFA
         settings=AdaptedSettings(width="none", catch_up_steps=steps),
         optimizer=name,
         lr=lr,
-        lora={"rank": network.rank, "alpha": 2.0 * network.rank},
+        lora=LoRAConfig(rank=network.rank),
     )
 
 

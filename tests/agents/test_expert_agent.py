@@ -19,10 +19,12 @@ from vitucb.agents.expert_build import ExpertContext, build_experts
 from vitucb.agents.table import EXPERTS
 from vitucb.config import AgentConfig, override
 from vitucb.covariance.label_blocks import ridge_covariance
+from vitucb.learning.experts.adapted.expert import AdaptedExpert
 from vitucb.learning.experts.expert import Expert, Offer, Prediction
 from vitucb.learning.experts.linear import LinearExpert
 from vitucb.learning.experts.softmax import LabelExpert
 from vitucb.learning.experts.weights import WeightRule
+from vitucb.models.lora import lora_pairs
 from vitucb.models.preprocess import Preprocess
 from vitucb.policies import make_policy
 from vitucb.seeding import numpy_generator
@@ -366,6 +368,22 @@ def test_experts_follow_from_whether_arms_share_an_image(family: Any, experts: l
     agent = vitucb.make_agent("vit-ucb", family(3), lora={"rank": 1})
     assert isinstance(agent, ExpertAgent)
     assert list(agent.experts) == experts
+
+
+@pytest.mark.parametrize(
+    ("settings", "rank"),
+    [({}, 8), ({"use_dora": True}, 8), ({"blocks": [-1]}, 8), ({"rank": 4}, 4), ({"rank": 16}, 16)],
+    ids=str,
+)
+def test_adapters_keep_rank_and_scale_where_other_settings_are_given(
+    settings: dict[str, Any], rank: int
+) -> None:
+    agent = vitucb.make_agent("vit-ucb", labels(3), lora=settings)
+    assert isinstance(agent, ExpertAgent)
+    adapted = agent.experts["adapted"]
+    assert isinstance(adapted, AdaptedExpert)
+    pairs = lora_pairs(adapted.network.model)
+    assert {(len(pair.A), pair.scaling) for pair in pairs} == {(rank, 2.0)}
 
 
 def test_settings_of_training_that_nobody_uses_are_told_or_refused(

@@ -68,6 +68,7 @@ def test_rslora_divides_by_the_root_of_the_rank() -> None:
     pairs = lora_pairs(add_lora(backbone(), rank=4, alpha=8, use_rslora=True))
     assert {pair.scaling for pair in pairs} == {8 / math.sqrt(4)}
     assert {pair.scaling for pair in lora_pairs(add_lora(backbone(), rank=4, alpha=8))} == {2.0}
+    assert {pair.scaling for pair in lora_pairs(add_lora(backbone(), rank=3))} == {2.0}
 
 
 def test_dora_features_are_exact() -> None:

@@ -15,6 +15,7 @@ from torch.nn import Parameter
 
 from tests.optim.problems import Quadratic
 from tests.simulated import accelerator
+from vitucb.config import LoRAConfig
 from vitucb.covariance import FeatureCovariance, make_covariance
 from vitucb.learning.experts.adapted.build import build_adapted_expert
 from vitucb.learning.experts.adapted.schedule import Schedule
@@ -152,7 +153,7 @@ def learn(optimizer: str, device: str, init: str = "default") -> Learnt:
             width="adapted", batch_size=4, read_every=3, schedule=Schedule(start=1, warm_up=1)
         ),
         optimizer=optimizer,
-        lora={**SMALL_LORA, "init": init, "init_samples": 2},
+        lora=LoRAConfig(**SMALL_LORA, init=init, init_samples=2),
     )
     dim = int(backbone.num_features)  # type: ignore[arg-type]  # timm sets an int
     rng, predictions, waits = np.random.default_rng(0), [], []

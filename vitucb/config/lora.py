@@ -66,14 +66,19 @@ def check_blocks(blocks: Iterable[int] | None, depth: int, name: str) -> None:
         raise ValueError(f"{name} {wanted}: the backbone has blocks 0 to {depth - 1}")
 
 
+RANK_ALONE = 4
+"""Rank of the adapters in agents that train alone."""
+
+
 @dataclass(frozen=True)
 class LoRAConfig:
     """The adapters."""
 
-    rank: int = 4
-    """Rank r of every adapter."""
-    alpha: float = 8.0
-    """Scaling of B @ A is alpha / rank."""
+    rank: int | None = None
+    """Rank r of every adapter; if not given, 8 in the expert adapted and 4 in agents that train
+    alone."""
+    alpha: float | None = None
+    """Scaling of B @ A is alpha / rank; if not given, alpha is twice the rank."""
     targets: tuple[Target, ...] = ("qkv", "proj", "fc1", "fc2")
     """Adapted layers of a block: any of qkv proj fc1 fc2."""
     blocks: tuple[int, ...] | None = None
@@ -97,8 +102,14 @@ class LoRAConfig:
         if not self.targets:
             raise ValueError(f"agent.lora.targets: name one or more of {', '.join(TARGETS)}")
 
+    def with_rank(self, rank: int) -> LoRAConfig:
+        """These settings with what is not given filled in: `rank`, and twice the rank as alpha."""
+        rank = self.rank if self.rank is not None else rank
+        alpha = self.alpha if self.alpha is not None else 2.0 * rank
+        return dataclasses.replace(self, rank=rank, alpha=alpha)
+
     def of_adapters(self) -> dict[str, Any]:
-        """Arguments of `vitucb.models.lora.add_lora`: all but what belongs to data."""
-        settings = dataclasses.asdict(self)
+        """Arguments of `vitucb.models.lora.add_lora` in an agent that trains alone."""
+        settings = dataclasses.asdict(self.with_rank(RANK_ALONE))
         del settings["init_samples"]
         return settings

@@ -118,7 +118,7 @@ def add_lora(
     backbone: nn.Module,
     *,
     rank: int = 4,
-    alpha: float = 8.0,
+    alpha: float | None = None,
     targets: Sequence[str] = ("qkv", "proj", "fc1", "fc2"),
     blocks: Sequence[int] | None = None,
     init: str = "default",
@@ -131,7 +131,7 @@ def add_lora(
     Args:
         backbone: A timm vision transformer.
         rank: Rank r of every adapter.
-        alpha: LoRA alpha; the scaling of B @ A is alpha / rank.
+        alpha: LoRA alpha; the scaling of B @ A is alpha / rank. Twice the rank if None.
         targets: Which layers of a block: any of `qkv`, `proj`, `fc1`, `fc2`.
         blocks: Which blocks, negative from the end; None means all.
         init: One of `vitucb.config.lora.INITS`, or pissa_niter_N. With `default` B is 0; `olora`
@@ -157,7 +157,7 @@ def add_lora(
     call_every_layer(backbone)
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha,
+        lora_alpha=2.0 * rank if alpha is None else alpha,
         target_modules=pattern,
         lora_dropout=0.0,
         init_lora_weights=True if init == "default" else init,

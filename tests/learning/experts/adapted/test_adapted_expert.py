@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from vitucb.config import LoRAConfig
 from vitucb.learning.experts.adapted.build import build_adapted_expert
 from vitucb.learning.experts.adapted.expert import AdaptedExpert
 from vitucb.learning.experts.adapted.schedule import Schedule
@@ -52,7 +53,7 @@ def expert(labels: int | None = 2, schedule: Schedule = QUICK, **options: Any) -
         num_images=1 if labels else 3,
         seed=5,
         settings=AdaptedSettings(schedule=schedule, **settings),
-        lora={"rank": 2, "alpha": 4.0} | options.pop("lora", {}),
+        lora=LoRAConfig(**{"rank": 2} | options.pop("lora", {})),
         **{"lr": 1e-2, "head_lr": 1e-2} | options,
     )
 

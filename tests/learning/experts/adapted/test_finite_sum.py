@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tests.covering import every_third
+from vitucb.config import LoRAConfig
 from vitucb.learning.experts.adapted import finite_sum
 from vitucb.learning.experts.adapted.build import build_adapted_expert
 from vitucb.learning.experts.adapted.expert import AdaptedExpert
@@ -62,7 +63,7 @@ def expert(
         settings=AdaptedSettings(
             schedule=Schedule(start=START), batch_size=6, read_every=4, discount=discount
         ),
-        lora={"rank": 2, "alpha": 4.0},
+        lora=LoRAConfig(rank=2),
         optimizer=name,
         optimizer_options=limits,
         **{"lr": 0.05, "head_lr": 1e-2} | more,

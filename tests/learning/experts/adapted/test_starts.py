@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vitucb.config import LoRAConfig
 from vitucb.config.lora import DATA_INITS
 from vitucb.learning.experts.adapted.build import build_adapted_expert
 from vitucb.learning.experts.adapted.likelihoods import softmax_bandit_loss
@@ -49,7 +50,7 @@ FROZEN = backbone()
 def expert(
     init: str, labels: int | None = 2, samples: int = SAMPLES, **options: Any
 ) -> StartedExpert:
-    lora = {"rank": RANK, "alpha": 2.0 * RANK, "init": init, "init_samples": samples}
+    lora = {"rank": RANK, "init": init, "init_samples": samples}
     learner = build_adapted_expert(
         backbone(),
         PREPROCESS,
@@ -57,7 +58,7 @@ def expert(
         num_images=1 if labels else 3,
         seed=5,
         settings=AdaptedSettings(schedule=Schedule(start=8), read_every=4),
-        lora=lora | options.pop("lora", {}),
+        lora=LoRAConfig(**lora | options.pop("lora", {})),
         **options,
     )
     assert isinstance(learner, StartedExpert)

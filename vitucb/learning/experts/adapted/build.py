@@ -33,7 +33,7 @@ from vitucb.optim.factory import changes_base
 from vitucb.registry import lookup
 from vitucb.seeding import numpy_generator, stream_seed
 
-_LORA = {"rank": 8, "alpha": 16.0}
+_RANK = 8
 _HEAD_LR = 3e-3
 _HEAD_DECAY = 1e-4
 # AdamW's second moments forget within 100 steps, as the batches of a growing history do.
@@ -55,7 +55,7 @@ def build_adapted_expert(
     lr: float | None = None,
     head_lr: float = _HEAD_LR,
     optimizer_options: Mapping[str, Any] | None = None,
-    lora: Mapping[str, Any] | None = None,
+    lora: LoRAConfig | None = None,
     augment: str = "shift",
     ridge: float | None = None,
     covariance: str | None = None,
@@ -77,8 +77,7 @@ def build_adapted_expert(
         lr: Its rate; its own of `vitucb.optim.table`, less in large networks, if None.
         head_lr: Rate of the head, which AdamW steps.
         optimizer_options: Further options of the optimizer, added to its own defaults.
-        lora: Arguments of `add_lora` in place of rank 8 and scale 2 on all layers; `init` may be
-            one of `DATA_INITS` too, with `init_samples`.
+        lora: The adapters; of rank 8 and scale 2 on all layers if None.
         augment: As in `ImageCopies`.
         ridge: Of the covariance of the widths; 0.1 for labels, else 1, if None.
         covariance: As in `make_covariance`; if None `dense`, or past 1,024 features `low-rank`.
@@ -97,14 +96,13 @@ def build_adapted_expert(
     if name == "softmax" and outputs == 1:
         raise ValueError("likelihood 'softmax' is one of labels that share an image; use 'squared'")
     dim = int(backbone.num_features)  # type: ignore[arg-type]  # timm sets an int
-    adapters = {**_LORA, **(lora or {})}
-    samples = int(adapters.pop("init_samples", LoRAConfig.init_samples))
-    start = str(adapters["init"]) if adapters.get("init") in DATA_INITS else None
+    lora = (lora or LoRAConfig()).with_rank(_RANK)
+    start = lora.init if lora.init in DATA_INITS else None
     if start is not None:
-        adapters["init"] = "default"
-        settings = _waiting(settings, start, samples, int(adapters["rank"]), replay_capacity)
+        settings = _waiting(settings, lora, replay_capacity)
+        lora = replace(lora, init="default")
     model = RewardModel(
-        add_lora(backbone, **adapters, seed=stream_seed(seed, "adapters")),
+        add_lora(backbone, **lora.of_adapters(), seed=stream_seed(seed, "adapters")),
         dim,
         num_outputs=outputs,
     ).to(preprocess.mean.device)
@@ -136,7 +134,7 @@ def build_adapted_expert(
                 "another optimizer"
             )
         started = StartedNetwork(model, copies, steps, start=start, seed=stream_seed(seed, "start"))
-        return StartedExpert(started, *parts, samples=samples)
+        return StartedExpert(started, *parts, samples=lora.init_samples)
     if getattr(steps, "needs_closures", False):
         check_finite_sum(steps, settings)
         terms = numpy_generator(seed, "terms")
@@ -146,20 +144,19 @@ def build_adapted_expert(
     return AdaptedExpert(network, *parts)
 
 
-def _waiting(
-    settings: AdaptedSettings, start: str, samples: int, rank: int, capacity: int
-) -> AdaptedSettings:
-    """Settings under which training waits for `samples` rewards.
+def _waiting(settings: AdaptedSettings, lora: LoRAConfig, capacity: int) -> AdaptedSettings:
+    """Settings under which training waits for the rewards that the start is taken from.
 
     Raises:
         ValueError: If there can never be as many, or they are fewer than the rank.
     """
-    if not rank <= samples <= capacity:
+    if not (lora.rank or 0) <= lora.init_samples <= capacity:
         raise ValueError(
-            f"agent.lora.init_samples {samples}: the start {start} needs no less than "
-            f"agent.lora.rank ({rank}) and no more than agent.training.replay_capacity ({capacity})"
+            f"agent.lora.init_samples {lora.init_samples}: the start {lora.init} needs no less "
+            f"than agent.lora.rank ({lora.rank}) and no more than agent.training.replay_capacity "
+            f"({capacity})"
         )
-    begin = max(settings.schedule.start, samples)
+    begin = max(settings.schedule.start, lora.init_samples)
     return replace(settings, schedule=replace(settings.schedule, start=begin))
 
 
