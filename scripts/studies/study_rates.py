@@ -28,9 +28,11 @@ from study_tools import study_options, study_parser, write_table
 from vitucb.agents.baselines.frozen_features import build_frozen_features
 from vitucb.agents.factory import make_agent
 from vitucb.config import AgentConfig, EnvConfig, LoRAConfig
+from vitucb.config.lora import BlockNames
 from vitucb.experiment.environments import make_env
 from vitucb.experiment.episode import Episode
 from vitucb.learning.experts.adapted.build import build_adapted_expert
+from vitucb.learning.experts.adapted.expert import AdaptedExpert
 from vitucb.learning.experts.adapted.settings import AdaptedSettings
 from vitucb.learning.experts.expert import Offer, Sleeper
 from vitucb.learning.experts.softmax import LabelExpert
@@ -49,12 +51,13 @@ HOPELESS = 1.05
 
 @dataclass(frozen=True)
 class Network:
-    """What is adapted: a backbone as in `AgentConfig`, and adapters of a rank, at scale 2."""
+    """What is adapted: a backbone as in `AgentConfig`, with adapters of a rank, at scale 2."""
 
     backbone: str = AgentConfig.backbone
     weights: str | None = None
     img_size: int | None = None
     rank: int = 8
+    blocks: tuple[int, ...] | BlockNames | None = None
 
 
 DEFAULT = Network()
@@ -113,8 +116,10 @@ def judge(expert: Sleeper, log: Log) -> list[float]:
     return [float(error), float((means.argmax(1) != rights).mean())]
 
 
-def adapted(name: str, lr: float, seed: int, steps: int, network: Network = DEFAULT) -> Sleeper:
-    """The expert `adapted` with its defaults, but for optimizer, rate, backbone and rank."""
+def adapted(
+    name: str, lr: float | None, seed: int, steps: int, network: Network = DEFAULT
+) -> AdaptedExpert:
+    """The expert `adapted` with its defaults, but for optimizer, rate, backbone and adapters."""
     backbone = create_backbone(network.backbone, weights=network.weights, img_size=network.img_size)
     preprocess = preprocess_for(backbone, "cpu")
     return build_adapted_expert(
@@ -125,7 +130,7 @@ def adapted(name: str, lr: float, seed: int, steps: int, network: Network = DEFA
         settings=AdaptedSettings(width="none", catch_up_steps=steps),
         optimizer=name,
         lr=lr,
-        lora=LoRAConfig(rank=network.rank),
+        lora=LoRAConfig(rank=network.rank, blocks=network.blocks),
     )
 
 

@@ -371,19 +371,26 @@ def test_experts_follow_from_whether_arms_share_an_image(family: Any, experts: l
 
 
 @pytest.mark.parametrize(
-    ("settings", "rank"),
-    [({}, 8), ({"use_dora": True}, 8), ({"blocks": [-1]}, 8), ({"rank": 4}, 4), ({"rank": 16}, 16)],
+    ("settings", "rank", "layers"),
+    [
+        ({}, 8, 16),
+        ({"use_dora": True}, 8, 16),
+        ({"blocks": [-1]}, 8, 4),
+        ({"blocks": "last-half", "targets": ["qkv"]}, 8, 2),
+        ({"rank": 4}, 4, 16),
+        ({"rank": 16}, 16, 16),
+    ],
     ids=str,
 )
-def test_adapters_keep_rank_and_scale_where_other_settings_are_given(
-    settings: dict[str, Any], rank: int
+def test_adapters_keep_what_is_not_given_where_other_settings_are(
+    settings: dict[str, Any], rank: int, layers: int
 ) -> None:
     agent = vitucb.make_agent("vit-ucb", labels(3), lora=settings)
     assert isinstance(agent, ExpertAgent)
     adapted = agent.experts["adapted"]
     assert isinstance(adapted, AdaptedExpert)
     pairs = lora_pairs(adapted.network.model)
-    assert {(len(pair.A), pair.scaling) for pair in pairs} == {(rank, 2.0)}
+    assert [(len(pair.A), pair.scaling) for pair in pairs] == [(rank, 2.0)] * layers
 
 
 def test_settings_of_training_that_nobody_uses_are_told_or_refused(

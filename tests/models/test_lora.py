@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vitucb.config import LoRAConfig, RunConfig, override
+from vitucb.config.lora import BlockNames, block_numbers
 from vitucb.learning.gradient_features import LoRAGradientFeatures
 from vitucb.models.lora import add_lora, lora_pairs, save_adapters, target_regex
 from vitucb.models.reward_model import RewardModel
@@ -132,3 +133,21 @@ def test_adalora_still_needs_the_number_of_steps_before_the_first_one() -> None:
 
     with pytest.raises(ValueError, match="does not work when `total_step` is None"):
         AdaLoraConfig()
+
+
+@pytest.mark.parametrize(
+    ("blocks", "depth", "numbers"),
+    [
+        (None, 3, [0, 1, 2]),
+        ("last-half", 4, [2, 3]),
+        ("last-half", 3, [1, 2]),
+        ("last-half", 1, [0]),
+        ((-1, 0), 3, [0, 2]),
+        ((2, -1), 3, [2]),
+    ],
+    ids=str,
+)
+def test_blocks_by_number_or_name(
+    blocks: tuple[int, ...] | BlockNames | None, depth: int, numbers: list[int]
+) -> None:
+    assert block_numbers(blocks, depth, "blocks") == numbers

@@ -164,3 +164,24 @@ def test_ranks_keep_their_scale_and_a_wider_backbone_comes_last(
     assert networks["r=8"] == rates.DEFAULT
     expert = rates.adapted("sgd", 0.1, 0, 1, networks["r=2"])
     assert {(len(pair.A), pair.scaling) for pair in lora_pairs(expert.network.model)} == {(2, 2.0)}
+
+
+def test_blocks_and_ranks_are_judged_by_mean_error_and_how_often_they_are_best(
+    study: Callable[[str], ModuleType],
+) -> None:
+    adapters = study("study_adapters")
+    rates = study("study_rates")
+    networks = adapters.networks(rates.DEFAULT)
+    assert (networks["last half"].blocks, networks["all, rank 2"].rank) == ("last-half", 2)
+    labels = ["all", "last half, rank 2"]
+    known = {
+        f"{data} {seed} {label}": [0.9 + 0.1 * (label == "all") + 0.01 * i, 10.0 + seed]
+        for i, data in enumerate(adapters.SETS)
+        for seed in (1, 2)
+        for label in labels
+    }
+    _, *rows = adapters.table(known, labels, range(1, 3))
+    assert rows == [
+        ["all", "8", "1.000", "1.010", "1.020", "1.010", "0 of 6", "11.5"],
+        ["last half", "2", "0.900", "0.910", "0.920", "0.910", "6 of 6", "11.5"],
+    ]

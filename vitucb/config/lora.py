@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -13,6 +13,8 @@ from vitucb.config.checks import ONE_OR_MORE, check_most, check_ranges
 Target: TypeAlias = Literal["qkv", "proj", "fc1", "fc2"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 """Layers of a block that adapters may be put on."""
+
+BlockNames: TypeAlias = Literal["last-half"]
 
 _PISSA_NITER = r"pissa_niter_[1-9]\d*"
 INITS = ("default", "gaussian", "orthogonal", "olora", "pissa")
@@ -55,15 +57,25 @@ def check_init(init: str, rank: int | None, name: str, *, waits: bool = True) ->
         raise ValueError(f"{name} orthogonal needs an even rank, not {rank}")
 
 
-def check_blocks(blocks: Iterable[int] | None, depth: int, name: str) -> None:
-    """Refuse blocks, called `name`, that a backbone of `depth` blocks does not have.
+def block_numbers(blocks: Sequence[int] | BlockNames | None, depth: int, name: str) -> list[int]:
+    """Which blocks of a backbone of `depth` blocks are adapted, in order.
+
+    Args:
+        blocks: Their numbers, negative from the end; `last-half`, of three the last two; None
+            means all.
+        depth: How many there are.
+        name: What to call the setting.
 
     Raises:
-        ValueError: If one is out of range; negative ones count from the end.
+        ValueError: If a number is out of range.
     """
-    wanted = list(blocks or ())
-    if not all(-depth <= block < depth for block in wanted):
-        raise ValueError(f"{name} {wanted}: the backbone has blocks 0 to {depth - 1}")
+    if blocks is None:
+        return list(range(depth))
+    if blocks == "last-half":
+        return list(range(depth // 2, depth))
+    if not all(-depth <= block < depth for block in blocks):
+        raise ValueError(f"{name} {list(blocks)}: the backbone has blocks 0 to {depth - 1}")
+    return sorted({block % depth for block in blocks})
 
 
 RANK_ALONE = 4
@@ -81,8 +93,8 @@ class LoRAConfig:
     """Scaling of B @ A is alpha / rank; if not given, alpha is twice the rank."""
     targets: tuple[Target, ...] = ("qkv", "proj", "fc1", "fc2")
     """Adapted layers of a block: any of qkv proj fc1 fc2."""
-    blocks: tuple[int, ...] | None = None
-    """Adapted blocks, negative from the end; all if not given."""
+    blocks: tuple[int, ...] | BlockNames | None = None
+    """Adapted blocks: their numbers, negative from the end, or last-half; all if not given."""
     init: str = "default"
     """Start of the factors: default gaussian orthogonal olora pissa, or pissa_niter_N; taken from
     data: eva corda lora_ga lora_one."""
@@ -104,8 +116,8 @@ class LoRAConfig:
 
     def with_rank(self, rank: int) -> LoRAConfig:
         """These settings with what is not given filled in: `rank`, and twice the rank as alpha."""
-        rank = self.rank if self.rank is not None else rank
-        alpha = self.alpha if self.alpha is not None else 2.0 * rank
+        rank = rank if self.rank is None else self.rank
+        alpha = 2.0 * rank if self.alpha is None else self.alpha
         return dataclasses.replace(self, rank=rank, alpha=alpha)
 
     def of_adapters(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from vitucb.agents.settings import ignored
 from vitucb.agents.table import AGENTS
 from vitucb.assets import EMBEDDED_DEPTHS
 from vitucb.config import AgentConfig, EnvConfig, RunConfig
-from vitucb.config.lora import check_blocks, check_init
+from vitucb.config.lora import block_numbers, check_init
 from vitucb.envs.data.sources import TIMM_PREFIXES
 from vitucb.experiment.device import check_device
 from vitucb.experiment.environments import make_env
@@ -130,7 +130,7 @@ def _check_parts(agent: AgentConfig, unused: Sequence[str]) -> None:
     check_architecture_name(agent.backbone)
     depth = EMBEDDED_DEPTHS.get(agent.backbone)
     if depth is not None and "agent.lora.blocks" not in unused:
-        check_blocks(agent.lora.blocks, depth, "agent.lora.blocks")
+        block_numbers(agent.lora.blocks, depth, "agent.lora.blocks")
 
 
 def _may_download(env: EnvConfig) -> bool:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from vitucb.config.lora import check_blocks, check_init
+from vitucb.config.lora import BlockNames, block_numbers, check_init
 from vitucb.models.vit_layers import ROLES, call_every_layer, find_layers
 
 if TYPE_CHECKING:
@@ -84,14 +84,14 @@ def _weight(layer: nn.Module) -> Parameter:
 
 
 def target_regex(
-    backbone: nn.Module, targets: Sequence[str], blocks: Sequence[int] | None
+    backbone: nn.Module, targets: Sequence[str], blocks: Sequence[int] | BlockNames | None
 ) -> tuple[str, int]:
     """The PEFT `target_modules` pattern for the chosen layers, and how many layers it must match.
 
     Args:
         backbone: A vision transformer, see `vitucb.models.vit_layers`.
         targets: Any of `qkv`, `proj`, `fc1`, `fc2`.
-        blocks: 0-based block numbers, negative from the end; None means all.
+        blocks: As in `vitucb.config.lora.block_numbers`.
 
     Raises:
         ValueError: If a target is unknown or the backbone has none of them, a block is out of
@@ -104,8 +104,7 @@ def target_regex(
     except ValueError as error:
         raise ValueError(f"the backbone cannot be adapted: {error}") from error
     depth = 1 + max(layer.block for layer in layers)
-    check_blocks(blocks, depth, "lora.blocks")
-    numbers = {b % depth for b in (range(depth) if blocks is None else blocks)}
+    numbers = block_numbers(blocks, depth, "lora.blocks")
     names = [x.name for x in layers if x.role in targets and x.block in numbers]
     if not names:
         known = sorted({layer.role for layer in layers})
@@ -120,7 +119,7 @@ def add_lora(
     rank: int = 4,
     alpha: float | None = None,
     targets: Sequence[str] = ("qkv", "proj", "fc1", "fc2"),
-    blocks: Sequence[int] | None = None,
+    blocks: Sequence[int] | BlockNames | None = None,
     init: str = "default",
     use_rslora: bool = False,
     use_dora: bool = False,
@@ -133,7 +132,7 @@ def add_lora(
         rank: Rank r of every adapter.
         alpha: LoRA alpha; the scaling of B @ A is alpha / rank. Twice the rank if None.
         targets: Which layers of a block: any of `qkv`, `proj`, `fc1`, `fc2`.
-        blocks: Which blocks, negative from the end; None means all.
+        blocks: Which blocks: numbers, negative from the end, or `last-half`; None means all.
         init: One of `vitucb.config.lora.INITS`, or pissa_niter_N. With `default` B is 0; `olora`
             and `pissa` take A and B from the frozen weight, and that much out of it.
         use_rslora: Scale B @ A by alpha / sqrt(rank) instead (Kalajdzievski 2023,

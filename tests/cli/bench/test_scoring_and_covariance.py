@@ -26,7 +26,7 @@ def test_the_cubic_update_is_the_dearest() -> None:
 
 
 def test_the_compared_features_are_the_same() -> None:
-    model, images = make_model("vitucb-nano", None, blocks="half"), make_images(None)[:2]
+    model, images = make_model("vitucb-nano", None, blocks="last-half"), make_images(None)[:2]
     _, phi = LoRAGradientFeatures(model)(images)
     torch.testing.assert_close(phi, features_one_by_one(model, images), rtol=1e-3, atol=1e-5)
 

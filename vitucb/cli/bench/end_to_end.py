@@ -51,7 +51,7 @@ AGENTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "adapted alone, no training, last half": (
         "vit-ucb",
-        {**_ALONE, "training": _SCORING_ONLY, "lora": {"blocks": "half"}},
+        {**_ALONE, "training": _SCORING_ONLY, "lora": {"blocks": "last-half"}},
     ),
     "adapted alone, no training, last layer": (
         "vit-ucb",
@@ -99,10 +99,6 @@ def contestants(label: str, folder: Path, device: str) -> dict[str, Contestant]:
     for who, (name, settings) in AGENTS.items():
         if name in PEERS and backbone != "vitucb-nano":
             continue
-        lora = settings.get("lora", {})
-        if lora.get("blocks") == "half":
-            depth = 4 if backbone == "vitucb-nano" else 12
-            settings = settings | {"lora": {"blocks": list(range(depth // 2, depth))}}
         network = model if name != "neural-ucb" else {}
         made[who] = Contestant(name, settings, network, device=device)
         agent = made[who].agent

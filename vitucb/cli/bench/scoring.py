@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vitucb.assets import EMBEDDED_BACKBONES
 from vitucb.cli.bench.clock import Clock, clock_of, is_cpu
+from vitucb.config.lora import BlockNames
 from vitucb.covariance import make_covariance
 from vitucb.learning.feature_maps import LastLayerMap
 from vitucb.learning.gradient_features import LoRAGradientFeatures
@@ -80,14 +81,12 @@ def make_frozen(backbone: str, img_size: int | None) -> nn.Module:
 
 
 def make_model(
-    backbone: str, img_size: int | None, *, blocks: str = "all", use_dora: bool = False
+    backbone: str, img_size: int | None, *, blocks: BlockNames | None = None, use_dora: bool = False
 ) -> RewardModel:
     """A reward model with rank-4 adapters on all blocks or the last half, B not zero."""
     frozen = make_frozen(backbone, img_size)
-    depth = len(frozen.get_submodule("blocks")._modules)
-    chosen = None if blocks == "all" else range(depth // 2, depth)
     width = frozen(make_images(img_size)[:1]).shape[-1]
-    model = RewardModel(add_lora(frozen, rank=4, blocks=chosen, use_dora=use_dora), width).eval()
+    model = RewardModel(add_lora(frozen, rank=4, blocks=blocks, use_dora=use_dora), width).eval()
     generator = torch.Generator().manual_seed(0)
     for pair in lora_pairs(model):
         with torch.no_grad():
@@ -162,7 +161,8 @@ def model_rows(label: str, device: str = "cpu", repeats: int | None = None) -> l
     backbone, img_size, usual = MODELS[label]
     bare, frozen = (make(backbone, img_size).to(device) for make in (make_bare, make_frozen))
     images = make_images(img_size).to(device)
-    model, half = (make_model(backbone, img_size, blocks=b).to(device) for b in ("all", "half"))
+    model = make_model(backbone, img_size).to(device)
+    half = make_model(backbone, img_size, blocks="last-half").to(device)
     features, half_features = LoRAGradientFeatures(model), LoRAGradientFeatures(half)
     last_layer, first = LastLayerMap(model), torch.zeros(ARMS, dtype=torch.int64, device=device)
     phi, half_phi = (torch.empty(ARMS, f.dim, device=device) for f in (features, half_features))

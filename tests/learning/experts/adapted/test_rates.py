@@ -26,16 +26,19 @@ def rate_of(expert: AdaptedExpert) -> float:
 
 
 def test_an_import_path_starts_from_the_rate_of_adamw() -> None:
-    assert online_rate("torch.optim:NAdam", 16, 192) == ENTRIES["adamw"].lr
+    assert online_rate("torch.optim:NAdam", 16, 192, 8) == ENTRIES["adamw"].lr
     assert online_options("torch.optim:NAdam", {"foreach": False}) == {"foreach": False}
 
 
 def test_the_embedded_vit_has_the_rates_of_the_table_and_larger_networks_less() -> None:
     table = ENTRIES["lora-pro"].lr
-    assert online_rate("lora-pro", 16, 192) == table
-    assert online_rate("lora-pro", 8, 96) == table  # fewer adapters are no reason for more
-    assert online_rate("lora-pro", 48, 384) == pytest.approx(table / 3 / 2**0.5)  # ViT-S
-    assert online_rate("lora-pro", 48, 768) == pytest.approx(table / 3 / 2)  # ViT-B
+    assert online_rate("lora-pro", 16, 192, 8) == table
+    assert (
+        online_rate("lora-pro", 8, 96, 2) == table
+    )  # fewer and smaller adapters are no reason for more
+    assert online_rate("lora-pro", 48, 384, 8) == pytest.approx(table / 3 / 2**0.5)  # ViT-S
+    assert online_rate("lora-pro", 16, 192, 32) == table / 4
+    assert online_rate("lora-pro", 48, 768, 8) == pytest.approx(table / 3 / 2)  # ViT-B
 
 
 @pytest.mark.parametrize(("width", "depth", "expected"), [(192, 4, 2e-3), (384, 8, 2e-3 / 2**1.5)])

@@ -182,7 +182,9 @@ def _optimizer(
     paired = {id(factor) for pair in pairs for factor in (pair.A, pair.B)}
     # What adapters train besides their two factors, e.g. the magnitudes of DoRA.
     others = [p for p in model.backbone.parameters() if p.requires_grad and id(p) not in paired]
-    rate = online_rate(name, len(pairs), model.head.in_features) if lr is None else lr
+    rate = lr
+    if rate is None:
+        rate = online_rate(name, len(pairs), model.head.in_features, len(pairs[0].A))
     optimizer = create_optimizer(name, model, lr=rate, other_params=others, other_lr=rate, **merged)
     head = {
         "params": list(model.head.parameters()),

@@ -2,7 +2,8 @@
 
 Optimizers move weights by different amounts at one rate, so one rate for all compares rates, not
 optimizers: each has its own in `vitucb.optim.table`, found by one protocol on the embedded ViT.
-Deeper and wider networks get less, or training would undo what pretraining has done.
+Deeper and wider networks and adapters of higher rank get less, or training would undo what
+pretraining has done.
 """
 
 from __future__ import annotations
@@ -17,24 +18,29 @@ from vitucb.optim import ENTRIES
 _LIKE_UNKNOWN = "adamw"
 # Options that name another optimizer, to which those of the table need not apply.
 _CHANGES_RULE = ("base", "inner")
-# Adapted layers and width of the embedded ViT, for which the rates of the table hold.
-_LAYERS, _WIDTH = 16, 192
+# Adapted layers, width and rank in the embedded ViT for which the rates of the table hold.
+_LAYERS, _WIDTH, _RANK = 16, 192, 8
 
 
-def online_rate(name: str, num_layers: int, width: int) -> float:
+def online_rate(name: str, num_layers: int, width: int, rank: int) -> float:
     """The rate of the adapters at which an optimizer learns online, unless told.
 
-    That of the table times 16 / L and sqrt(192 / d), neither more than 1: the steps of all layers
-    add up in what the network says, and from A random and B = 0 the largest stable rate of both
-    factors falls as the root of the width (Hayou et al., 2024, https://arxiv.org/abs/2406.08447).
+    That of the table times 16 / L, sqrt(192 / d) and 8 / r, none of them more than 1: the steps of
+    all layers, and of all directions of an adapter, add up in what the network says, and from A
+    random and B = 0 the largest stable rate of both factors falls as the root of the width (Hayou
+    et al., 2024, https://arxiv.org/abs/2406.08447).
 
     Args:
         name: Of the optimizer, or its import path.
         num_layers: Adapted layers L.
         width: Of the network's tokens, d.
+        rank: Of the adapters, r.
     """
-    smaller = min(1.0, _LAYERS / num_layers) * min(1.0, math.sqrt(_WIDTH / width))
-    return smaller * ENTRIES[name if name in ENTRIES else _LIKE_UNKNOWN].lr
+    factors = (_LAYERS / num_layers, math.sqrt(_WIDTH / width), _RANK / rank)
+    return (
+        math.prod(min(1.0, factor) for factor in factors)
+        * ENTRIES[name if name in ENTRIES else _LIKE_UNKNOWN].lr
+    )
 
 
 def online_options(name: str, asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,93 @@
+"""Which blocks do adapters belong on, and of which rank, to learn from few rewards at little cost?
+
+The protocol of `study_rates.py`, on training images and tuning seeds: `adapted` takes 250 steps on
+what `lin-ucb` played, and is judged by the squared error of what it expects of the labels of images
+ahead, over that of the frozen `softmax`. AdamW at the rate it has by default. Beside it the
+processor time of the 250 steps. A study that is stopped goes on.
+
+    python scripts/studies/study_adapters.py --data DATA
+    python scripts/studies/study_adapters.py --data DATA --img-size 28 \
+        --backbone vit_small_patch14_dinov2.lvd142m --weights FILE
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from study_rates import AHEAD, FIRST_TUNING_SEED, LABELS, Log, Network, adapted, judge, play_log
+from study_tools import study_options, study_parser, write_table
+
+from vitucb.config import AgentConfig
+from vitucb.learning.experts.softmax import LabelExpert
+
+SETS = ("fashion_mnist_train10k", "mnist_train10k", "cifar10_train50k_jpeg")
+HEADER = ("blocks", "rank", *SETS, "mean", "best of", "seconds")
+
+
+def networks(backbone: Network) -> dict[str, Network]:
+    """What is compared: blocks at rank 8, then ranks in all blocks."""
+    half, last = replace(backbone, blocks="last-half"), replace(backbone, blocks=(-1,))
+    found = {"all": backbone, "last half": half, "last": last}
+    return found | {f"all, rank {rank}": replace(backbone, rank=rank) for rank in (1, 2, 4, 16)}
+
+
+def measure(network: Network, log: Log, seed: int, steps: int) -> list[float]:
+    """Squared error over that of `softmax`, and seconds of the steps on one thread."""
+    frozen = LabelExpert(log.offers[0].features.shape[1], LABELS, seed=seed)
+    least, _ = judge(frozen, log)
+    expert = adapted("adamw", None, seed, steps, network)
+    begin = time.process_time()
+    error, _ = judge(expert, log)
+    return [error / least, time.process_time() - begin]
+
+
+def main() -> None:
+    """Run the study."""
+    parser = study_parser(__doc__, rounds=1_500, seeds=3)
+    parser.add_argument("--steps", type=int, default=250, help="of training")
+    parser.add_argument("--backbone", default=AgentConfig.backbone, help="as in agent.backbone")
+    parser.add_argument("--weights", help="its weights, a .safetensors file")
+    parser.add_argument("--img-size", type=int, help="of its input, pixels")
+    options = study_options(parser)
+    torch.set_num_threads(1)
+    network = Network(options.backbone, options.weights, options.img_size)
+    label = options.backbone.partition(".")[0]
+    file = Path(options.runs) / f"adapters-{label}-{options.rounds}-{options.steps}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    for seed in range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + options.seeds):
+        for data in SETS:
+            todo = {k: n for k, n in networks(network).items() if f"{data} {seed} {k}" not in known}
+            if not todo:
+                continue
+            log = play_log(options.data / f"{data}.npz", options.rounds + AHEAD, seed, network)
+            for key, one in todo.items():
+                known[f"{data} {seed} {key}"] = measure(one, log, seed, options.steps)
+                print(data, seed, key, *known[f"{data} {seed} {key}"], flush=True)
+                file.write_text(json.dumps(known, indent=1), encoding="utf-8")
+    seeds = range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + options.seeds)
+    write_table(options.out / f"adapters-{label}.csv", table(known, list(networks(network)), seeds))
+
+
+def table(known: dict[str, list[float]], labels: list[str], seeds: range) -> list[list[str]]:
+    """A row for each network: mean errors by set, in how many of all it is best, mean seconds."""
+    found = np.array([[[known[f"{d} {s} {k}"] for s in seeds] for d in SETS] for k in labels])
+    errors, seconds = found[..., 0], found[..., 1]
+    best = errors.argmin(axis=0)
+    rows = [list(HEADER)]
+    for i, label in enumerate(labels):
+        blocks, _, rank = label.partition(", rank ")
+        by_set = [f"{error:.3f}" for error in errors[i].mean(axis=1)]
+        wins = f"{int((best == i).sum())} of {best.size}"
+        mean, cost = f"{errors[i].mean():.3f}", f"{seconds[i].mean():.1f}"
+        rows.append([blocks, rank or "8", *by_set, mean, wins, cost])
+    return rows
+
+
+if __name__ == "__main__":
+    main()
