@@ -2,12 +2,13 @@
 
     python scripts/benchmarks/bench_growth.py [--cases NAME ..] [--rounds N] [--out FOLDER]
 
-Image arms of the packaged digits on the embedded backbone, default settings, one thread. CPU time
-of whole rounds of a run (environment, agent and recorder), the median of the 50 up to round 100,
-1,000, .., beside that of round 100, with and without the features, which are dear while images are
-new; and the mean since the last of those, in which the kernel's fits count, too. Each case has a
-process of its own and takes up where it was stopped. Writes a CSV file of all rounds for each case,
-and the table as `growth.csv`.
+The packaged digits on the embedded backbone, default settings, one thread: an image per arm, and
+one image with ten labels, there without the expert `adapted`, whose steps are the same at any
+round. CPU time of whole rounds of a run (environment, agent and recorder), the median of the 50 up
+to round 100, 1,000, .., beside that of round 100, with and without the features, which are dear
+while images are new; and the mean since the last of those, in which the experts' fits count, too.
+Each case has a process of its own and takes up where it was stopped. Writes a CSV file of all
+rounds for each case, and the table as `growth.csv`.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+from process_tools import resident_mib
 
 from vitucb.cli.output import table
 from vitucb.config import RunConfig
@@ -33,7 +35,7 @@ from vitucb.types import Round
 
 Row: TypeAlias = dict[str, str | float]
 WINDOW = 50
-PARTS = ("features", "kernel", "linear")
+PARTS = ("features", "kernel", "linear", "softmax", "kernel-softmax")
 COLUMNS = ("round", "ms", *(f"{part}, ms" for part in PARTS), "MiB")
 
 
@@ -43,20 +45,37 @@ class Case:
 
     Attributes:
         arms: K.
-        shifts: Places that each of the 1,797 digits is moved to, which makes as many images of it.
         rounds: T.
+        shifts: Places that each of the 1,797 digits is moved to, which makes as many images of it.
+        has_labels: Whether one image is the context of ten labels, not every arm an image.
     """
 
     arms: int
-    shifts: int
     rounds: int
+    shifts: int = 1
+    has_labels: bool = False
+
+    def settings(self, folder: Path) -> dict[str, Any]:
+        """What is played, with the images that it needs written to `folder`."""
+        if self.has_labels:
+            return {
+                "env.id": "vitucb/ImageContext-v0",
+                "env.dataset": "digits",
+                "agent.experts": ("linear", "softmax", "kernel-softmax"),
+            }
+        return {
+            "env.dataset": str(write_images(self.shifts, folder)),
+            "env.num_arms": self.arms,
+            "env.reward": "score",
+        }
 
 
 CASES = {
-    "10 arms": Case(10, 1, 10_000),
-    "3 arms, mostly new images": Case(3, 81, 10_000),
-    "100 arms": Case(100, 1, 1_000),
-    "1,000 arms": Case(1_000, 1, 1_000),
+    "10 arms": Case(10, 100_000),
+    "10 labels": Case(10, 100_000, has_labels=True),
+    "3 arms, mostly new images": Case(3, 10_000, shifts=81),
+    "100 arms": Case(100, 1_000),
+    "1,000 arms": Case(1_000, 1_000),
 }
 
 
@@ -78,11 +97,8 @@ def play(name: str, rounds: int | None, out: Path) -> None:
     from vitucb.experiment.playing import play
 
     case = CASES[name]
-    settings = {
+    settings = case.settings(out) | {
         "agent.name": "growth_agent:timed",
-        "env.dataset": str(write_images(case.shifts, out)),
-        "env.num_arms": case.arms,
-        "env.reward": "score",
         "experiment": f"growth {name}",
         "num_rounds": rounds or case.rounds,
         "out": str(out / "runs"),
@@ -131,12 +147,6 @@ class Stopwatch:
         self._before = (self._clock(), parts)
 
 
-def resident_mib() -> float:
-    """Memory of this process now, MiB."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(next(x for x in status.splitlines() if x.startswith("VmRSS")).split()[1]) / 1024
-
-
 def read_rounds(path: Path) -> list[list[float]]:
     """Rows of `COLUMNS`, without a last one that was cut off."""
     with path.open(newline="") as file:
@@ -158,7 +168,7 @@ def growth_rows(name: str, rounds: Sequence[Sequence[float]]) -> list[Row]:
             break
         window = [row for row in rounds if until - WINDOW <= row[0] < until]
         since = [row for row in rounds if before <= row[0] < until]
-        ms, *parts = (statistics.median(row[i] for row in window) for i in range(1, 5))
+        ms, *parts = (statistics.median(row[i] for row in window) for i in range(1, 2 + len(PARTS)))
         learning = statistics.median(row[1] - row[2] for row in window)
         first, first_learning = first or ms, first_learning or learning
         made.append(
@@ -168,10 +178,10 @@ def growth_rows(name: str, rounds: Sequence[Sequence[float]]) -> list[Row]:
                 "ms": ms,
                 "x round 100": ms / first,
                 "x, features aside": learning / first_learning,
-                **dict(zip(COLUMNS[2:5], parts, strict=True)),
+                **dict(zip(COLUMNS[2:-1], parts, strict=True)),
                 "mean since the row above, ms": statistics.mean(row[1] for row in since),
                 "longest, ms": max(row[1] for row in since),
-                "MiB": max(row[5] for row in since),
+                "MiB": max(row[-1] for row in since),
             }
         )
         before = until

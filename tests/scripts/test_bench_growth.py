@@ -9,19 +9,20 @@ from typing import Any
 import bench_growth
 import numpy as np
 import pytest
-from bench_growth import COLUMNS, Stopwatch, growth_rows, read_rounds, write_images
+from bench_growth import COLUMNS, PARTS, Stopwatch, growth_rows, read_rounds, write_images
 
 from tests.scripts.studies import run
 
 
 def test_rounds_are_compared_with_round_100_and_fits_count_in_the_mean() -> None:
-    rounds = [[t, 2.0 + t // 500, 1.0, 0.5, 0.25, 100.0 + t] for t in range(1, 1_000)]
+    rounds = [[t, 2.0 + t // 500, 1.0, 0.5, 0.25, 0, 0, 100.0 + t] for t in range(1, 1_000)]
     rounds[300][1] = 1_000.0
     first, second = growth_rows("a", rounds)
     assert (first["round"], first["ms"], first["x round 100"], first["MiB"]) == (100, 2, 1, 199)
     assert (second["ms"], second["x round 100"], second["MiB"]) == (3, 1.5, 1_099)
     assert second["x, features aside"] == 2
-    assert [second[f"{part}, ms"] for part in ("features", "kernel", "linear")] == [1, 0.5, 0.25]
+    parts = [second[f"{part}, ms"] for part in PARTS]
+    assert parts == [1, 0.5, 0.25, 0, 0]
     assert second["longest, ms"] == 1_000
     assert second["mean since the row above, ms"] == pytest.approx(
         (399 * 2 + 500 * 3 + 1_000) / 900
@@ -46,6 +47,7 @@ def test_a_stopwatch_goes_on_behind_the_last_round_that_was_written(tmp_path: Pa
     rows = read_rounds(file)
     assert [row[0] for row in rows] == [1, 2, 4]
     assert [row[1:5] for row in rows] == [[1_000, 0, 250, 0]] * 3
+    assert rows[0][-1] > 0
     assert len(rows[0]) == len(COLUMNS)
 
 
@@ -58,11 +60,20 @@ def test_shifted_digits_are_other_images_of_the_same_rating(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+def test_with_labels_every_expert_but_the_adapted_is_timed(tmp_path: Path) -> None:
+    run("bench_growth.py", "--cases", "10 labels", "--rounds", "12", "--out", str(tmp_path))
+    (last, *_) = reversed(read_rounds(tmp_path / "10 labels.csv"))
+    times = dict(zip(COLUMNS, last, strict=True))
+    assert times["kernel, ms"] == 0
+    assert all(times[f"{part}, ms"] > 0 for part in PARTS if part != "kernel")
+
+
+@pytest.mark.slow
 def test_a_short_run(tmp_path: Path) -> None:
     for rounds in ("110", "110"):
         run("bench_growth.py", "--cases", "10 arms", "--rounds", rounds, "--out", str(tmp_path))
     rows = read_rounds(tmp_path / "10 arms.csv")
     assert [row[0] for row in rows] == list(range(1, 110))
-    assert all(0 < sum(row[2:5]) <= row[1] + 0.01 for row in rows)
+    assert all(0 < sum(row[2:-1]) <= row[1] + 0.01 for row in rows)
     assert bench_growth.growth_rows("10 arms", rows)[0]["round"] == 100
     assert "10 arms,100," in (tmp_path / "growth.csv").read_text()

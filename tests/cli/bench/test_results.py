@@ -71,6 +71,26 @@ def test_an_expert_that_is_kept_asleep_does_not_wake(tmp_path: Path) -> None:
         assert contestant.agent.weights.asleep == expected
 
 
+def test_an_expert_that_is_kept_asleep_for_two_rewards_wakes_with_the_second(
+    tmp_path: Path,
+) -> None:
+    contestant = Contestant(
+        "vit-ucb",
+        {"experts": ["linear", "adapted"]},
+        model_settings("vitucb-nano", None, tmp_path),
+        has_labels=True,
+        num_images=60,
+    )
+    agent = contestant.agent
+    assert isinstance(agent, ExpertAgent)
+    contestant.skip(3)
+    keep_asleep(agent, "adapted", rewards=2)
+    contestant.skip(1)
+    assert agent.weights.asleep == {"adapted"}
+    contestant.skip(1)
+    assert not agent.weights.asleep
+
+
 def test_a_point_of_the_scale_has_its_size() -> None:
     small, large = (point("features", p, repeats=1) for p in (2_000, 20_000))
     assert float(large["MiB"]) > float(small["MiB"]) > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from vitucb.cli.bench.clock import clock_of, is_cpu
 from vitucb.cli.bench.phases import NetworkTime, Phases
 from vitucb.cli.bench.scoring import ARMS
 from vitucb.envs.data.datasets import load_dataset
+from vitucb.envs.data.image_dataset import ImageDataset
 from vitucb.experiment.episode import run
 from vitucb.types import Agent, Round
 
@@ -37,6 +39,7 @@ class Contestant:
         backbone: dict[str, Any],
         *,
         has_labels: bool = False,
+        num_images: int | None = None,
         device: str = "cpu",
     ) -> None:
         """Build the agent.
@@ -46,10 +49,11 @@ class Contestant:
             settings: Its settings.
             backbone: Its settings of the model.
             has_labels: Whether one image is the context of ten labels, not every arm an image.
+            num_images: How many images there are, the first ones; all 369 if None.
             device: Where the agent computes; its phases are told apart on the processor alone.
         """
         self._clock = clock_of(device)
-        dataset = load_dataset("digits", split="tune")
+        dataset = first_images(load_dataset("digits", split="tune"), num_images)
         self._env = (
             gym.make("vitucb/ImageContext-v0", dataset=dataset, max_episode_steps=10**6)
             if has_labels
@@ -99,6 +103,17 @@ class Contestant:
         self.phases.seconds = defaultdict(float, kept)
 
 
+def first_images(dataset: ImageDataset, count: int | None) -> ImageDataset:
+    """The first `count` images of a dataset with classes, which must hold every class; all if None.
+
+    Raises:
+        ValueError: If a class is not among them.
+    """
+    assert dataset.labels is not None
+    kept = np.arange(len(dataset.images))[:count]
+    return dataclasses.replace(dataset, images=dataset.images[kept], labels=dataset.labels[kept])
+
+
 def watch_agent(phases: Phases, agent: ViTUCB) -> None:
     """Count the time of every phase of a round of `agent`."""
     phases.watch(agent.history, {"score": "scoring", "refresh": "rebuild"})
@@ -114,12 +129,12 @@ def show_history(agent: ViTUCB, images: list[NDArray[np.uint8]]) -> None:
         agent.history.rewarded(i - _BATCH, slot)
 
 
-def keep_asleep(agent: Agent, name: str) -> None:
-    """The expert `name`, asleep from the beginning, is never woken."""
+def keep_asleep(agent: Agent, name: str, rewards: int = NEVER) -> None:
+    """The expert `name`, asleep from the beginning, is woken after `rewards` more, or never."""
     assert isinstance(agent, ExpertAgent)
     assert name in agent.weights.asleep
     state = agent.weights.state_dict()
-    state["wakes_in"][agent.weights.names.index(name)] = NEVER
+    state["wakes_in"][agent.weights.names.index(name)] = rewards
     agent.weights.load_state_dict(state)
 
 
