@@ -3,8 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from vitucb.agents.expert_agent import ExpertAgent
+from vitucb.agents.vit_ucb import ViTUCB
 from vitucb.cli.bench.command import SUITES, bench, suites
 from vitucb.cli.bench.contestant import Contestant, keep_asleep, model_settings
 from vitucb.cli.bench.end_to_end import PLAYED_BEFORE
@@ -52,6 +54,25 @@ def test_time_of_a_round_is_split_among_its_phases(tmp_path: Path) -> None:
     contestant.forget_times()
     assert not contestant.seconds
     assert not contestant.phases.seconds
+
+
+def test_scoring_arms_by_the_covariance_is_time_of_the_covariance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"experts": ["adapted"], "lora": {"rank": 1}}
+    contestant = Contestant("vit-ucb", settings, model_settings("vitucb-nano", None, tmp_path))
+    assert isinstance(contestant.agent, ViTUCB)
+    covariance = contestant.agent.covariance
+    score, phases = covariance._checked_score, list[str | None]()
+
+    def scored(*rows: Tensor) -> object:
+        phases.append(contestant.phases.phase)
+        return score(*rows)
+
+    monkeypatch.setattr(covariance, "_checked_score", scored)
+    contestant.skip(3)
+    assert "covariance" in phases
+    assert set(phases) <= {"covariance", "rebuild"}
 
 
 def test_an_expert_that_is_kept_asleep_does_not_wake(tmp_path: Path) -> None:

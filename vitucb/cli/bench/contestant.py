@@ -118,7 +118,8 @@ def watch_agent(phases: Phases, agent: ViTUCB) -> None:
     """Count the time of every phase of a round of `agent`."""
     phases.watch(agent.history, {"score": "scoring", "refresh": "rebuild"})
     phases.watch(agent.trainer, {"train": "training"})
-    phases.watch(agent.covariance, dict.fromkeys(("width", "update", "cov"), "covariance"))
+    scoring = ("quad_form", "width", "width_array", "width_array_with", "cov")
+    phases.watch(agent.covariance, dict.fromkeys((*scoring, "update"), "covariance"))
 
 
 def show_history(agent: ViTUCB, images: list[NDArray[np.uint8]]) -> None:
