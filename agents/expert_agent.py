@@ -78,6 +78,12 @@ class ExpertAgent(Savable):
         # The last round's offer: most rewards are of the round just played.
         self._latest: tuple[int, Offer] | None = None
 
+    @property
+    def image_passes(self) -> int:
+        """For frozen features, and those that the experts tell."""
+        told = (getattr(expert, "image_passes", 0) for expert in self.experts.values())
+        return self.frozen.image_passes + sum(told)
+
     def select_action(self, obs: Observation) -> Decision:
         """Ask every expert, let the policy choose, and tell every expert of the choice."""
         return self.select_actions([obs])[0]

@@ -205,6 +205,15 @@ class Savable:
 
     blueprint: Blueprint | None = None
 
+    @property
+    def image_passes(self) -> int:
+        """Images that went through the backbone so far, or through its adapted part.
+
+        Each way counts: an image that is trained on goes there and back. Images whose features are
+        held do not count, and those made anew because a run was stopped do not either.
+        """
+        return 0
+
     def __repr__(self) -> str:
         kind = type(self).__name__
         return f"{kind}({self.blueprint})" if self.blueprint else f"{kind}(put together by hand)"

@@ -85,6 +85,11 @@ class ViTUCB(Savable):
         """A over the features of past choices."""
         return self.history.covariance
 
+    @property
+    def image_passes(self) -> int:
+        """In scoring, in training and for rows made anew."""
+        return self.history.image_passes + self.trainer.image_passes
+
     def select_action(self, obs: Observation) -> Decision:
         """Score all arms at once, choose, and count the choice in the covariance."""
         return self.select_actions([obs])[0]

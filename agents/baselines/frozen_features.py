@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 from vitucb.agents.context import images_per_round
 from vitucb.config import AgentConfig
-from vitucb.models.activation_cache import ImageCache, check_limit, noise_images, steady_batch
+from vitucb.learning.pass_counter import PassCounter
+from vitucb.models.activation_cache import (
+    ImageCache,
+    check_limit,
+    content_key,
+    noise_images,
+    steady_batch,
+)
 from vitucb.models.backbone import create_backbone
 from vitucb.models.preprocess import Preprocess, preprocess_for
 from vitucb.types import State
@@ -47,16 +54,25 @@ class FrozenFeatures:
         batch = steady_batch(self._embed, noise_images(backbone, preprocess.size), arms)
         self._cache = ImageCache(self._embed, preprocess, limit_bytes=limit_mib << 20, batch=batch)
         self._scale: float | None = None
+        self._passes = PassCounter()
         self.mean_of_all: Callable[[Tensor], Tensor] = _mean
 
     def __call__(self, images: NDArray[np.uint8]) -> Tensor:
         """Features of images uint8 (n, H, W, C): float64 (n, d) on the CPU."""
-        h = self._cache(list(images)).double().cpu()
+        keys = [content_key(image) for image in images]
+        rows = self._cache(list(images), keys)
+        self._passes.add(keys, self._cache.capacity(rows.nbytes // len(rows)))
+        h = rows.double().cpu()
         if self._scale is None:
             squares = h.norm(dim=1).square()[:, None]
             self._scale = float(self.mean_of_all(squares).sqrt().clamp_min(1e-12))
         scaled: Tensor = h / self._scale
         return scaled
+
+    @property
+    def image_passes(self) -> int:
+        """Images that went through the backbone so far, but for those made again after a stop."""
+        return self._passes.total
 
     @torch.no_grad()
     def _embed(self, inputs: Tensor) -> Tensor:
@@ -64,12 +80,14 @@ class FrozenFeatures:
         return h
 
     def state_dict(self) -> State:
-        """The scale."""
-        return {"scale": self._scale}
+        """The scale, and what is counted."""
+        return {"scale": self._scale, "passes": self._passes.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
         """Restore what `state_dict` returned."""
         self._scale = state["scale"]
+        if "passes" in state:  # older states do not tell
+            self._passes.load_state_dict(state["passes"])
 
 
 def _mean(rows: Tensor) -> Tensor:

@@ -100,11 +100,17 @@ class LastLayerAgent(FeatureAgent):
         self._plan, self._history = plan, history
         self._rewards = RewardScale()
         self._scale: float | None = None
+        self._passes = 0
         self._next_rebuild = _FIRST_REBUILD
         self._pending: dict[int, _Pending] = {}
         self._trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
         trainable = sum(p.numel() for p in self._trainable.values())
         self.parameters["trainable_parameters"] = trainable if optimizer else 0
+
+    @property
+    def image_passes(self) -> int:
+        """In scoring, in training and for rows made anew."""
+        return self._passes
 
     @abc.abstractmethod
     def _mean(self, score: Tensor, phi: Tensor) -> Array:
@@ -131,6 +137,7 @@ class LastLayerAgent(FeatureAgent):
         """Last layer float64 (n, d) and scores (n,)."""
         self._model.eval()
         hidden = self._model.features(self._preprocess(images))
+        self._passes += len(images)
         scores = self._model.head(hidden).gather(1, outputs.to(hidden.device)[:, None])[:, 0]
         return hidden.double(), scores
 
@@ -197,6 +204,7 @@ class LastLayerAgent(FeatureAgent):
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call,unused-ignore]  # torch's own
         self._optimizer.step()
+        self._passes += 2 * len(images)
         return float(loss.detach())
 
     def _rebuild(self) -> None:
@@ -226,6 +234,7 @@ class LastLayerAgent(FeatureAgent):
             "history": self._history.state_dict(),
             "rewards": self._rewards.state_dict(),
             "scale": self._scale,
+            "passes": self._passes,
             "next_rebuild": self._next_rebuild,
             "pending": waiting,
         }
@@ -241,6 +250,7 @@ class LastLayerAgent(FeatureAgent):
         self._history.load_state_dict(state["history"])
         self._rewards.load_state_dict(state["rewards"])
         self._scale, self._next_rebuild = state["scale"], int(state["next_rebuild"])
+        self._passes = int(state.get("passes", 0))  # older states do not tell
         self._pending = {
             int(t): _Pending(image, int(output), phi)
             for t, (image, output, phi) in state["pending"].items()

@@ -57,6 +57,11 @@ class LinearAgent(FeatureAgent):
         self._frozen = frozen
         self._response = torch.zeros(covariance.dim, dtype=torch.float64)
 
+    @property
+    def image_passes(self) -> int:
+        """For frozen features."""
+        return self._frozen.image_passes
+
     def _features(self, obs: Observation) -> Tensor:
         """[h / rms, 1] of every arm, in the arm's block where arms share an image: (K, p)."""
         h = self._frozen(obs["images"])

@@ -103,6 +103,11 @@ class NeuralUCB(FeatureAgent):
         self._scale = RewardScale()
         self.parameters["trainable_parameters"] = network.num_parameters
 
+    @property
+    def image_passes(self) -> int:
+        """For frozen features; what pixels go through is no backbone."""
+        return 0 if self._frozen is None else self._frozen.image_passes
+
     def _score(self, obs: Observation) -> tuple[Array, Tensor]:
         x, arms = self._inputs(obs["images"]), len(obs["action_mask"])
         outputs = torch.zeros(arms, dtype=torch.int64)

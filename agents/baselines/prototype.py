@@ -126,6 +126,12 @@ class Prototype(FeatureAgent):
         self._replay: deque[tuple[NDArray[np.uint8], float]] = deque(maxlen=options.replay)
         trainable = sum(p.numel() for p in self._trainable.values())
         self.parameters["trainable_parameters"] = trainable
+        self._passes = 0
+
+    @property
+    def image_passes(self) -> int:
+        """In scoring and in training."""
+        return self._passes
 
     def _width_unit(self) -> float:
         return 1.0
@@ -150,6 +156,7 @@ class Prototype(FeatureAgent):
             gradients = torch.autograd.grad(score, tracked)
             rows.append(torch.cat([g.flatten() for g in gradients]))
             scores.append(score.detach())
+        self._passes += 2 * len(inputs)
         return torch.stack(scores), torch.stack(rows)
 
     def _batched(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,6 +164,7 @@ class Prototype(FeatureAgent):
         scores, phi = self._gradients(inputs)
         with torch.no_grad():
             hidden = self._model.features(inputs)
+        self._passes += 3 * len(inputs)
         return scores, torch.cat([phi, hidden, hidden.new_ones(len(hidden), 1)], dim=1)
 
     def _learn(self, obs: Observation, decision: Decision, reward: float) -> dict[str, float]:
@@ -170,6 +178,7 @@ class Prototype(FeatureAgent):
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call,unused-ignore]  # torch's own
             self._optimizer.step()
+            self._passes += 2 * len(inputs)
         return {"train/loss": float(loss.detach())}
 
     def state_dict(self) -> State:
@@ -179,6 +188,7 @@ class Prototype(FeatureAgent):
             "optimizer": copy.deepcopy(self._optimizer.state_dict()),
             "images": [image for image, _ in self._replay],
             "rewards": [reward for _, reward in self._replay],
+            "passes": self._passes,
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -191,6 +201,7 @@ class Prototype(FeatureAgent):
         images = [np.asarray(image, np.uint8) for image in state["images"]]
         self._replay.clear()
         self._replay.extend(zip(images, state["rewards"], strict=True))
+        self._passes = int(state.get("passes", 0))  # older states do not tell
 
 
 def tracked_pairs(model: RewardModel, options: PrototypeOptions) -> list[LoRAPair]:

@@ -179,7 +179,7 @@ def hash_of_shared(state: dict[str, Any]) -> str:
     def add(value: Any) -> None:
         if isinstance(value, dict):
             for key, item in value.items():
-                if key == "passes":  # of images, some of them a rank's own
+                if key in ("passes", "ways_back", "seen"):  # of images, some a rank's own
                     continue
                 digest.update(str(key).encode())
                 add(item)

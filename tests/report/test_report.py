@@ -143,11 +143,13 @@ def test_costs_are_in_the_page_and_in_a_table(report: Path) -> None:
     costs = {row["agent"]: row for row in rows(report / "tables" / "costs.csv")}
     ours = costs["vit-ucb"]
     assert float(ours["seconds_per_round"]) == pytest.approx(0.031)
+    assert float(ours["image_passes"]) == 12.5
     assert float(ours["peak_memory_mib"]) == 512
     assert float(ours["trainable_parameters"]) == 1234
     assert ours["tracked_features"] == ""
     text = words(report / "index.html")
     assert "peak memory, MiB" in text
+    assert "image passes / round" in text
     assert "1,234" in text
 
 

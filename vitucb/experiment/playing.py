@@ -71,7 +71,7 @@ def play(config: RunConfig, on_round: Callable[[Round], None] | None = None) -> 
         with recorder:
             _play_on(episode, recorder, hook, stop, on_round)
             _save_checkpoint(agent, folder.path / "checkpoint")
-            recorder.finish()
+            recorder.finish(getattr(agent, "image_passes", None))
         hook.end_run()
         folder.checkpoints.clear()
     return recorder

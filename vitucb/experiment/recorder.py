@@ -85,7 +85,7 @@ class Recorder:
         self._rewards = self._seconds = self._earlier_seconds = 0.0
         self._rounds, self._regret = 0, 0.0
         self._metrics: dict[str, tuple[int, float]] = {}
-        self._offered = OfferedImages()
+        self._offered, self._counts_passes = OfferedImages(), True
         self.folder.mkdir(parents=True, exist_ok=True)
         drop_leftovers(self.folder)
         (self.folder / "summary.json").unlink(missing_ok=True)
@@ -232,6 +232,7 @@ class Recorder:
             "regret": self._regret,
             "metrics": {name: list(pair) for name, pair in self._metrics.items()},
             "recurrence": self._offered.state_dict(),
+            "counts_passes": self._counts_passes,
         }
 
     def _flush(self) -> None:
@@ -250,10 +251,16 @@ class Recorder:
         self._rounds, self._regret = int(state["rounds"]), float(state["regret"])
         pairs = state["metrics"].items()
         self._metrics = {name: (int(index), float(value)) for name, (index, value) in pairs}
-        self._offered.load_state_dict(state.get("recurrence") or {})  # older checkpoints have none
+        # Older checkpoints have none: counting from here on would pass for the whole run.
+        self._offered.load_state_dict(state.get("recurrence") or {})
+        self._counts_passes = bool(state.get("counts_passes", False))
 
-    def finish(self) -> None:
+    def finish(self, image_passes: int | None = None) -> None:
         """Write gallery, times and, last, the summary that marks the run as finished.
+
+        Args:
+            image_passes: Images that the agent sent through a backbone, see `Savable`; None where
+                it does not tell.
 
         Raises:
             ValueError: If no round was recorded.
@@ -281,10 +288,17 @@ class Recorder:
             "cumulative_regret": self._regret if math.isfinite(self._regret) else None,
             "mean_reward": self._rewards / self._rounds,
             **self._offered.summary(),
+            **self._mean_passes(image_passes),
             "parameters": self.parameters,
             "version": metadata.version("vitucb"),
         }
         _write_json(self.folder / "summary.json", summary)
+
+    def _mean_passes(self, image_passes: int | None) -> dict[str, float]:
+        """`image_passes`, a round; empty where they are not known of every round."""
+        if image_passes is None or not self._counts_passes:
+            return {}
+        return {"image_passes": image_passes / self._rounds}
 
     def _save_gallery(self) -> None:
         if len({np.shape(entry["images"]) for entry in self._gallery}) != 1:

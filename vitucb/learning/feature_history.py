@@ -125,6 +125,11 @@ class FeatureHistory:
         return self._features(inputs, torch.as_tensor(actions, device=inputs.device))
 
     @property
+    def image_passes(self) -> int:
+        """Images that went through the adapted blocks so far, each way counted."""
+        return self._features.passes
+
+    @property
     def is_discounted(self) -> bool:
         """Whether past choices lose weight."""
         return self._discount < 1

@@ -27,7 +27,13 @@ from vitucb.types import State
 
 
 class FeatureMap(Protocol):
-    """Scores and unscaled features of arms."""
+    """Scores and unscaled features of arms.
+
+    Attributes:
+        passes: Images that went through the adapted blocks so far, each way counted.
+    """
+
+    passes: int
 
     @property
     def dims(self) -> list[int]:
@@ -98,6 +104,7 @@ class GradientMap:
             projection: Linear map of the features, e.g. that of a sketched covariance.
             with_last_layer: Whether to add the group [h; 1] of `LastLayerMap`.
         """
+        self.passes = 0
         fixed = model.head.weight.detach().clone() if fixed_readout else None
         self._readout = _Readout(model, fixed)
         self.gradients = LoRAGradientFeatures(
@@ -115,6 +122,7 @@ class GradientMap:
     def __call__(self, images: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (n,) and features (n, sum(dims))."""
         self._readout.actions = actions
+        self.passes += 2 * len(images)
         if self._projection is None:
             _, phi = self.gradients(images)
         else:
@@ -125,18 +133,20 @@ class GradientMap:
         return self._readout.scores, phi
 
     def state_dict(self) -> State:
-        """The fixed readout, if any; a projection comes from its seed."""
+        """The fixed readout, if any, and what is counted; a projection comes from its seed."""
         fixed = self._readout.fixed
-        return {"readout": None if fixed is None else fixed.clone()}
+        return {"readout": None if fixed is None else fixed.clone(), "passes": self.passes}
 
     def load_state_dict(self, state: State) -> None:
         """Restore what `state_dict` returned."""
         if self._readout.fixed is not None:
             self._readout.fixed.copy_(state["readout"])
+        self.passes = int(state.get("passes", 0))  # older states do not tell
 
     def unprojected(self, images: Tensor, actions: Tensor) -> Tensor:
         """Gradients (n, p) without the projection and without the last layer."""
         self._readout.actions = actions
+        self.passes += 2 * len(images)
         return self.gradients(images)[1]
 
 
@@ -145,7 +155,7 @@ class LastLayerMap:
 
     def __init__(self, model: RewardModel) -> None:
         """Use the features and the head of `model`."""
-        self._model = model
+        self._model, self.passes = model, 0
         self._adapters = FastAdapters(model, lora_pairs(model), model.precision)
 
     @property
@@ -157,16 +167,18 @@ class LastLayerMap:
     def __call__(self, images: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (n,) and features (n, outputs (d + 1))."""
         distinct = images[:1] if images.stride(0) == 0 else images  # one image of all actions
+        self.passes += len(distinct)
         hidden = self._adapters(self._model.features, distinct).expand(len(images), -1)
         scores = self._model.head(hidden).gather(1, actions[:, None])[:, 0]
         return scores, self.rows(hidden, actions)
 
     def state_dict(self) -> State:
-        """Empty."""
-        return {}
+        """What is counted."""
+        return {"passes": self.passes}
 
     def load_state_dict(self, state: State) -> None:
-        """Nothing to restore."""
+        """Restore what `state_dict` returned."""
+        self.passes = int(state.get("passes", 0))  # older states do not tell
 
     def rows(self, hidden: Tensor, actions: Tensor) -> Tensor:
         """Features (n, outputs (d + 1)) from the last layer (n, d)."""

@@ -24,7 +24,11 @@ from vitucb.types import State
 
 
 class OnlineTrainer:
-    """Trains adapters and head of a reward model with the loss of a reward link."""
+    """Trains adapters and head of a reward model with the loss of a reward link.
+
+    Attributes:
+        image_passes: Images that went through the adapted blocks so far, there and back.
+    """
 
     def __init__(
         self,
@@ -55,7 +59,7 @@ class OnlineTrainer:
         self._prefix = prefix
         self._adapters = FastAdapters(model, lora_pairs(model), model.precision)
         self.split: BatchSplit = WholeBatch()
-        self._rounds = 0
+        self._rounds = self.image_passes = 0
         self._new: list[int] = []
 
     def inputs(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
@@ -127,6 +131,7 @@ class OnlineTrainer:
         # Parts may differ in size: each counts by its share of the batch.
         share = len(own.slots) / len(batch.slots)
         torch.autograd.backward(objective * share)
+        self.image_passes += 2 * len(own.slots)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         loss = split.add_up(trained, loss * share)
         if self._training.gradient_steps:
@@ -170,6 +175,7 @@ class OnlineTrainer:
             "head": None if self._head is None else self._head.state_dict(),
             "rounds": self._rounds,
             "new": list(self._new),
+            "passes": self.image_passes,
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -184,3 +190,4 @@ class OnlineTrainer:
         if self._head is not None:
             self._head.load_state_dict(state["head"])
         self._rounds, self._new = int(state["rounds"]), [int(slot) for slot in state["new"]]
+        self.image_passes = int(state.get("passes", 0))  # older states do not tell

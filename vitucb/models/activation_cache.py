@@ -20,8 +20,8 @@ from torch import Tensor, nn
 Images = Sequence[NDArray[np.uint8]]
 _LARGEST_BATCH = 16
 _SLAB_BYTES = 1 << 22
-# Bytes that key and place of a row take, measured.
-_OBJECTS = 250
+# Bytes that key and place of a row take, and its place in a count of passes, measured.
+_OBJECTS = 360
 
 
 class ImageCache:
@@ -55,14 +55,22 @@ class ImageCache:
         self._rows: OrderedDict[bytes, int] = OrderedDict()
         self._slabs: list[Tensor] = []
 
-    def __call__(self, images: Images) -> Tensor:
-        """What is made (b, ...) of images uint8 (H, W, C) each."""
+    def __call__(self, images: Images, keys: Sequence[bytes] | None = None) -> Tensor:
+        """What is made (b, ...) of images.
+
+        Args:
+            images: uint8 (H, W, C) each.
+            keys: Their `content_key`, if the caller has them already.
+        """
         # What is held must serve a later training, whatever mode the caller is in.
         with torch.inference_mode(False), torch.no_grad():
-            return self._look_up(images)
+            return self._look_up(images, keys or [content_key(image) for image in images])
 
-    def _look_up(self, images: Images) -> Tensor:
-        keys = [_key(image) for image in images]
+    def capacity(self, row_bytes: int) -> int:
+        """How many rows of so many bytes are held at most."""
+        return self._limit // (row_bytes + _OBJECTS)
+
+    def _look_up(self, images: Images, keys: Sequence[bytes]) -> Tensor:
         wanted = dict(zip(keys, images, strict=True))
         missing = {key: image for key, image in wanted.items() if key not in self._rows}
         self.misses += len(missing)
@@ -79,7 +87,7 @@ class ImageCache:
     @property
     def num_bytes(self) -> int:
         """Held now, with the objects that hold it."""
-        return len(self._rows) * self._bytes_of(self._slabs[0][0]) if self._rows else 0
+        return len(self._rows) * (self._slabs[0][0].nbytes + _OBJECTS) if self._rows else 0
 
     def _made(self, images: Images) -> Iterator[Tensor]:
         for start in range(0, len(images), self._batch):
@@ -89,7 +97,7 @@ class ImageCache:
             yield from self._make(torch.stack(filled))[: len(inputs)]
 
     def _hold(self, key: bytes, row: Tensor) -> None:
-        capacity = self._limit // self._bytes_of(row)
+        capacity = self.capacity(row.nbytes)
         if capacity == 0:
             return
         number = len(self._rows)
@@ -104,10 +112,6 @@ class ImageCache:
     def _row(self, number: int) -> Tensor:
         size = len(self._slabs[0])
         return self._slabs[number // size][number % size]
-
-    @staticmethod
-    def _bytes_of(row: Tensor) -> int:
-        return row.nbytes + _OBJECTS
 
 
 def steady_batch(make: Callable[[Tensor], Tensor], inputs: Tensor, arms: int) -> int:
@@ -145,7 +149,8 @@ def check_limit(limit_mib: int) -> None:
         raise ValueError(f"agent.prefix_cache_mib {limit_mib} must be at least 0")
 
 
-def _key(image: NDArray[np.uint8]) -> bytes:
+def content_key(image: NDArray[np.uint8]) -> bytes:
+    """16 bytes that tell an image from any other: a hash of its type, shape and pixels."""
     digest = hashlib.blake2b(f"{image.dtype}{image.shape}".encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image).data)
     return digest.digest()

@@ -79,7 +79,7 @@ REWARD_COLUMNS = (
 )  # fmt: skip
 
 COST_COLUMNS = (
-    *(Column("agent"), Column("rounds / s"), Column("ms / round")),
+    *(Column("agent"), Column("rounds / s"), Column("ms / round"), Column("image passes / round")),
     *(Column("wall clock, s"), Column("peak memory, MiB")),
     *(Column("trained"), Column("adapters"), Column("features")),
 )

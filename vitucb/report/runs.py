@@ -205,7 +205,7 @@ def load_run(folder: Path) -> Run:
     )
 
 
-_COUNTS = ("rounds", "distinct_images", "offers_per_image")
+_COUNTS = ("rounds", "distinct_images", "offers_per_image", "image_passes")
 _TIMES = ("seconds_per_round", "wall_seconds", "peak_memory_mib")
 
 

@@ -48,11 +48,12 @@ def write_tables(analysis: Analysis, folder: Path, prefix: str) -> None:
 
 
 def costs(result: AgentResult) -> dict[str, float]:
-    """Time, memory and parameters of an agent, means over its runs; NaN where not recorded."""
+    """Time, image passes, memory and parameters, means over runs; NaN where not recorded."""
     seconds = result.seconds_per_round
     speed = 1 / seconds if seconds > 0 else math.nan
     summaries = [run.summary for run in result.runs if run.is_finished]
-    measured = {name: _mean(summaries, name) for name in ("wall_seconds", "peak_memory_mib")}
+    names = ("image_passes", "wall_seconds", "peak_memory_mib")
+    measured = {name: _mean(summaries, name) for name in names}
     parameters = [summary.get("parameters") or {} for summary in summaries]
     counts = {name: _mean(parameters, name) for name in _COUNTS}
     return {"rounds_per_second": speed, "seconds_per_round": seconds, **measured, **counts}

@@ -108,6 +108,11 @@ class DataParallelAgent(SyncedAgent):
         """Counts of adapted, trainable and tracked parameters."""
         return self._agent.parameters
 
+    @property
+    def image_passes(self) -> int:
+        """Those of this rank."""
+        return self._agent.image_passes
+
     def select_action(self, obs: Observation) -> Decision:
         """Choose with what is known since the last sync; the choice has a number of its own."""
         decision = self._agent.select_action(obs)

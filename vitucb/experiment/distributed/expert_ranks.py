@@ -79,6 +79,11 @@ class ExpertRanks(SyncedAgent):
         """Counts that the experts tell."""
         return self._agent.parameters
 
+    @property
+    def image_passes(self) -> int:
+        """Those of this rank."""
+        return self._agent.image_passes
+
     def select_action(self, obs: Observation) -> Decision:
         """Choose with what is known since the last sync; the choice has a number of its own."""
         decision, offer = self._agent.propose(obs)

@@ -237,6 +237,19 @@ def test_a_round_costs_one_pass_and_one_batch() -> None:
     assert learner.passes == passes + 10 * (1 + 16)
 
 
+def test_an_offer_that_comes_again_after_a_stop_is_not_looked_at_again() -> None:
+    learner, other = expert(read_every=50), expert(read_every=50)
+    play(learner, 50)
+    offer, label = next(label_rounds(1, seed=9))
+    first = learner.predict(offer)
+    learner.choose(offer, label)
+    learner.observe(offer, label, 1.0, 0)
+    other.load_state_dict(learner.state_dict())
+
+    assert (other.predict(offer).mean == first.mean).all()
+    assert other.image_passes == learner.image_passes > other.passes
+
+
 def test_features_are_the_frozen_ones_until_the_adapters_have_moved() -> None:
     learner = expert()
     offer, _ = next(label_rounds(1))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vitucb.learning.experts.adapted.batches import draw_slots
@@ -34,10 +35,17 @@ from vitucb.types import State
 class _Seen:
     """What the network made of an offer: features (n, d) and means (K,), by which weights."""
 
-    offer: Offer
+    images: NDArray[np.uint8]
+    num_arms: int
     version: int
     hidden: Tensor
     mean: Array
+
+    def is_of(self, offer: Offer) -> bool:
+        """Whether the offer shows the same images to as many arms."""
+        return self.num_arms == offer.num_arms and (
+            self.images is offer.images or np.array_equal(self.images, offer.images)
+        )
 
 
 class AdaptedExpert:
@@ -88,6 +96,11 @@ class AdaptedExpert:
     def passes(self) -> int:
         """Images that went through the adapted blocks so far."""
         return self.network.passes
+
+    @property
+    def image_passes(self) -> int:
+        """Images that went through the adapted blocks so far, each way counted."""
+        return self.network.image_passes
 
     @with_gradients()
     def predict(self, offer: Offer) -> Prediction:
@@ -185,10 +198,12 @@ class AdaptedExpert:
     def _look(self, offer: Offer) -> _Seen:
         """Features and means of an offer under the weights acted on; kept until these change."""
         seen = self._seen
-        if seen is None or seen.version != self.network.version or not _is_same(seen.offer, offer):
+        if seen is None or seen.version != self.network.version or not seen.is_of(offer):
             hidden = self.network.hidden(list(offer.images), offer.features)
             mean = self._means(offer, hidden)
-            self._seen = seen = _Seen(offer, self.network.version, hidden, mean)
+            self._seen = seen = _Seen(
+                offer.images, offer.num_arms, self.network.version, hidden, mean
+            )
         return seen
 
     def _means(self, offer: Offer, hidden: Tensor) -> Array:
@@ -231,7 +246,15 @@ class AdaptedExpert:
             "is_asleep": self.is_asleep,
             "steps_due": self._steps_due,
             "rng": self._rng.bit_generator.state,
+            "seen": self._seen_state(),
         }
+
+    def _seen_state(self) -> State | None:
+        """What was made of the last offer: one that comes again is not looked at again."""
+        seen = self._seen
+        if seen is None or seen.version != self.network.version:
+            return None
+        return {name: getattr(seen, name) for name in ("images", "num_arms", "hidden", "mean")}
 
     def load_state_dict(self, state: State) -> None:
         """Restore what `state_dict` returned."""
@@ -245,14 +268,8 @@ class AdaptedExpert:
         self.rewards, self._steps_due = int(state["rewards"]), int(state["steps_due"])
         self.is_asleep = bool(state["is_asleep"])
         self._rng.bit_generator.state = state["rng"]
-        self._seen = None
-
-
-def _is_same(one: Offer, other: Offer) -> bool:
-    """Whether two offers show the same images to as many arms."""
-    return one is other or (
-        one.num_arms == other.num_arms and np.array_equal(one.images, other.images)
-    )
+        seen = state.get("seen")  # older states have none
+        self._seen = None if seen is None else _Seen(**seen, version=self.network.version)
 
 
 def _output(offer: Offer, action: int) -> int:

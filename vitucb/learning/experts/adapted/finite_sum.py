@@ -143,6 +143,7 @@ class FiniteSumNetwork(AdaptedNetwork):
             mean = self._loss(self._replay.items(slots), copies, likelihood, self.model.features)
             loss = mean * (len(slots) / len(terms))
             torch.autograd.backward(loss)
+            self.ways_back += len(slots)
             total += float(loss.detach())
         return total
 

@@ -38,6 +38,7 @@ class AdaptedNetwork:
     Attributes:
         model: Its trainable parameters are adapters and head.
         passes: Images that went through the adapted blocks so far, in training and in acting.
+        ways_back: Of these, those that went back through them, for gradients.
         split: Among whom a batch is split; every one takes the step of the whole batch.
         version: Changes whenever the weights that are acted on do.
     """
@@ -58,7 +59,8 @@ class AdaptedNetwork:
             optimizer: Steps the adapters, and the head in its last group.
             changes_base: Whether the optimizer writes into base weights.
         """
-        self.model, self.passes, self.version = model, 0, 0
+        self.model, self.version = model, 0
+        self.passes = self.ways_back = 0
         self.split: BatchSplit = WholeBatch()
         self._copies, self._optimizer = copies, optimizer
         self._zero(model.head.parameters())
@@ -88,6 +90,11 @@ class AdaptedNetwork:
     def misses(self) -> int:
         """Images and copies that went through the part before the first adapter so far."""
         return self._copies.misses
+
+    @property
+    def image_passes(self) -> int:
+        """Images that went through the adapted blocks so far, each way counted."""
+        return self.passes + self.ways_back
 
     @property
     def steps(self) -> int:
@@ -179,6 +186,7 @@ class AdaptedNetwork:
         self._optimizer.zero_grad(set_to_none=True)
         loss = self._loss(batch, copies, likelihood, self._quick_features) * share
         torch.autograd.backward(loss)
+        self.ways_back += len(batch.images)
         loss = split.add_up(self._trained, loss)
         self._optimizer.step()
         return float(loss.detach())
@@ -277,6 +285,7 @@ class AdaptedNetwork:
             "average": self._average.state_dict(),
             "scale": self._scale,
             "passes": self.passes,
+            "ways_back": self.ways_back,
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -288,6 +297,7 @@ class AdaptedNetwork:
         self._optimizer.load_state_dict(state["optimizer"])
         self._average.load_state_dict(state["average"])
         self._scale, self.passes = state["scale"], int(state["passes"])
+        self.ways_back = int(state.get("ways_back", 0))  # older states do not tell
         self.version += 1
         self._merged = {}
         if self._average.is_read:

@@ -159,6 +159,7 @@ class StartedNetwork(AdaptedNetwork):
         for loss in self._losses(batch, likelihood):
             # PEFT divides the sum of the gradients by how many there were.
             torch.autograd.backward(loss * parts)
+        self.ways_back += len(batch.images)
 
     def _losses(self, batch: Batch, likelihood: Likelihood) -> Iterator[Tensor]:
         """Parts of the mean loss of a batch, one after another."""
