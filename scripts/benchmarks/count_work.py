@@ -77,11 +77,9 @@ class Player:
 
     def __init__(self, case: Case, dataset: ImageDataset, *, num_arms: int = 10) -> None:
         """Build the agent for images of `dataset`."""
-        rounds = {"max_episode_steps": 10**6}
-        env: gym.Env[Any, Any] = (
-            gym.make("vitucb/ImageContext-v0", dataset=dataset, **rounds)
-            if case.has_labels
-            else gym.make("vitucb/ImageArms-v0", dataset=dataset, num_arms=num_arms, **rounds)
+        name = "ImageContext" if case.has_labels else "ImageArms"
+        env: gym.Env[Any, Any] = gym.make(
+            f"vitucb/{name}-v0", dataset=dataset, num_arms=num_arms, max_episode_steps=10**6
         )
         self.agent: Any = vitucb.make_agent(case.agent, env, seed=0, **case.settings)
         if case.is_asleep:
@@ -118,7 +116,7 @@ def accustomed(case: Case, num_arms: int = 10) -> Player:
     """A player of 369 digits, the set that settings are tuned on, none of them new."""
     dataset = load_dataset("digits", split="tune")
     player = Player(case, dataset, num_arms=num_arms)
-    player.see(list(dataset.images))
+    player.see([dataset.images[i] for i in range(len(dataset.images))])
     return player
 
 

@@ -73,6 +73,21 @@ def test_plain_names_equal_torch_bit_for_bit(name: str, options: dict[str, Any])
     assert all_equal(values(factors(pairs)), values(factors(reference)))
 
 
+def test_how_factors_are_stepped_does_not_come_with_a_state() -> None:
+    one_by_one = create_optimizer("adamw", make_pairs(), lr=0.01, foreach=False)
+    together = create_optimizer("adamw", make_pairs(), lr=0.01)
+    together.load_state_dict(one_by_one.state_dict())
+    assert together.param_groups[0]["foreach"] is True
+
+
+@pytest.mark.parametrize("told", [{}, {"foreach": False}, {"fused": True}])
+def test_factors_are_stepped_together_unless_told_otherwise(told: dict[str, Any]) -> None:
+    group = create_optimizer("adamw", make_pairs(), lr=0.01, **told).param_groups[0]
+    assert {name: group[name] for name in ("foreach", "fused") if group[name]} == {
+        name: True for name in ("foreach", "fused") if (told or {"foreach": True}).get(name)
+    }
+
+
 @pytest.mark.parametrize("base", ["adamw", "sgd"])
 def test_lora_plus_with_ratio_one_is_the_base_bit_for_bit(base: str) -> None:
     pairs, reference = make_pairs(), make_pairs()

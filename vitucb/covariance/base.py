@@ -172,15 +172,16 @@ class FeatureCovariance(abc.ABC):
             scored = self._checked_score(self._as_rows(phi))
         self._scored = None
         weights = self._as_weights(weight, scored)
-        keep = weights > 0
+        keep = weights.numpy() > 0
         if scored.is_finite is not None:
-            is_finite = scored.is_finite.cpu()
+            is_finite = scored.is_finite.cpu().numpy()
             keep &= is_finite
             self._count_rejected(int((~is_finite).sum()), len(keep))
         else:
             self._rejected_in_a_row = 0
-        if not bool(keep.all()):
-            scored, weights = scored.take(keep), weights[keep]
+        if not keep.all():
+            kept = torch.from_numpy(keep)
+            scored, weights = scored.take(kept), weights[kept]
         if len(weights):
             self._append(scored, weights)
             self.count += len(weights)
@@ -279,12 +280,12 @@ class FeatureCovariance(abc.ABC):
         """Score rows of which some may not be finite, which score 0; `also` as in `tell`."""
         self._follow(rows.device)
         scored = self._score(rows)
-        if bool(torch.isfinite(scored.tell(*also)[0]).all()):
+        if _are_finite(scored.tell(*also)[0]):
             return scored
         # Only now look at every entry: the scores of finite features are finite.
         bad = ~torch.isfinite(rows).all(dim=1)
         scored = self._score(torch.where(bad[:, None], torch.zeros_like(rows), rows))
-        if not bool(torch.isfinite(scored.tell(*also)[0]).all()):
+        if not _are_finite(scored.tell(*also)[0]):
             largest = float(rows[~bad].abs().max())
             raise FloatingPointError(
                 f"features as large as {largest:.3g} overflow the covariance; scale them to norm 1"
@@ -316,10 +317,15 @@ class FeatureCovariance(abc.ABC):
     @staticmethod
     def _as_weights(weight: float | Tensor, scored: Scored) -> Tensor:
         # On the host, which has to know them: whether a row enters is decided there.
-        weights = torch.as_tensor(weight, dtype=torch.float64, device="cpu")
-        if not bool(((weights >= 0) & torch.isfinite(weights)).all()):
+        weights = torch.as_tensor(weight, dtype=torch.float64, device="cpu").detach()
+        if not (_are_finite(weights) and (weights.numpy() >= 0).all()):
             raise ValueError(f"weight {weight} must be finite and at least 0")
         return weights.expand(len(scored.squares))
+
+
+def _are_finite(values: Tensor) -> bool:
+    """Whether all of values on the CPU are; by numpy, which has no tensor to make for it."""
+    return bool(np.isfinite(values.numpy()).all())
 
 
 def information_gain(covariance: FeatureCovariance, scored: Scored, weights: Tensor) -> float:

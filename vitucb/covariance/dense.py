@@ -85,7 +85,7 @@ class DenseCovariance(FeatureCovariance):
         solved = (phi64 @ self._inverse).mT
         squares = (phi64 * solved.mT).sum(1)
         scored = Scored(phi, squares, solved=solved)
-        if not bool((scored.tell()[0] < 0).any()):
+        if not (scored.tell()[0].numpy() < 0).any():
             return scored
         # P lost definiteness to rounding; A has not.
         self._invert()

@@ -45,7 +45,8 @@ class Scored:
         """
         if self.told is None or also:
             norms = [] if self.gram is None else [self.gram.diagonal()]
-            self.told = torch.stack([self.squares, *norms, *also]).cpu()
+            rows = [self.squares, *norms, *also]
+            self.told = (torch.stack(rows) if len(rows) > 1 else self.squares[None]).cpu()
         return self.told
 
     def take(self, which: Tensor | slice) -> Scored:

@@ -65,12 +65,13 @@ class LinearExpert:
         # Round -> what was expected of the arm chosen then.
         self._pending: dict[int, float] = {}
         self._scored: tuple[Offer, Array] | None = None
+        self._made: tuple[Offer, Tensor] | None = None
         self.parameters = {"tracked_features": self._covariance.dim}
 
     def predict(self, offer: Offer) -> Prediction:
         """Means and widths of the arms; with a discount, the round passes at the first call."""
         self._let_pass()
-        phi = linear_features(offer)
+        phi = self._features(offer)
         mean: Array = (phi @ self._covariance.solve(self._response)).numpy()
         width = self._noise.std * self._covariance.width(phi).numpy()
         self._scored = (offer, mean)
@@ -81,7 +82,7 @@ class LinearExpert:
 
         Must follow `predict` of the same offer.
         """
-        joint = self._covariance.cov(linear_features(offer)).numpy()
+        joint = self._covariance.cov(self._features(offer)).numpy()
         deviation = np.sqrt(np.maximum(joint.diagonal(), np.finfo(np.float64).tiny))
         correlation: Array = joint / np.outer(deviation, deviation)
         return correlation
@@ -99,7 +100,7 @@ class LinearExpert:
 
     def observe(self, offer: Offer, action: int, reward: float, age: int) -> dict[str, float]:
         """Add the reward to the response, discounted by its age."""
-        phi = linear_features(offer)[action]
+        phi = self._features(offer)[action]
         expected = self._pending.pop(self._rounds - 1 - age, None)
         if expected is None:
             expected = float(phi @ self._covariance.solve(self._response))
@@ -110,6 +111,12 @@ class LinearExpert:
         self._response += weight * reward * phi
         self._scored = None
         return {"score/noise": self._noise.std, "covariance/log_det": self._covariance.log_det}
+
+    def _features(self, offer: Offer) -> Tensor:
+        """`linear_features`, kept until another offer is asked for."""
+        if self._made is None or self._made[0] is not offer:
+            self._made = offer, linear_features(offer)
+        return self._made[1]
 
     def _let_pass(self) -> None:
         """Let a round pass, once: every observation counts `discount` times what it did."""
