@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from vitucb.agents.table import AGENTS
 from vitucb.types import Observation, shares_image
 
 
@@ -39,7 +40,12 @@ def require_image_bandit(env: object, name: str = "env") -> None:
         raise TypeError(f"{name} is a vector of {env.num_envs} environments; an agent plays one")
     observations, actions = (getattr(env, f"{kind}_space", None) for kind in _SPACES)
     if observations is None or actions is None:
-        raise TypeError(f"{name} {type(env).__name__} is no gymnasium environment")
+        kind = type(getattr(env, "unwrapped", env)).__name__
+        if isinstance(env, gym.Env):
+            raise TypeError(
+                f"{name}: {kind} lacks observation_space or action_space; set both in __init__"
+            )
+        raise TypeError(f"{name} {kind} is no gymnasium environment")
     if not isinstance(observations, gym.spaces.Dict) or not set(observations) >= _PARTS:
         raise ValueError(
             f"{name}: observations must be a Dict space with images and action_mask, "
@@ -66,6 +72,30 @@ def _holds_images(space: gym.Space[Any]) -> bool:
 
 _SPACES = ("observation", "action")
 _PARTS = {"images", "action_mask"}
+
+
+def why_unfit(
+    name: str, num_arms: int, is_shared: bool, *, arms: int, shares_one: bool
+) -> str | None:
+    """Why an agent made for other arms cannot choose among these: for which, not for which.
+
+    Args:
+        name: Of the agent, as in its settings.
+        num_arms: For how many arms it was made.
+        is_shared: Whether it was made for one image as the context of all of them.
+        arms: How many are on offer.
+        shares_one: Whether these share an image.
+
+    Returns:
+        None if it can.
+    """
+    knows_numbers = name in AGENTS and AGENTS[name].knows_arms_by_number
+    if not knows_numbers and shares_one != is_shared and arms > 1:
+        kinds = ("an image per arm", "one image for all arms")
+        return f"{kinds[is_shared]}, not for {kinds[shares_one]}"
+    if (is_shared or knows_numbers) and arms != num_arms:
+        return f"{num_arms} arms, not for {arms}"
+    return None
 
 
 def num_label_actions(env: gym.Env[Any, Any]) -> int | None:
@@ -95,14 +125,14 @@ def images_per_round(env: gym.Env[Any, Any]) -> int:
     return 1 if num_label_actions(env) else int(env.action_space.n)  # type: ignore[attr-defined]
 
 
-def require_image_arms(env: gym.Env[Any, Any], agent: str) -> None:
-    """Refuse environments whose arms share one context image.
+def require_image_arms(env: gym.Env[Any, Any], name: str) -> None:
+    """Refuse environments whose arms share one context image, for the agent or expert `name`.
 
     Raises:
         ValueError: If they do.
     """
     if num_label_actions(env) is not None:
         raise ValueError(
-            f"agent {agent!r} needs an image per arm; this environment shows one image to all of "
-            "them: choose lin-ucb, lin-ts or neural-ucb"
+            f"{name!r} needs an image per arm; this environment shows one image to all of them: "
+            "choose the agents lin-ucb, lin-ts or neural-ucb, or the experts linear or softmax"
         )

@@ -8,6 +8,7 @@ agent's draws.
 from __future__ import annotations
 
 import zlib
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 
 def _sequence(seed: int, stream: str) -> np.random.SeedSequence:
+    if not isinstance(seed, Integral):
+        raise TypeError(f"seed {seed!r} is no integer; choose one >= 0")
     if seed < 0:
         raise ValueError(f"seed {seed} is negative; choose an integer >= 0")
     # crc32 and not hash(): the latter is salted per process.

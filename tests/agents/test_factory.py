@@ -32,6 +32,7 @@ class Continuous(gym.Env[Any, Any]):
         (gym.make_vec("CartPole-v1", num_envs=2), TypeError, "env is a vector of 2 environments"),
         (Continuous(), ValueError, "actions must be a Discrete space, one for each arm"),
         (3, TypeError, "env int is no gymnasium environment"),
+        (gym.Env(), TypeError, "env: Env lacks observation_space or action_space; set both"),
     ],
 )
 @pytest.mark.parametrize("name", ["ucb1", "vit-ucb"])

@@ -257,6 +257,25 @@ def test_an_environment_may_reuse_its_arrays() -> None:
     assert seen(Reusing) == seen(lambda env: env)
 
 
+def test_decisions_that_wait_at_a_resume_keep_their_images_where_arrays_are_reused() -> None:
+    def learnt(played_before: int) -> list[tuple[int, float]]:
+        env = Late(Reusing(gym.make("vitucb/ImageArms-v0", num_arms=3, max_episode_steps=12)))
+        first = Episode(env, Diary(), seed=0)
+        recorded = [
+            Recorded(r.decision.action, r.reward, r.regret)
+            for r in (first.play_round() for _ in range(played_before))
+        ]
+        env, diary = Late(env.env), Diary()
+        episode = Episode(env, diary, seed=0)
+        episode.resume(first.state_dict(), recorded)
+        while not episode.is_over:
+            episode.play_round()
+        return [(pixels, reward) for _, pixels, reward in diary.seen]
+
+    late = learnt(7)
+    assert late == learnt(0)[-len(late) :]
+
+
 def test_an_environment_that_tells_no_regret_is_named() -> None:
     class Silent(gym.Wrapper[Any, Any, Any, Any]):
         def step(self, action: Any) -> Any:

@@ -242,13 +242,14 @@ def test_decisions_carry_no_features() -> None:
         (pictures(0)[0], None, ValueError, r"shape \(8, 8, 3\); give \(K, H, W, C\)"),
         (pictures(0, arms=4), None, ValueError, "4 images for an agent of 3 arms"),
         (pictures(0, arms=0), None, ValueError, "shape"),
+        ([*pictures(0)[:2], np.zeros((4, 4, 3))], None, ValueError, r"in shape: \(4, 4, 3\), \(8"),
         (pictures(0), [1, 1], ValueError, "must have 3 values 0 or 1"),
         (pictures(0), [0, 0, 0], ValueError, "allow at least one"),
         (pictures(0), [1, 2, 0], ValueError, "must have 3 values 0 or 1"),
     ],
 )
 def test_input_that_does_not_fit_is_named(
-    images: NDArray[Any], mask: list[int] | None, kind: type[Exception], words: str
+    images: Any, mask: list[int] | None, kind: type[Exception], words: str
 ) -> None:
     agent = deploy()
     with pytest.raises(kind, match=words):
@@ -339,3 +340,12 @@ def test_numbers_of_numpy_are_numbers(reward: Any) -> None:
     agent = vitucb.deploy("random", num_arms=three, image_shape=tuple(np.array([8, 8, 3])))
     decision = agent.act(np.zeros((3, 8, 8, 3), np.uint8))
     assert agent.observe(decision, reward).outcome == "learnt"
+
+
+def test_counts_and_seeds_that_are_no_integers_are_named() -> None:
+    with pytest.raises(TypeError, match=r"^num_arms 2\.5 is no whole number; give an integer"):
+        vitucb.deploy("random", num_arms=2.5)  # type: ignore[arg-type]  # what is refused
+    with pytest.raises(TypeError, match=r"^image_shape 8\.0 is no whole number"):
+        vitucb.deploy("random", num_arms=2, image_shape=(8.0, 8, 3))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^seed '1' is no integer; choose one >= 0"):
+        vitucb.deploy("random", num_arms=2, seed="1")  # type: ignore[arg-type]  # what is refused

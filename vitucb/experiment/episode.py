@@ -14,9 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitucb.experiment.reward_wrappers import check_reward_wrappers, wrapper_of_rewards
+from vitucb.experiment.round_checks import (
+    checked_info,
+    checked_reward,
+    copied_observation,
+    first_observation,
+    require_players,
+)
 from vitucb.seeding import stream_seed
 from vitucb.types import (
-    LARGEST_REWARD,
     Agent,
     Decision,
     Observation,
@@ -27,8 +33,6 @@ from vitucb.types import (
 )
 
 _logger = logging.getLogger(__name__)
-
-_INFO = ("expected_reward", "optimal_reward", "optimal_action", "regret")
 
 
 def run(
@@ -93,13 +97,15 @@ class Episode:
         """Reset `env`; the agent is expected to be fresh, or restored before `resume`.
 
         Raises:
-            ValueError: If a wrapper of rewards would be passed by, see `check_reward_wrappers`.
+            TypeError: If `env` is no environment or `agent` no agent.
+            ValueError: If a wrapper of rewards would be passed by, see `check_reward_wrappers`, the
+                agent was built for other arms, or `reset` returned no observation.
         """
+        require_players(env, agent)
         check_reward_wrappers(env)
         self._env, self.agent = env, agent
         self._changes_rewards = wrapper_of_rewards(env)
-        self._num_arms = int(env.action_space.n)  # type: ignore[attr-defined]  # Discrete
-        self._obs: Observation = env.reset(seed=stream_seed(seed, "env"))[0]
+        self._obs = first_observation(env.reset(seed=stream_seed(seed, "env")))
         self.index, self.is_over, self.cumulative_regret = 0, False, 0.0
         self._pending: dict[int, tuple[Observation, Decision]] = {}
 
@@ -108,11 +114,10 @@ class Episode:
 
         Raises:
             ValueError: If a reward is not finite or above 1e30 in size, which is learnt by nobody,
-                or if no arm is allowed.
+                if no arm is allowed, or if images are of another kind than declared.
         """
-        # Copies: the environment may go on to write the next round into its arrays.
-        obs, index = {name: np.array(part) for name, part in self._obs.items()}, self.index
-        _check_mask(index, obs["action_mask"], self._num_arms)
+        index = self.index
+        obs = copied_observation(index, self._obs, self._env)
         expected = getattr(self._env.unwrapped, "expected_rewards", None)
         is_told = expected is not None and not self._changes_rewards
         expected = np.array(expected, np.float64) if is_told else None
@@ -145,29 +150,20 @@ class Episode:
     def _step(self, action: int) -> tuple[float, dict[str, Any], Sequence[tuple[int, float]]]:
         """Play `action`; the reward drawn, the info, and the `(round, reward)` that arrived."""
         index = self.index
-        self._obs, reward, terminated, truncated, info = self._env.step(action)
-        if isinstance(reward, np.ndarray) and reward.ndim:
-            raise ValueError(
-                f"round {index}: the environment returned reward {reward!r}, an array; give a "
-                "number; the rounds before it are kept"
-            )
-        arrivals: Sequence[tuple[int, float]] = [(index, float(reward))]
+        self._obs, paid, terminated, truncated, info = self._env.step(action)
+        arrivals: Sequence[tuple[int, float]] | None = None
         if self._env.has_wrapper_attr("arrivals"):
             arrivals = list(self._env.get_wrapper_attr("arrivals"))
-            reward = self._env.get_wrapper_attr("drawn_reward")
-        _check_reward(index, "the environment returned reward", float(reward))
-        if missing := [name for name in _INFO if name not in info]:
-            raise ValueError(
-                f"round {index}: the environment's info lacks {', '.join(missing)}; give each, NaN "
-                "for a mean or a regret and -1 for an arm that is not known"
-            )
+            paid = self._env.get_wrapper_attr("drawn_reward")
+        reward = checked_reward(index, "the environment returned reward", paid)
+        info = checked_info(index, info)
         if self._changes_rewards:
             info = self._without_means(info)
         if self._env.has_wrapper_attr("lost"):
             for lost in self._env.get_wrapper_attr("lost"):
                 self._pending.pop(lost, None)
         self.index, self.is_over = index + 1, bool(terminated or truncated)
-        return float(reward), info, arrivals
+        return reward, info, [(index, reward)] if arrivals is None else arrivals
 
     def _without_means(self, info: dict[str, Any]) -> dict[str, Any]:
         """The info of a round whose means are in another unit than its reward."""
@@ -190,8 +186,8 @@ class Episode:
                     f"round {self.index - 1}: a reward of round {index} arrived, which was "
                     "rewarded before or never played; check the environment's arrivals"
                 )
-            _check_reward(self.index - 1, f"of round {index} arrived reward", reward)
-            reports.append(self.agent.update(*self._pending.pop(index), reward))
+            learnt = checked_reward(self.index - 1, f"of round {index} arrived reward", reward)
+            reports.append(self.agent.update(*self._pending.pop(index), learnt))
         return merged_metrics(reports)
 
     def state_dict(self) -> State:
@@ -214,7 +210,9 @@ class Episode:
         """
         waiting = {int(i): decision_from_state(d, self.agent) for i, d in state["pending"].items()}
         for row in recorded[: int(state["index"])]:
-            obs, index = self._obs, self.index
+            index = self.index
+            # Copied before the environment writes the next round into it.
+            obs = copied_observation(index, self._obs, self._env) if index in waiting else None
             reward, info, _ = self._step(row.action)
             played, recorded_before = (reward, float(info["regret"])), (row.reward, row.regret)
             # The regret is NaN where the environment hides it.
@@ -224,7 +222,7 @@ class Episode:
                     f"{info['regret']!r}, but {row.reward!r}, {row.regret!r} were recorded; "
                     "restore its data and versions, or start anew with --overwrite"
                 )
-            if index in waiting:
+            if obs is not None:
                 self._pending[index] = (obs, waiting[index])
         self.cumulative_regret = float(state["cumulative_regret"])
 
@@ -249,25 +247,3 @@ def _told_classes(env: gym.Env[Any, Any], num_arms: int) -> NDArray[np.int64] | 
     if classes is None or np.shape(classes) != (num_arms,):
         return None
     return np.array(classes, np.int64)
-
-
-def _check_mask(index: int, mask: NDArray[np.int8], num_arms: int) -> None:
-    if mask.shape != (num_arms,) or not ((mask == 0) | (mask == 1)).all():
-        given = f"of shape {mask.shape}" if mask.shape != (num_arms,) else f"of {np.unique(mask)}"
-        raise ValueError(
-            f"round {index}: action_mask is {given}; the environment must give 1 for every arm on "
-            f"offer and 0 for the others, ({num_arms},); the rounds before it are kept"
-        )
-    if not np.any(mask):
-        raise ValueError(
-            f"round {index}: action_mask allows no arm; the environment must offer at least one; "
-            "the rounds before it are kept"
-        )
-
-
-def _check_reward(index: int, what: str, reward: float) -> None:
-    if not abs(reward) <= LARGEST_REWARD:  # so, NaN is refused too
-        raise ValueError(
-            f"round {index}: {what} {reward}; rewards must be finite numbers of size "
-            f"{LARGEST_REWARD:g} at most; the rounds before it are kept"
-        )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Sequence
 from numbers import Real
-from typing import Any, cast
+from typing import Any, SupportsIndex, cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from vitucb.storage.limits import check_observation
 from vitucb.types import LARGEST_REWARD
@@ -26,6 +28,33 @@ def checked_range(given: tuple[float, float] | None) -> tuple[float, float]:
             f"{LARGEST_REWARD:g} in size"
         )
     return float(low), float(high)
+
+
+def whole_number(name: str, value: object) -> int:
+    """A count called `name` as an integer.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    try:
+        return operator.index(cast(SupportsIndex, value))
+    except TypeError:
+        raise TypeError(f"{name} {value!r} is no whole number; give an integer") from None
+
+
+def pixels_of(images: ArrayLike) -> NDArray[Any]:
+    """Images as one array.
+
+    Raises:
+        ValueError: If they differ in shape.
+    """
+    try:
+        return np.asarray(images)
+    except ValueError:  # of NumPy, in words of its own
+        shapes = sorted({np.shape(image) for image in cast(Sequence[ArrayLike], images)})
+        raise ValueError(
+            f"images differ in shape: {', '.join(map(str, shapes[:3]))}; resize them to one"
+        ) from None
 
 
 def check_images(pixels: NDArray[Any], shares_image: bool) -> None:

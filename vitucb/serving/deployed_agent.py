@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vitucb.agents import AGENTS
+from vitucb.agents.context import is_image_context, why_unfit
 from vitucb.agents.saving import Blueprint, save_agent
 from vitucb.agents.slates import Slate, check_offer, chosen_slate
 from vitucb.serving.answers import (
@@ -31,9 +32,9 @@ from vitucb.serving.answers import (
     ReceiptOutcome,
     decision_id,
 )
-from vitucb.serving.checks import check_images, checked_range, number
+from vitucb.serving.checks import check_images, checked_range, number, pixels_of
 from vitucb.serving.pending import PendingDecision, PendingDecisions
-from vitucb.types import Agent, Decision, Observation, State, shares_image
+from vitucb.types import Agent, Decision, Observation, State
 
 _logger = logging.getLogger(__name__)
 
@@ -120,14 +121,11 @@ class DeployedAgent:
 
     def why_unfit(self, obs: Observation) -> str | None:
         """Why the agent cannot choose in `obs`, made for other contexts or arms; None if it can."""
-        arms, of = len(obs["action_mask"]), self.blueprint.num_arms
-        shares = shares_image(len(obs["images"]), arms)
-        if not self._knows_numbers and shares != self.blueprint.shares_image and arms > 1:
-            kinds = ("an image per arm", "one image for all arms")
-            return f"its agent was made for {kinds[not shares]}, not for {kinds[shares]}"
-        if self._has_fixed_arms and arms != of:
-            return f"its agent was made for {of} arms, not for {arms}"
-        return None
+        made = self.blueprint
+        arms, shares = len(obs["action_mask"]), is_image_context(obs)
+        name, of = made.config.name, made.num_arms
+        problem = why_unfit(name, of, made.shares_image, arms=arms, shares_one=shares)
+        return None if problem is None else f"its agent was made for {problem}"
 
     @overload
     def act(
@@ -323,7 +321,7 @@ class DeployedAgent:
             return obs
 
     def _checked_observation(self, images: ArrayLike, action_mask: ArrayLike | None) -> Observation:
-        pixels, shares = np.asarray(images), self.blueprint.shares_image
+        pixels, shares = pixels_of(images), self.blueprint.shares_image
         if shares and pixels.ndim == 3:
             pixels = pixels[None]
         check_images(pixels, shares)

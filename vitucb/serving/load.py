@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from vitucb.agents.saving import MANIFEST, Blueprint, read_agent
 from vitucb.agents.settings import warn_of_ignored
 from vitucb.config import AgentConfig, override
 from vitucb.registry import reading_folder
+from vitucb.serving.checks import whole_number
 from vitucb.serving.deployed_agent import MAX_UNANSWERED, DeployedAgent
 from vitucb.serving.run_agent import read_run_agent
 from vitucb.types import State
@@ -147,8 +147,9 @@ def deploy(
     settings = override(config or AgentConfig(), {"name": name, **overrides}, "agent.")
     if overrides:
         warn_of_ignored(settings)
-    shape = tuple(map(operator.index, image_shape))
-    blueprint = Blueprint(settings, seed, operator.index(num_arms), shares_image, shape)
+    shape = tuple(whole_number("image_shape", side) for side in image_shape)
+    arms = whole_number("num_arms", num_arms)
+    blueprint = Blueprint(settings, seed, arms, shares_image, shape)
     return _build(blueprint, device, max_unanswered, reward_range)
 
 
