@@ -326,7 +326,7 @@ def test_a_non_finite_head_gradient_leaves_the_head_alone(name: str) -> None:
         ),
         ("cola", {"inner_options": {"lr": 1.0}}, "inner_options lr: the inner optimizer has those"),
         ("cola", {"inner_options": [1]}, "'cola', option inner_options: expected .* got \\[1\\]"),
-        ("adamw", {"betas": "abc"}, "'adamw', option betas: expected tuple, got 'abc'"),
+        ("adamw", {"betas": "abc"}, "'adamw', option betas: expected list, got 'abc'"),
         ("lora-rite", {"betas": [0.9]}, "'lora-rite', option betas: expected 2 values"),
         ("lora-fa", {"betas": [0.9, "x"]}, r"option betas\[1\]: expected float, got 'x'"),
         ("lamb", {"eps": [1e-8]}, "option eps: expected float"),

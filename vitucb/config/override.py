@@ -173,7 +173,25 @@ def checked(value: Any, hint: Any, path: str) -> Any:
     kind = origin or hint
     if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
-    raise ValueError(f"{path}: expected {kind.__name__}, got {shown(value)}")
+    raise ValueError(_refusal(path, (kind,), value))
+
+
+def _refusal(path: str, hints: Sequence[Any], value: object) -> str:
+    """What to say of a value of another type than `hints`."""
+    names = " or ".join(map(_name, hints))
+    return f"{path}: expected {names}, got {shown(value)}{_remedy(hints, value)}"
+
+
+def _remedy(hints: Sequence[Any], value: object) -> str:
+    """How the value is meant to be written, where that can be told."""
+    kinds = [typing.get_origin(hint) or hint for hint in hints]
+    if tuple in kinds and isinstance(value, str | int | float):
+        return f"; write a list: [{_word(value)}]"
+    if str in kinds and isinstance(value, bool | int | float):
+        return "; put it in quotes"
+    if int in kinds and isinstance(value, float) and value.is_integer():
+        return f"; write {int(value)}"
+    return ""
 
 
 def shown(value: object) -> str:
@@ -208,14 +226,16 @@ def _checked_union(value: Any, members: tuple[Any, ...], path: str) -> Any:
         except ValueError as error:
             if not str(error).startswith(f"{path}:"):
                 raise  # the list or mapping is right, but not what is in it
-    names = " or ".join(map(_name, members))
-    raise ValueError(f"{path}: expected {names}, got {shown(value)}")
+    raise ValueError(_refusal(path, members, value))
 
 
 def _name(hint: Any) -> str:
+    """A type as a person calls it who writes YAML."""
     if typing.get_origin(hint) is Literal:
         return " or ".join(map(str, typing.get_args(hint)))
-    return "nothing" if hint is type(None) else getattr(hint, "__name__", str(hint))
+    kind = typing.get_origin(hint) or hint
+    own = {type(None): "nothing", tuple: "list", dict: "mapping"}
+    return own[kind] if kind in own else str(getattr(kind, "__name__", hint))
 
 
 def _yaml_float(value: str) -> float | str:

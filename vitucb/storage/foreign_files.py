@@ -183,7 +183,7 @@ def parse_yaml(text: str) -> Any:
         _check_integers(content)
         return content
     except yaml.YAMLError as error:
-        raise ValueError(_one_line(error)) from error
+        raise ValueError(_one_line(error, text)) from error
     except (ValueError, RecursionError):
         raise
     except Exception as error:  # numbers, dates and sets that are none: KeyError, AttributeError...
@@ -236,5 +236,9 @@ def _check_integers(content: Any) -> None:
             _check_integers(item)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _one_line(error: yaml.YAMLError, text: str) -> str:
+    """What is wrong with YAML `text`, and the remedy of the commonest mistake."""
+    said = " ".join(str(error).split()).replace('in "<unicode string>", ', "in ")
+    mark = getattr(error, "problem_mark", None)
+    has_tab = mark is not None and "\t" in "".join(text.splitlines()[mark.line : mark.line + 1])
+    return f"{said}; indent with spaces, not with tabs" if has_tab else said
