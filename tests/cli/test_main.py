@@ -120,6 +120,8 @@ OPTION = ("--agent.optimizer.options",)
         (["--env.id", "CartPole-v1"], "must be a Dict space with images and action_mask"),
         (["--env.id", "nowhere:my/Env-v0"], "env.id 'nowhere:my/Env-v0' cannot be imported"),
         (["--env.dataset", "digit"], "did you mean 'digits'?"),
+        (["--env.data.classes", "3"], "env.data.classes ['3']: of which images is not said; set"),
+        (["--seed"], "Missing value for argument '--seed'. Expected 1 values; see vitucb run"),
         (["--env.num-arms", "11"], "11"),
         (["--env.options", "colour", "3"], "colour"),
         (["--num-rounds", "0"], "num_rounds 0 must be at least 1"),
@@ -131,7 +133,10 @@ OPTION = ("--agent.optimizer.options",)
             "option ratio: expected float, got 'abc'",
         ),
         ([*OPTIMIZER, "lora-plus", *OPTION, "ratio", "-1"], "-1 must be a positive number"),
-        ([*OPTIMIZER, "lora-rite", *OPTION, "betas", "0.9"], "betas: expected tuple, got 0.9"),
+        (
+            [*OPTIMIZER, "lora-rite", *OPTION, "betas", "0.9"],
+            "betas: expected list, got 0.9; write a list: [0.9]",
+        ),
         ([*OPTION, "betas"], "'betas' has no value; write name value"),
         ([*OPTION, "betas", "[0.9"], "'[0.9' is no list or mapping such as [1, 2]"),
         ([*OPTION, "betas", "[[1]]"], "options.betas[0]: expected int or float"),
@@ -264,3 +269,21 @@ def test_module_is_the_command() -> None:
         [sys.executable, "-m", "vitucb", "--help"], capture_output=True, text=True, check=True
     )
     assert "demo" in done.stdout
+
+
+def test_a_section_is_given_as_its_name_alone_as_in_a_file() -> None:
+    words = ["--agent", "lin-ucb", "--agent.policy=greedy", "--agent.optimizer", "lora-rite"]
+    agent = parse_run([*words, "--agent.covariance", "dense"], "run").agent
+    named = (agent.name, agent.policy.name, agent.optimizer.name, agent.covariance.name)
+    assert named == ("lin-ucb", "greedy", "lora-rite", "dense")
+
+
+def test_an_error_of_a_module_of_the_users_own_says_where_it_was_raised(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "def build(config, env, seed, device):\n    return 1 + None\n"
+    (tmp_path / "adding_none.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    played = ["--num-rounds", "2", "--out", str(tmp_path)]
+    line = refused(["run", "--agent.name", "adding_none:build", *played], capsys)
+    assert line.endswith("'NoneType' (raised in line 2 of adding_none)")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vitucb.config import RunConfig, override
+from vitucb.config import EnvConfig, RunConfig, override
+from vitucb.experiment.environments import ignored_by_env
 from vitucb.experiment.lock import locked
 from vitucb.experiment.preflight import check_environments, check_places, check_writable
 from vitucb.experiment.run_folder import run_folder
@@ -109,3 +110,22 @@ def test_a_unknown_column_of_a_manifest_is_named(tmp_path: Path) -> None:
 def test_sets_of_a_hub_are_left_to_the_run(tmp_path: Path) -> None:
     settings = override(config(tmp_path), {"env": {"dataset": "torch/no-such-set"}})
     check_environments([settings, dataclasses.replace(settings, seed=1)])
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({"noise_std": 5.0}, ["env.noise_std 5.0 is of no use"]),
+        ({"noise_std": 5.0, "id": "vitucb/ImageContext-v0"}, ["env.noise_std 5.0 is of no use"]),
+        ({"noise_std": 5.0, "reward": "gaussian"}, []),
+        ({"noise_std": 5.0, "id": "vitucb/RatedItems-v0"}, []),
+        ({"noise_std": 5.0, "id": "my_envs:my/Own-v0"}, []),
+        ({"delay": {"law": "fixed", "tail": 3.0}}, ["env.delay.tail 3.0 is of no use with"]),
+        ({"delay": {"law": "heavy-tailed", "tail": 3.0}}, []),
+    ],
+)
+def test_settings_of_an_environment_without_effect_are_told(
+    env: dict[str, object], said: list[str]
+) -> None:
+    found = ignored_by_env(override(EnvConfig(), env))
+    assert [line[: len(start)] for line, start in zip(found, said, strict=True)] == said

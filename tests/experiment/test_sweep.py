@@ -263,3 +263,9 @@ def test_a_stopped_sweep_tells_of_every_job_and_goes_no_further(tmp_path: Path) 
     finished = [job for job, error in outcomes if error is None]
     assert finished
     assert all(is_finished(run_folder(job)) for job in finished)
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_no_workers_are_refused(workers: int) -> None:
+    with pytest.raises(ValueError, match=rf"^workers {workers} must be at least 1; leave it out"):
+        run_jobs([], workers=workers)

@@ -8,7 +8,7 @@ import io
 import itertools
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import TypeVar, get_origin
 
@@ -20,7 +20,7 @@ from tyro.constructors import (
 )
 
 from vitucb.cli.output import UsageError
-from vitucb.config import FREE_OPTIONS, RunConfig, load_config, override_key
+from vitucb.config import FREE_OPTIONS, RunConfig, flatten, load_config, override_key, to_dict
 from vitucb.config.options import Options, format_options, parse_option, parse_options
 
 ArgsT = TypeVar("ArgsT")
@@ -63,9 +63,9 @@ def parse_run(words: Sequence[str], command: str) -> RunConfig:
     """The settings of a run: those of `--config FILE`, and the options that override them.
 
     Free options (`--agent.optimizer.options ratio 16`, or `--agent.optimizer.options.ratio 16`)
-    are added to those of the file.
+    are added to those of the file. A section may be given as its name alone, as in a file.
     """
-    rest, config_file = pop_option(list(words), "--config")
+    rest, config_file = pop_option([_spelled_out(word) for word in words], "--config")
     base = load_config(config_file) if config_file else RunConfig()
     rest, dotted = _pop_dotted(rest)
     config = parse(RunConfig, rest, command, base)
@@ -77,6 +77,14 @@ def parse_run(words: Sequence[str], command: str) -> RunConfig:
     for key, word in dotted:
         config = override_key(config, key, parse_option(word))
     return config
+
+
+def _spelled_out(word: str) -> str:
+    """`--agent.policy.name` for `--agent.policy`, and the like; other words as they are."""
+    option, has_value, value = word.partition("=")
+    key = f"{option.removeprefix('--')}.name"
+    is_name = option.startswith("--") and key in flatten(to_dict(RunConfig()))
+    return f"--{key}{has_value}{value}" if is_name else word
 
 
 def _pop_dotted(words: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -110,13 +118,16 @@ def _condense(boxed: str, listed: str) -> str:
     if "Perhaps you meant:" in inside[:-1]:
         option = inside[inside.index("Perhaps you meant:") + 1].split()[0]
         hint = f"; did you mean {option}?"
-    return f"{message or 'cannot read the arguments'}{hint}; see vitucb {listed}"
+    return f"{message.rstrip('.') or 'cannot read the arguments'}{hint}; see vitucb {listed}"
 
 
-def warn_of_ignored(configs: Iterable[RunConfig], command: str) -> None:
-    """Say on stderr, one line for an agent and what it ignores, which settings have no effect."""
+def warn_of_ignored(configs: Sequence[RunConfig], command: str) -> None:
+    """Say on stderr which settings have no effect: a line for an agent, or an environment."""
     from vitucb.agents.settings import describe_ignored, ignored
+    from vitucb.experiment.environments import ignored_by_env
 
+    for line in dict.fromkeys(line for config in configs for line in ignored_by_env(config.env)):
+        print(f"vitucb {command}: {line}", file=sys.stderr)
     found = ((config.agent.name, tuple(ignored(config.agent))) for config in configs)
     for agent, keys in dict.fromkeys(found):
         if keys:

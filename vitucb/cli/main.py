@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import metadata
 
@@ -69,8 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if words[0] not in COMMANDS:
             raise unknown_name("command", words[0], COMMANDS)
         import_path(COMMANDS[words[0]][0])(words[1:])
-    except (UsageError, ValueError, TypeError) as error:
+    except UsageError as error:
         fail(f"vitucb {words[0]}: {error}")
+    except (ValueError, TypeError) as error:
+        fail(f"vitucb {words[0]}: {error}{_foreign_place(error)}")
     except BrokenPipeError:
         # The reader of a pipe (`vitucb list | head`) left; silence the flush at exit too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -79,6 +82,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         message = "interrupted; the same command goes on from the last checkpoint"
         fail(f"vitucb {words[0]}: {message}", 130)
+
+
+def _foreign_place(error: Exception) -> str:
+    """Where an error was raised, if not by vitucb: our messages need no place, a plug-in's do."""
+    frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
+    module = str(frame.f_globals.get("__name__"))
+    is_ours = module.partition(".")[0] == "vitucb"
+    return "" if is_ours else f" (raised in line {line} of {module})"
 
 
 def _file_problem(error: OSError) -> str:

@@ -1,4 +1,4 @@
-"""`vitucb sweep` and `vitucb tune`: which runs, where they are played, what came of them."""
+"""`vitucb sweep`: which runs, where they are played, what came of them."""
 
 from __future__ import annotations
 

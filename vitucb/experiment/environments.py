@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import gymnasium as gym
 
 from vitucb.agents.context import require_image_bandit
-from vitucb.config import DataConfig, DriftConfig, EnvConfig
+from vitucb.config import DataConfig, DelayConfig, DriftConfig, EnvConfig, to_dict
 from vitucb.envs import (
+    ENVS,
     DelayedReward,
     DriftingRewards,
     ImageDataset,
@@ -18,7 +20,7 @@ from vitucb.envs import (
     load_dataset,
 )
 from vitucb.envs.data.sources import TIMM_PREFIXES
-from vitucb.registry import HUB, check_trusted, unknown_name
+from vitucb.registry import HUB, check_trusted, import_path, unknown_name
 
 
 def make_env(config: EnvConfig, num_rounds: int | None = None) -> gym.Env[Any, Any]:
@@ -58,6 +60,32 @@ def make_env(config: EnvConfig, num_rounds: int | None = None) -> gym.Env[Any, A
     return _wrapped(env, config)
 
 
+def ignored_by_env(config: EnvConfig) -> list[str]:
+    """What there is to say, in a line each, of settings that change nothing about `config`."""
+    found = []
+    if config.noise_std is not None and _reward_law(config) == "bernoulli":
+        found.append(
+            f"env.noise_std {config.noise_std} is of no use: rewards of env.reward bernoulli are 0 "
+            "or 1; choose gaussian or score, or leave it out"
+        )
+    delay = config.delay
+    if delay.tail != DelayConfig().tail and delay.law not in ("none", "heavy-tailed"):
+        found.append(
+            f"env.delay.tail {delay.tail} is of no use with env.delay.law {delay.law}; choose "
+            "heavy-tailed, or leave it out"
+        )
+    return found
+
+
+def _reward_law(config: EnvConfig) -> str | None:
+    """`env.reward`, or the default of an environment of ours; None if it has none."""
+    if config.reward is not None or config.id not in ENVS:
+        return config.reward
+    entry: Any = gym.registry[config.id].entry_point
+    law = inspect.signature(import_path(entry)).parameters.get("reward")
+    return None if law is None else law.default
+
+
 def _num_contexts(num_rounds: int, slots: int | None) -> int:
     """How often images are drawn: once a round, or once for the m rounds of a slate."""
     if slots is None:
@@ -77,7 +105,14 @@ def _dataset(config: EnvConfig) -> str | ImageDataset | None:
     if data == DataConfig():
         return config.dataset
     if config.dataset is None:
-        raise ValueError(f"env.data {data} needs env.dataset; name the dataset too")
+        changed = [
+            f"env.data.{key} {value!r}"
+            for key, value in to_dict(data).items()
+            if value != to_dict(DataConfig())[key]
+        ]
+        raise ValueError(
+            f"{', '.join(changed)}: of which images is not said; set env.dataset too, digits, say"
+        )
     return load_dataset(
         config.dataset,
         image_size=data.image_size,

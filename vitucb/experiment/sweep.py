@@ -181,8 +181,11 @@ def run_jobs(
         Error message per failed run folder; empty if all went well.
 
     Raises:
-        ValueError: If a run folder holds a run with other settings, finished or not.
+        ValueError: If a run folder holds a run with other settings, finished or not, or `workers`
+            is below 1.
     """
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers {workers} must be at least 1; leave it out for as many as fit")
     folders = [RunFolder.of(config) for config in configs]
     for folder in folders:
         folder.check_same_config()
