@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from vitucb.agents.table import AGENTS, POLICY_FIELDS, READ_BY_ALL
+from vitucb.agents.table import AGENTS, EXPERTS, POLICY_FIELDS, READ_BY_ALL
 from vitucb.config import AgentConfig, flatten, to_dict
 from vitucb.config.lora import DATA_INITS
 from vitucb.policies import SETTINGS as POLICY_SETTINGS
@@ -17,6 +18,18 @@ from vitucb.policies import SETTINGS as POLICY_SETTINGS
 _logger = logging.getLogger(__name__)
 
 _SKETCHES = ("exact", "low-rank", "frequent-directions", "countsketch")
+# Among experts that are named: those of ours that read the setting. What only `adapted` reads of
+# `lora` and `optimizer` is said when experts are built.
+_READ_BY_EXPERTS: Mapping[str, tuple[str, ...]] = {
+    "covariance.name": ("adapted",),
+    "head_ridge": ("linear",),
+    "policy.alpha": ("linear",),
+    "precision": ("adapted",),
+    "training.augment": ("adapted",),
+    "training.batch_size": ("adapted",),
+    "training.replay_capacity": ("adapted", "softmax", "kernel-softmax", "logistic"),
+}
+# In agents that read both settings: the first has no effect unless the second is one of these.
 _ONLY_WHERE: Mapping[str, tuple[str, tuple[object, ...]]] = {
     "covariance.rank": ("covariance.name", _SKETCHES),
     "head_ridge": ("head", ("ridge",)),
@@ -36,7 +49,6 @@ _ALONE = frozenset(
     | {"training.update_every", "training.gradient_steps", "training.replay"}
     | {"training.reset_on_drift", "training.rebuild", "training.drift_threshold"}
 )
-# In agents that read both settings: the first has no effect unless the second is one of these.
 
 
 def ignored(config: AgentConfig) -> list[str]:
@@ -58,14 +70,24 @@ def _has_effect(key: str, agent: str, values: Mapping[str, object]) -> bool:
         policy = POLICY_SETTINGS.get(str(values["policy.name"]))
         if policy is not None and key.removeprefix("policy.") not in policy:
             return False
-    if agent == "vit-ucb":
-        is_alone = values["experts"] == ["adapted"]
-        if key in (_AMONG_EXPERTS if is_alone else _ALONE):
-            return False
+    if agent == "vit-ucb" and not _is_read_by_experts(key, values["experts"]):
+        return False
     other, allowed = _ONLY_WHERE.get(key, ("name", ()))
     if not allowed or not _is_read(other, agent):
         return True
     return values[other] in allowed or ":" in str(values[other])
+
+
+def _is_read_by_experts(key: str, experts: Any) -> bool:
+    """Whether experts read a setting of `vit-ucb`; of those by import path nothing is known."""
+    if experts == ["adapted"]:
+        return key not in _AMONG_EXPERTS
+    if key in _ALONE:
+        return False
+    readers = _READ_BY_EXPERTS.get(key)
+    if experts is None or readers is None:
+        return True
+    return any(name in readers or name not in EXPERTS for name in experts)
 
 
 def _is_read(key: str, agent: str) -> bool:

@@ -68,7 +68,8 @@ AGENTS: dict[str, AgentEntry] = {
     "kernel-ucb": AgentEntry(
         "vitucb.agents.expert_build:build_kernel_ucb",
         "Gaussian process and UCB on frozen features of the same backbone, for an image per arm",
-        reads=_FROZEN | _POLICY | {"training.discount"},
+        # Its multipliers are options of its own.
+        reads=_FROZEN | (_POLICY - {"policy.alpha"}) | {"training.discount"},
     ),
     "lin-ucb": AgentEntry(
         "vitucb.agents.baselines.linear:build_lin_ucb",

@@ -198,6 +198,7 @@ def test_policy_reads_what_is_told_and_nothing_else(name: str) -> None:
         ("lin-ucb", {"policy": "thompson"}),
         ("vit-ucb", {"experts": ["adapted"], "features": "last-layer", "head": "gradient"}),
         ("vit-ucb", {"experts": ["kernel", "adapted"]}),
+        ("vit-ucb", {"experts": ["kernel"]}),
         (
             "vit-ucb",
             {"experts": ["adapted"], "covariance": "dense", "training": {"rebuild": "doubling"}},
@@ -214,6 +215,26 @@ def test_run_is_the_same_whatever_is_ignored(name: str, more: dict[str, Any]) ->
             without_effect.append(key)
     assert without_effect
     assert played(changed) == played(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "experts", "is_told"),
+    [
+        ("kernel-ucb", None, True),
+        ("vit-ucb", ["kernel"], True),
+        ("vit-ucb", ["kernel", "adapted"], True),
+        ("vit-ucb", ["kernel", "linear"], False),
+        ("vit-ucb", ["kernel", "my_experts:build"], False),
+        ("vit-ucb", ["adapted"], False),
+        ("vit-ucb", None, False),
+    ],
+)
+def test_a_multiplier_that_no_expert_reads_is_told_of(
+    name: str, experts: list[str] | None, is_told: bool
+) -> None:
+    given = {"name": name, "experts": experts, "policy": {"alpha": 3.0}}
+    config = override(AgentConfig(), given)
+    assert ("agent.policy.alpha" in ignored(config)) is is_told
 
 
 def test_agent_by_import_path_is_left_alone() -> None:

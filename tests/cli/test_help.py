@@ -22,7 +22,11 @@ def test_settings_are_those_of_the_config_with_text_and_default() -> None:
     options = {"env.options", "agent.options", "agent.optimizer.options"}
     assert settings.keys() == defaults.keys() | options
     assert [key for key, setting in settings.items() if not setting.doc] == []
-    assert settings["agent.policy.alpha"].doc == "Multiplier of the confidence width."
+    assert settings["agent.policy.delta"].doc == "Failure probability of radius oful."
+    assert settings["agent.policy.alpha"].doc == (
+        "Multiplier of the confidence width; among experts, of linear alone, and twice as much "
+        "beside others: kernel and adapted have multipliers of their own."
+    )
     assert settings["agent.policy.alpha"].default == 0.3
     assert settings["env.delay.law"].choices[:2] == ("none", "fixed")
     assert settings["agent.lora.targets"].choices == ("qkv", "proj", "fc1", "fc2")

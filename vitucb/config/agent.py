@@ -76,7 +76,8 @@ class PolicyConfig:
     name: str = "ucb"
     """See `vitucb list policies`."""
     alpha: float = 0.3
-    """Multiplier of the confidence width."""
+    """Multiplier of the confidence width; among experts, of linear alone, and twice as much beside
+    others: kernel and adapted have multipliers of their own."""
     radius: Literal["auto", "constant", "oful"] = "auto"
     """Width per sqrt(phi' A^-1 phi) in vit-ucb: the noise estimated from prediction errors, 1, or
     the radius of Abbasi-Yadkori et al. 2011 with that noise (theory; explores far too much)."""
