@@ -69,7 +69,7 @@ class ExpertAgent(Savable):
         self.weights = ExpertWeights(
             tuple(experts), trained=self._sleepers, starts_after=starts_after, rule=rule
         )
-        self._put_to_sleep_or_wake(self.weights.asleep)
+        self._tell_sleepers(self.weights.asleep)
         self.rng, self._is_discounted = numpy_generator(seed, "policy"), is_discounted
         self.rounds = 0
         self.parameters: dict[str, int] = {}
@@ -221,10 +221,11 @@ class ExpertAgent(Savable):
         told = zip(self.experts, means, strict=True)
         expected = {name: None if np.isnan(mean) else mean for name, mean in told}
         changed = self.weights.observe(expected, reward)
-        self._put_to_sleep_or_wake(changed)
+        self._tell_sleepers(changed)
         return metrics | self.weights.metrics()
 
-    def _put_to_sleep_or_wake(self, changed: Collection[str]) -> None:
+    def _tell_sleepers(self, changed: Collection[str]) -> None:
+        """Put to sleep, or wake, those of `changed` that can, as the weights have it."""
         asleep = self.weights.asleep
         for name in changed:
             if name not in self._sleepers:

@@ -6,7 +6,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 
@@ -17,10 +17,6 @@ from vitucb.agents.settings import warn_of_ignored
 from vitucb.config import AgentConfig, override
 from vitucb.registry import lookup
 from vitucb.types import Agent
-
-if TYPE_CHECKING:
-    pass
-
 
 # Modules draw their first weights from torch's one global generator, which threads share.
 _BUILDING = threading.RLock()

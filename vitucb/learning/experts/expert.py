@@ -1,7 +1,7 @@
 """The words experts share: what a round offers, what an expert predicts, and what an expert is.
 
 An expert predicts the reward of every arm before the reward is seen and learns from every reward,
-whoever chose the arm. Experts are mixed by how well they predicted (`expert_weights`).
+whoever chose the arm. Experts are mixed by how well they predicted (`weights`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitucb.types import State
+from vitucb.types import State, shares_image
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -38,7 +38,7 @@ class Offer:
     @property
     def is_shared(self) -> bool:
         """Whether one image is the context of all arms."""
-        return len(self.images) == 1 < self.num_arms
+        return shares_image(len(self.images), self.num_arms)
 
     def row(self, action: int) -> int:
         """Which of the n images belongs to arm `action`."""
@@ -64,7 +64,12 @@ class Prediction:
 
 @runtime_checkable
 class Expert(Protocol):
-    """A model of the rewards that learns from every one of them, whoever chose the arm."""
+    """A model of the rewards that learns from every one of them, whoever chose the arm.
+
+    What an expert may have beside, and `ExpertAgent` uses where it is there: `starts_after`, the
+    rewards for which it is not asked at first; `correlation(offer)`, of the arms (K, K), for
+    policies that draw them jointly; `parameters`, counts for the summary of a run.
+    """
 
     def predict(self, offer: Offer) -> Prediction:
         """What it expects of every arm, before the reward; draws from no shared generator."""
@@ -102,8 +107,7 @@ class Sleeper(Expert, Protocol):
     """An expert that costs training, which it can do without for a while.
 
     Asleep it is not asked for predictions; it is told of choices and rewards as ever, and does
-    nothing but remember what its training needs. Any expert with an attribute `starts_after` is
-    not asked for that many rewards at first.
+    nothing but remember what its training needs.
     """
 
     def sleep(self) -> None:

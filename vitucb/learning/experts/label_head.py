@@ -6,7 +6,9 @@ The likelihood of the reward r in [0, 1] of the chosen label a is
 
 of exclusive labels, or of labels that are right or wrong each by itself (Kakade, Shalev-Shwartz
 and Tewari, "Efficient bandit algorithms for online multiclass prediction", 2008, has the feedback).
-It is a proper score for the mean of r, so graded rewards may be given as they are.
+It is a proper score for the mean of r, so graded rewards may be given as they are. The network of
+the expert `adapted` has the same losses (`adapted.likelihoods`) and takes their gradients from
+autograd; here slopes are written out, since L-BFGS asks for them together with the losses.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ class ContextKernelExpert(KernelExpert):
             counts,
             sums,
             squares,
-            self._unit,
+            self._prior_noise,
             is_separated=self._kernel.is_separated,
             first=(item,),
             own=creative,
@@ -189,7 +189,7 @@ class ContextKernelExpert(KernelExpert):
             moments = Moments(Seen(phi, whole + creative, counts, sums), squares)
             for item in _VARIANCES:
                 scales = prior_scales(sizes, (item, *pictures))
-                evidence = log_evidence(moments, self._unit, scales)
+                evidence = log_evidence(moments, self._prior_noise, scales)
                 scored.append((evidence + _log_prior((item, creative)), item, creative))
         _, item, creative = max(scored)
         return (item, *pictures, creative)

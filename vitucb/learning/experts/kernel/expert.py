@@ -2,8 +2,8 @@
 
 KernelUCB (Valko et al., "Finite-time analysis of kernelised contextual bandits", UAI 2013) and
 GP-UCB (Srinivas et al., "Gaussian process optimization in the bandit setting", ICML 2010) with a
-kernel of two scales (`kernel_features`), prior variances and noise by evidence
-(`two_scale_regression`), and a multiplier for each scale: what classes are worth pays for being
+kernel of two scales (`features`), prior variances by evidence (`scales`), an exact posterior
+(`regression`), and a multiplier for each scale: what classes are worth pays for being
 explored, the oddities of single images hardly. It knows no image before it is offered.
 """
 
@@ -140,10 +140,10 @@ class KernelExpert:
         """Deviation of the noise, reward units."""
         regression = self._regression
         errors, count = (regression.errors, regression.count) if regression else (0.0, 0.0)
-        return float(np.sqrt(noise_variance(errors, count, self._unit)))
+        return float(np.sqrt(noise_variance(errors, count, self._prior_noise)))
 
     @property
-    def _unit(self) -> float:
+    def _prior_noise(self) -> float:
         """Prior guess of the noise variance: half of that of the rewards."""
         return self._scale.std**2 / 2
 
@@ -276,7 +276,7 @@ class KernelExpert:
         assert self._kernel is not None
         is_separated = self._kernel.is_separated
         return best_scales(
-            parts, sizes, counts, sums, squares, self._unit, is_separated=is_separated
+            parts, sizes, counts, sums, squares, self._prior_noise, is_separated=is_separated
         )
 
     def _expect_all(self) -> None:

@@ -86,17 +86,17 @@ class Moments:
         return matrix
 
 
-def noise_variance(errors: float, count: float, unit: float) -> float:
-    """Variance of the noise: squared errors over their number, and two of the prior's `unit`."""
-    return (errors + _PRIOR_COUNT * unit) / (count + _PRIOR_COUNT)
+def noise_variance(errors: float, count: float, prior_noise: float) -> float:
+    """Variance of the noise: squared errors over their number, and two of `prior_noise`."""
+    return (errors + _PRIOR_COUNT * prior_noise) / (count + _PRIOR_COUNT)
 
 
-def log_evidence(moments: Moments, unit: float, scales: Array | float = 1.0) -> float:
+def log_evidence(moments: Moments, prior_noise: float, scales: Array | float = 1.0) -> float:
     """Log marginal likelihood of the rewards up to a constant.
 
     Args:
         moments: Of features whose theta ~ N(0, scales^2 sigma^2).
-        unit: Prior guess of the noise variance, squared reward units.
+        prior_noise: Prior guess of the noise variance, squared reward units.
         scales: Of the features, (m,).
     """
     factor = cholesky(moments.precision(scales), lower=True, overwrite_a=True, check_finite=False)
@@ -105,7 +105,7 @@ def log_evidence(moments: Moments, unit: float, scales: Array | float = 1.0) -> 
     errors = max(moments.squares - float(solved @ solved), 0.0)
     log_det = moments.log_det + 2 * float(np.log(factor.diagonal()).sum())
     half = (_PRIOR_COUNT + moments.count) / 2
-    return -log_det / 2 - half * float(np.log((errors + _PRIOR_COUNT * unit) / 2))
+    return -log_det / 2 - half * float(np.log((errors + _PRIOR_COUNT * prior_noise) / 2))
 
 
 def prior_scales(sizes: Sequence[int], rho: Sequence[float]) -> Array:

@@ -43,7 +43,7 @@ def best_scales(
     counts: Array,
     sums: Array,
     squares: float,
-    unit: float,
+    prior_noise: float,
     *,
     is_separated: bool,
     first: Sequence[float] = (),
@@ -57,7 +57,7 @@ def best_scales(
         counts: Numbers of their rewards, (n,).
         sums: Sums of their rewards less the level, (n,).
         squares: Sum of the squares of all rewards less the level.
-        unit: Prior guess of the noise variance, squared reward units.
+        prior_noise: Prior guess of the noise variance, squared reward units.
         is_separated: Whether the memory of images falls into parts.
         first: Given variances of groups that stand before the clusters.
         own: Given variance that every image has to itself beside the fine part.
@@ -72,7 +72,7 @@ def best_scales(
         moments = Moments(Seen(phi, fine * left + own, counts, sums), squares)
         for (mixture, nats), coarse in itertools.product(mixtures.items(), _COARSE):
             rho = (*(coarse * share for share in mixture), fine)
-            evidence = log_evidence(moments, unit, prior_scales(sizes, (*first, *rho)))
+            evidence = log_evidence(moments, prior_noise, prior_scales(sizes, (*first, *rho)))
             scored.append((evidence + nats + _log_prior((coarse, fine)), rho))
     return max(scored)[1]
 
