@@ -1,8 +1,10 @@
 """LoRA adapters on a timm ViT through PEFT, and the list of (lora_A, lora_B) pairs they hold.
 
 Paper: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" -
-https://arxiv.org/abs/2106.09685 `lora_pairs` duck-types PEFT layers (modules with `lora_A`,
-`lora_B`, `scaling`) and does not import peft.
+https://arxiv.org/abs/2106.09685
+
+`lora_pairs` takes any module with `lora_A`, `lora_B` and `scaling` for a layer of PEFT, and does
+not import peft.
 """
 
 from __future__ import annotations

@@ -181,7 +181,7 @@ class LoRARITE(LoRAOptimizer):
         cross, basis = (work.state.small(name, r, r) for name in ("cross_gram", "basis"))
         decays = _decays(group, work.state.count_step().double())
         root = _second_moment(group, work, frame, cross[dual], basis, decays[1])
-        steps = _momentum(group, work, frame, cross[dual], root, decays[0])
+        steps = _momentum(work, frame, cross[dual], root, decays[0])
         if group["cap_rms"]:
             steps = _cap(frame, steps, group["cap_rms"])
         old = work.batch.buffer("product")
@@ -219,9 +219,7 @@ def _second_moment(
     return result
 
 
-def _momentum(
-    group: dict[str, Any], work: Work, frame: _Frame, cross: Tensor, root: Tensor, beta1: Tensor
-) -> Stacks:
+def _momentum(work: Work, frame: _Frame, cross: Tensor, root: Tensor, beta1: Tensor) -> Stacks:
     """N <- b1 (D^T D)^+ (D_t^T D_{t-1}) N + (1 - b1) root g, in place."""
     batch, N = work.batch, work.state.factor("momentum")
     beta1 = beta1[:, None, None]

@@ -14,18 +14,16 @@ class Measure:
         name: What it is called, which is also its column of `rounds.csv`.
         sign: 1 where less of it is better, -1 where more is.
         better: Whether a `lower` or a `higher` one is better.
-        opposite: The other of both.
     """
 
     name: Literal["regret", "reward"]
     sign: Literal[1, -1]
     better: Literal["lower", "higher"]
-    opposite: Literal["lower", "higher"]
 
     def cost(self, value: float) -> float:
         """`value` so that less of it is better."""
         return self.sign * value
 
 
-REGRET = Measure("regret", 1, "lower", "higher")
-REWARD = Measure("reward", -1, "higher", "lower")
+REGRET = Measure("regret", 1, "lower")
+REWARD = Measure("reward", -1, "higher")

@@ -9,7 +9,6 @@ from vitucb.learning.experts.adapted.schedule import (
     decay,
     effective_rewards,
     is_due,
-    steps_until,
     warm_up,
 )
 
@@ -24,21 +23,6 @@ def test_training_starts_with_the_64th_reward() -> None:
 def test_every_reward_is_trained_on_up_to_2000_and_every_second_one_after() -> None:
     assert all(is_due(t, DEFAULT) for t in range(64, 2_001))
     assert [t for t in range(2_001, 2_009) if is_due(t, DEFAULT)] == [2_002, 2_004, 2_006, 2_008]
-
-
-@pytest.mark.parametrize(
-    "schedule",
-    [
-        DEFAULT,
-        Schedule(start=5, dense_until=9, sparse_every=3),
-        Schedule(start=12, dense_until=5, sparse_every=4),
-    ],
-)
-@pytest.mark.parametrize("rewards", [0, 1, 4, 9, 11, 12, 17, 64, 2_001, 5_000])
-def test_steps_until_counts_the_rewards_that_are_due(schedule: Schedule, rewards: int) -> None:
-    counted = sum(is_due(t, schedule) for t in range(1, rewards + 1))
-
-    assert steps_until(rewards, schedule) == counted
 
 
 def test_the_rate_warms_up_over_20_steps() -> None:

@@ -67,13 +67,3 @@ def effective_rewards(rewards: int, discount: float) -> float:
     Never more than 1 / (1 - discount): under drift the rate must not fall to nothing.
     """
     return float(rewards) if discount >= 1 else min(rewards, 1 / (1 - discount))
-
-
-def steps_until(rewards: int, schedule: Schedule) -> int:
-    """How many steps are due up to and with reward number `rewards`."""
-    dense = min(rewards, schedule.dense_until)
-    steps = max(0, dense - schedule.start + 1)
-    first = max(schedule.dense_until, schedule.start - 1)
-    if rewards > first:
-        steps += rewards // schedule.sparse_every - first // schedule.sparse_every
-    return steps
