@@ -1,4 +1,7 @@
-"""ViT-UCB: a LoRA ViT that learns online, with a bonus from the covariance of its LoRA gradients.
+"""`vit-ucb` with `agent.experts adapted`: a LoRA ViT alone, with the covariance of its gradients.
+
+By default, and beside other experts, `vit-ucb` is an `ExpertAgent` instead, whose expert `adapted`
+trains and measures its widths in other ways (`vitucb.learning.experts.adapted`).
 
 One round: one batched forward and one batched backward give the score and the gradient feature of
 every arm; the policy adds the confidence width; the chosen arm's feature enters the covariance at
