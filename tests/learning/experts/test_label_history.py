@@ -68,7 +68,7 @@ def test_the_scale_of_rewards_is_their_range(
     history = LabelHistory(1, 10, 1.0, 0)
     for reward in rewards:
         history.add(np.zeros(1, np.float32), 0, reward, 0)
-    assert history.unit == unit
+    assert history.reward_range == unit
     assert 0 < history.mean < 1
 
 
@@ -79,7 +79,7 @@ def test_restored_history_continues_identically() -> None:
         for t in range(90, 130):
             one.add(np.full(2, t, np.float32), t % 3, 3.0, t)
     np.testing.assert_array_equal(history.data(130).features, restored.data(130).features)
-    assert history.unit == restored.unit == (0.0, 3.0)
+    assert history.reward_range == restored.reward_range == (0.0, 3.0)
 
 
 def test_a_history_of_nothing_is_refused() -> None:

@@ -59,7 +59,7 @@ class LabelHistory:
         return min(self.seen, self._capacity)
 
     @property
-    def unit(self) -> tuple[float, float]:
+    def reward_range(self) -> tuple[float, float]:
         """The rewards that p = 0 and p = 1 stand for: the least and the largest so far.
 
         Where all were the same, it is 0 to that reward if it is positive, and else from it 1 up:
@@ -73,8 +73,8 @@ class LabelHistory:
 
     @property
     def mean(self) -> float:
-        """Mean reward so far in that unit, in (0, 1); that of one half more."""
-        low, high = self.unit
+        """Mean reward on a scale 0 to 1 of `reward_range`, with one of 1/2 more; in (0, 1)."""
+        low, high = self.reward_range
         return ((self._sum - low * self.seen) / (high - low) + 0.5) / (self.seen + 1)
 
     def add(self, features: NDArray[np.float32], action: int, reward: float, round: int) -> None:
@@ -117,7 +117,7 @@ class LabelHistory:
             inputs: What is made of features (n, d) of observations of rounds (n,): (n, m).
         """
         n = len(self)
-        low, high = self.unit
+        low, high = self.reward_range
         weights = self._discount ** (round - self._rounds[:n]).astype(np.float64)
         total = float(weights.sum())
         return LabelData(

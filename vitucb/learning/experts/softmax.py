@@ -84,7 +84,7 @@ class LabelExpert:
         """
         _check_labels(offer, self._num_labels)
         probabilities = self._probabilities(offer.features[0].double().numpy())
-        low, high = self._history.unit
+        low, high = self._history.reward_range
         mean = low + (high - low) * probabilities
         return Prediction(mean, np.zeros_like(mean), np.zeros_like(mean))
 
@@ -119,7 +119,7 @@ class LabelExpert:
             self._fit(_ITERATIONS_ANEW)
 
     def _is_due(self) -> bool:
-        low, high = self._history.unit
+        low, high = self._history.reward_range
         growth = (high - low) / self._fitted_range
         has_new_range = not 1 / (1 + _RANGE_GROWTH) <= growth <= 1 + _RANGE_GROWTH
         has_grown = self._since_fit >= _GROWTH * self._fitted_count
@@ -139,7 +139,7 @@ class LabelExpert:
             prior_bias=0.0 if self._likelihood == "softmax" else math.log(mean / (1 - mean)),
             iterations=iterations,
         )
-        low, high = self._history.unit
+        low, high = self._history.reward_range
         self._fitted_range, self._fitted_count, self._since_fit = high - low, data.count, 0
 
     def state_dict(self) -> State:
