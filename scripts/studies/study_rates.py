@@ -98,20 +98,27 @@ def play_log(path: Path, rounds: int, seed: int, network: Network = DEFAULT) -> 
 
 
 def judge(expert: Sleeper, log: Log) -> list[float]:
-    """Mean squared error of expected rewards, and share of wrong labels named, on images ahead.
+    """`ahead` of an expert that learned from all rounds but those."""
+    remember(expert, log)
+    expert.wake()
+    return ahead(expert, log)
 
-    Learns from all rounds but the last `AHEAD`.
-    """
+
+def remember(expert: Sleeper, log: Log) -> None:
+    """Let the expert see all rounds but the last `AHEAD`, asleep."""
     expert.sleep()
-    learnt = len(log.offers) - AHEAD
+    learnt = slice(len(log.offers) - AHEAD)
     for offer, action, reward in zip(
-        log.offers[:learnt], log.actions[:learnt], log.rewards[:learnt], strict=True
+        log.offers[learnt], log.actions[learnt], log.rewards[learnt], strict=True
     ):
         expert.choose(offer, action)
         expert.observe(offer, action, reward, 0)
-    expert.wake()
-    means = np.stack([expert.predict(offer).mean for offer in log.offers[learnt:]])
-    rights = np.array(log.labels[learnt:])
+
+
+def ahead(expert: Sleeper, log: Log) -> list[float]:
+    """Mean squared error of expected rewards, share of wrong labels named: last `AHEAD` rounds."""
+    means = np.stack([expert.predict(offer).mean for offer in log.offers[-AHEAD:]])
+    rights = np.array(log.labels[-AHEAD:])
     error = np.square(means - np.eye(LABELS)[rights]).mean()
     return [float(error), float((means.argmax(1) != rights).mean())]
 
