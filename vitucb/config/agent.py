@@ -129,7 +129,8 @@ class TrainingConfig:
     gradient_steps: int = 1
     """Optimizer steps per training; 0 leaves the adapters alone, and a closed-form head learns."""
     batch_size: int = 16
-    """Images per step: the newest and a uniform sample of the replay."""
+    """Images per step: a uniform sample of the replay, among them the newest in agents that train
+    alone."""
     replay_capacity: int = 20_000
     """Chosen images kept."""
     replay: Literal["reservoir", "window"] = "reservoir"
