@@ -151,5 +151,5 @@ def test_a_config_chooses_what_is_read() -> None:
 
 
 def test_data_settings_need_a_dataset() -> None:
-    with pytest.raises(ValueError, match=r"env\.data .*split='eval'.* needs env\.dataset"):
+    with pytest.raises(ValueError, match=r"env\.data\.split 'eval': .*; set env\.dataset too"):
         make_env(override(RunConfig(), {"env": {"data": {"split": "eval"}}}).env)
