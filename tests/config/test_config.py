@@ -231,6 +231,33 @@ def test_a_value_that_is_no_more_loads_as_the_nearest(
     assert "rebuild replay is no more, read as doubling" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("lora", "given"),
+    [
+        ({"rank": 4, "alpha": 8.0}, (None, None)),  # as older versions wrote what was not given
+        ({"rank": 4, "alpha": 8.0, "use_dora": True}, (4, None)),
+        ({"rank": 8, "alpha": 4.0}, (8, 4.0)),
+    ],
+    ids=str,
+)
+def test_ranks_of_older_runs_are_those_they_had(
+    tmp_path: Path, lora: dict[str, Any], given: tuple[int | None, float | None]
+) -> None:
+    settings = to_dict(RunConfig())
+    settings["agent"]["lora"] |= lora
+    loaded = load_config(written(tmp_path, yaml.safe_dump(settings))).agent.lora
+    assert (loaded.rank, loaded.alpha) == given
+
+
+def test_a_rank_that_is_given_stays_given(tmp_path: Path) -> None:
+    asked = override(RunConfig(), {"agent": {"lora": {"rank": 4, "alpha": 8.0}}})
+    save_config(asked, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == asked
+    assert asked.agent.lora.rank == 4
+    few = load_config(written(tmp_path, "agent: {lora: {rank: 4, alpha: 8}}"))
+    assert few.agent.lora.rank == 4
+
+
 def test_scalars_of_numpy_are_written_as_numbers(tmp_path: Path) -> None:
     """numpy 2 shows them as np.float64(0.3), which no reader takes for a number."""
     values: dict[str, Any] = {"agent": {"policy": {"alpha": np.float64(0.3)}}, "seed": np.int64(4)}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from vitucb.config import RunConfig, override
+from tests.experiment.stops import left_after, short_run, summary
 from vitucb.experiment.checkpoints import Checkpoints
 from vitucb.experiment.offered_images import OfferedImages
 from vitucb.experiment.playing import play
@@ -20,47 +18,22 @@ from vitucb.types import Round
 FIELDS = ("distinct_images", "offers_per_image")
 
 
-def config(tmp_path: Path, **changes: Any) -> RunConfig:
-    base = {
-        "out": str(tmp_path),
-        "agent": {"name": "ucb1"},
-        "env": {"num_arms": 3},
-        "num_rounds": 20,
-        "checkpoint_every": 5,
-        "tensorboard": False,
-    }
-    return override(RunConfig(), base | changes)
-
-
-def summary(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return found
-
-
-def left_after(rounds: int) -> Callable[[Round], None]:
-    def stop(round: Round) -> None:
-        if round.index + 1 == rounds:
-            raise StoppedError
-
-    return stop
-
-
 def test_the_summary_counts_every_image_on_offer(tmp_path: Path) -> None:
     seen: list[bytes] = []
 
     def look(round: Round) -> None:
         seen.extend(image.tobytes() for image in round.observation["images"])
 
-    found = summary(play(config(tmp_path, num_rounds=300), look).folder)
+    found = summary(play(short_run(tmp_path, num_rounds=300), look).folder)
     assert found["distinct_images"] == len(set(seen)) < 900
     assert found["offers_per_image"] == pytest.approx(900 / len(set(seen)))
 
 
 def test_a_resumed_run_has_counted_the_rounds_before(tmp_path: Path) -> None:
-    whole = summary(play(config(tmp_path, experiment="whole")).folder)
+    whole = summary(play(short_run(tmp_path, experiment="whole")).folder)
     with pytest.raises(StoppedError):
-        play(config(tmp_path), left_after(13))
-    assert summary(play(config(tmp_path)).folder) == whole
+        play(short_run(tmp_path), left_after(13))
+    assert summary(play(short_run(tmp_path)).folder) == whole
 
 
 def test_a_checkpoint_without_counts_leaves_them_out_to_the_end(
@@ -75,10 +48,10 @@ def test_a_checkpoint_without_counts_leaves_them_out_to_the_end(
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", save_as_before)
         with pytest.raises(StoppedError):
-            play(config(tmp_path), left_after(8))
+            play(short_run(tmp_path), left_after(8))
     with pytest.raises(StoppedError):  # once more, so that not knowing is kept, too
-        play(config(tmp_path), left_after(13))
-    found = summary(play(config(tmp_path)).folder)
+        play(short_run(tmp_path), left_after(13))
+    found = summary(play(short_run(tmp_path)).folder)
     assert found["rounds"] == 20
     assert not set(FIELDS) & set(found)
 

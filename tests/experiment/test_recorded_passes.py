@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.experiment.stops import left_after, short_run, summary
 from vitucb.agents.factory import make_agent
-from vitucb.config import RunConfig, override
+from vitucb.config import RunConfig
 from vitucb.experiment.checkpoints import Checkpoints
 from vitucb.experiment.playing import play
 from vitucb.experiment.resume import StoppedError
-from vitucb.types import Round
 
 
 def config(tmp_path: Path, agent: dict[str, Any], **changes: Any) -> RunConfig:
-    base = {
-        "out": str(tmp_path),
-        "agent": agent,
-        "env": {"id": "vitucb/ImageContext-v0", "num_arms": 3},
-        "num_rounds": 20,
-        "checkpoint_every": 5,
-        "tensorboard": False,
-    }
-    return override(RunConfig(), base | changes)
-
-
-def summary(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return found
-
-
-def left_after(rounds: int) -> Callable[[Round], None]:
-    def stop(round: Round) -> None:
-        if round.index + 1 == rounds:
-            raise StoppedError
-
-    return stop
+    env = {"id": "vitucb/ImageContext-v0", "num_arms": 3}
+    return short_run(tmp_path, agent=agent, **{"env": env} | changes)
 
 
 ALONE = {"name": "vit-ucb", "experts": ["adapted"], "lora": {"rank": 1, "blocks": [-1]}}

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from vitucb.config.lora import LoRAConfig
 from vitucb.config.override import flatten, override, to_dict
 from vitucb.config.run import RunConfig
 from vitucb.storage.atomic_files import write_durably
@@ -50,6 +51,9 @@ _RETIRED: dict[str, tuple[Any, str]] = {
 }
 
 
+_OLD_RANK = {"rank": 4, "alpha": 8.0}
+
+
 # Values that are no more, by setting: the nearest that is.
 _NEAREST = {"agent.training.rebuild": {"replay": "doubling"}}
 
@@ -83,6 +87,7 @@ def _without_retired(values: dict[str, Any], path: Path) -> dict[str, Any]:
             raise ValueError(f"--config {path}: {key} {settings[name]} is no more; {remedy}")
         kept = {field: value for field, value in settings.items() if field != name}
         values = {**values, section: kept}
+    values = _without_old_rank(values)
     for key, nearest in _NEAREST.items():
         *sections, name = key.split(".")
         found: Any = values
@@ -93,6 +98,18 @@ def _without_retired(values: dict[str, Any], path: Path) -> dict[str, Any]:
             found[name] = nearest[old]
             _logger.warning("%s: %s %s is no more, read as %s", path, key, old, nearest[old])
     return values
+
+
+def _without_old_rank(values: dict[str, Any]) -> dict[str, Any]:
+    """`values` without the rank and alpha that older versions wrote where none was given."""
+    agent: Any = values.get("agent")
+    lora: Any = agent.get("lora") if isinstance(agent, dict) else None
+    if not isinstance(lora, dict) or "targets" not in lora:
+        return values  # not the settings of a run, which are all written down
+    left_to_agent = to_dict(LoRAConfig())
+    if {**left_to_agent, **lora} != left_to_agent | _OLD_RANK:
+        return values
+    return {**values, "agent": {**agent, "lora": {**lora, "rank": None, "alpha": None}}}
 
 
 def save_config(config: RunConfig, path: Path) -> None:

@@ -111,17 +111,20 @@ class LoRAConfig:
         check_ranges(self, "agent.lora.", dict.fromkeys(("rank", "init_samples"), ONE_OR_MORE))
         check_most(self, "agent.lora.", "rank", "rank")
         check_init(self.init, None, "agent.lora.init")
+        if self.rank is not None and self.alpha == 2 * self.rank:
+            # What is as by default is not told apart from it; rank 4 with alpha 8 in a file is of
+            # older versions, see `vitucb.config.files`.
+            object.__setattr__(self, "alpha", None)
         if not self.targets:
             raise ValueError(f"agent.lora.targets: name one or more of {', '.join(TARGETS)}")
 
-    def with_rank(self, rank: int) -> LoRAConfig:
-        """These settings with what is not given filled in: `rank`, and twice the rank as alpha."""
-        rank = rank if self.rank is None else self.rank
-        alpha = 2.0 * rank if self.alpha is None else self.alpha
-        return dataclasses.replace(self, rank=rank, alpha=alpha)
+    def of_adapters(self, rank: int = RANK_ALONE) -> dict[str, Any]:
+        """Arguments of `vitucb.models.lora.add_lora`, all but what belongs to data.
 
-    def of_adapters(self) -> dict[str, Any]:
-        """Arguments of `vitucb.models.lora.add_lora` in an agent that trains alone."""
-        settings = dataclasses.asdict(self.with_rank(RANK_ALONE))
+        Args:
+            rank: Where none is given.
+        """
+        settings = dataclasses.asdict(self)
+        settings["rank"] = rank if self.rank is None else self.rank
         del settings["init_samples"]
         return settings

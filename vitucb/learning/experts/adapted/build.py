@@ -96,7 +96,8 @@ def build_adapted_expert(
     if name == "softmax" and outputs == 1:
         raise ValueError("likelihood 'softmax' is one of labels that share an image; use 'squared'")
     dim = int(backbone.num_features)  # type: ignore[arg-type]  # timm sets an int
-    lora = (lora or LoRAConfig()).with_rank(_RANK)
+    lora = lora or LoRAConfig()
+    lora = replace(lora, rank=lora.rank or _RANK)
     start = lora.init if lora.init in DATA_INITS else None
     if start is not None:
         settings = _waiting(settings, lora, replay_capacity)
