@@ -239,6 +239,7 @@ def build_adapted(context: ExpertContext) -> AdaptedExpert:
         optimizer_options=optimizer.options,
         lora=config.lora,
         augment=config.training.augment,
+        patch_drop_rate=config.training.patch_drop_rate,
         # `exact` in few dimensions is dense, and in many its place is a sketch's.
         covariance=None if config.covariance.name == "exact" else config.covariance.name,
         replay_capacity=config.training.replay_capacity,

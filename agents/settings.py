@@ -27,6 +27,7 @@ _READ_BY_EXPERTS: Mapping[str, tuple[str, ...]] = {
     "precision": ("adapted",),
     "training.augment": ("adapted",),
     "training.batch_size": ("adapted",),
+    "training.patch_drop_rate": ("adapted",),
     "training.replay_capacity": ("adapted", "softmax", "kernel-softmax", "logistic"),
 }
 # In agents that read both settings: the first has no effect unless the second is one of these.
@@ -42,7 +43,7 @@ _ONLY_WHERE: Mapping[str, tuple[str, tuple[object, ...]]] = {
     "training.drift_threshold": ("training.rebuild", ("drift",)),
 }
 # Of vit-ucb: only among experts, and only without them.
-_AMONG_EXPERTS = frozenset({"training.augment"})
+_AMONG_EXPERTS = frozenset({"training.augment", "training.patch_drop_rate"})
 _ALONE = frozenset(
     {"head", "features", "readout", "link", "policy.radius"}
     | {"covariance.ridge", "covariance.rank", "covariance.budget_mib", "optimizer.head_lr"}

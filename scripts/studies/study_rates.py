@@ -51,13 +51,17 @@ HOPELESS = 1.05
 
 @dataclass(frozen=True)
 class Network:
-    """What is adapted: a backbone as in `AgentConfig`, with adapters of a rank, at scale 2."""
+    """What is adapted: a backbone as in `AgentConfig`, with adapters of a rank, at scale 2.
+
+    Steps leave out the share `patch_drop_rate` of the patches.
+    """
 
     backbone: str = AgentConfig.backbone
     weights: str | None = None
     img_size: int | None = None
     rank: int = 8
     blocks: tuple[int, ...] | BlockNames | None = None
+    patch_drop_rate: float = 0.0
 
 
 DEFAULT = Network()
@@ -138,6 +142,7 @@ def adapted(
         optimizer=name,
         lr=lr,
         lora=LoRAConfig(rank=network.rank, blocks=network.blocks),
+        patch_drop_rate=network.patch_drop_rate,
     )
 
 

@@ -92,6 +92,7 @@ OTHER: dict[str, Any] = {
     "training.rebuild": "none",
     "training.drift_threshold": 1e-6,
     "training.augment": "none",
+    "training.patch_drop_rate": 0.5,
 }
 OWN = {"name", "label", "options"}
 

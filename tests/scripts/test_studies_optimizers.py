@@ -173,15 +173,18 @@ def test_blocks_and_ranks_are_judged_by_mean_error_and_how_often_they_are_best(
     rates = study("study_rates")
     networks = adapters.networks(rates.DEFAULT)
     assert (networks["last half"].blocks, networks["all, rank 2"].rank) == ("last-half", 2)
-    labels = ["all", "last half, rank 2"]
+    assert networks["all, rank 4, 0.25 left out"].patch_drop_rate == 0.25
+    expert = rates.adapted("sgd", 0.1, 0, 1, networks["all, 0.25 left out"])
+    assert expert.network.draw_views(2, np.random.default_rng(0)).kept.shape == (2, 12)
+    labels = ["all", "last half"]
     known = {
-        f"{data} {seed} {label}": [0.9 + 0.1 * (label == "all") + 0.01 * i, 10.0 + seed]
+        f"{data} {seed} {label}": [(1.0 + 0.1 * i) * (1 if label == "all" else 0.9), 10.0 + seed]
         for i, data in enumerate(adapters.SETS)
         for seed in (1, 2)
         for label in labels
     }
     _, *rows = adapters.table(known, labels, range(1, 3))
     assert rows == [
-        ["all", "8", "1.000", "1.010", "1.020", "1.010", "0 of 6", "11.5"],
-        ["last half", "2", "0.900", "0.910", "0.920", "0.910", "6 of 6", "11.5"],
+        ["all", "1.000", "1.100", "1.200", "1.100", "1.000", "0.000", "0 of 6", "11.5"],
+        ["last half", "0.900", "0.990", "1.080", "0.990", "0.900", "0.000", "6 of 6", "11.5"],
     ]

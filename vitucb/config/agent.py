@@ -146,6 +146,10 @@ class TrainingConfig:
     augment: Literal["none", "shift"] = "shift"
     """Images that the expert `adapted` trains on among others: as they are, or also moved by up to
     3/32 of a side; never mirrored."""
+    patch_drop_rate: float = 0.0
+    """Share of the patches of an image, others each time, that a step of the expert `adapted` among
+    others leaves out, in [0, 1): it costs as much less, and overfits less. Of timm's plain vision
+    transformers; others see whole images."""
     drift_threshold: float = 0.2
     """Relative movement of the probe's features that triggers a rebuild."""
 
@@ -156,6 +160,7 @@ class TrainingConfig:
             **dict.fromkeys(names, ONE_OR_MORE),
             "gradient_steps": NOT_NEGATIVE,
             "drift_threshold": POSITIVE,
+            "patch_drop_rate": Range(0, 1, is_high_out=True),
             "discount": Range(0, 1, is_low_out=True),
         }
         check_ranges(self, "agent.training.", ranges)

@@ -122,8 +122,10 @@ class FrozenPrefix:
             return features
 
     def gave(self, inputs: Tensor) -> bool:
-        """Whether `inputs` are tokens rather than images."""
-        return inputs.shape[1:] == self.shape
+        """Whether `inputs` are tokens, all those of every image or some of them, and no images."""
+        if len(self.shape) != 2:
+            return inputs.shape[1:] == self.shape
+        return inputs.dim() == 3 and inputs.shape[2] == self.shape[1]
 
 
 class PrefixCache(ImageCache):

@@ -107,6 +107,16 @@ def test_two_classes_are_told_apart_within_a_few_dozen_steps() -> None:
     assert np.mean(predicted[-15:]) > 0.8
 
 
+def test_steps_on_half_of_the_patches_teach_it_as_well() -> None:
+    learner, whole = expert(patch_drop_rate=0.5), expert()
+
+    predicted = play(learner, 50)
+
+    assert np.mean(predicted[-15:]) > 0.8
+    assert predicted != play(whole, 50)
+    assert learner.image_passes == whole.image_passes
+
+
 @pytest.mark.parametrize("name", ENTRIES)
 def test_an_optimizer_starts_from_its_own_rate_unless_told(name: str) -> None:
     for asked, rate in ((None, ENTRIES[name].lr), (0.5, 0.5)):
@@ -134,6 +144,7 @@ def test_every_optimizer_learns(name: str) -> None:
         {"optimizer": "rac-lora", "optimizer_options": {"inner_steps": 7}},
         {"discount": 0.98, "likelihood": "squared"},
         {"lora": {"use_dora": True}},
+        {"patch_drop_rate": 0.5},
     ],
 )
 def test_a_restored_expert_goes_on_to_the_bit(options: dict[str, Any]) -> None:

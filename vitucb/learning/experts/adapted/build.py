@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from vitucb.config import TrainingConfig
 from vitucb.config.lora import DATA_INITS, LoRAConfig
 from vitucb.covariance import FeatureCovariance, make_covariance
 from vitucb.learning.experts.adapted.augmentation import ImageCopies
@@ -22,6 +23,7 @@ from vitucb.learning.experts.adapted.output_widths import OutputWidths
 from vitucb.learning.experts.adapted.rates import online_options, online_rate
 from vitucb.learning.experts.adapted.settings import AdaptedSettings
 from vitucb.learning.experts.adapted.started import StartedExpert, StartedNetwork
+from vitucb.learning.experts.adapted.views import find_patch_dropout
 from vitucb.learning.replay import Replay
 from vitucb.models.activation_cache import noise_images, steady_batch
 from vitucb.models.frozen_prefix import FrozenPrefix
@@ -57,6 +59,7 @@ def build_adapted_expert(
     optimizer_options: Mapping[str, Any] | None = None,
     lora: LoRAConfig | None = None,
     augment: str = "shift",
+    patch_drop_rate: float = TrainingConfig.patch_drop_rate,
     ridge: float | None = None,
     covariance: str | None = None,
     replay_capacity: int = 20_000,
@@ -79,6 +82,8 @@ def build_adapted_expert(
         optimizer_options: Further options of the optimizer, added to its own defaults.
         lora: The adapters; of rank 8 and scale 2 on all layers if None.
         augment: As in `ImageCopies`.
+        patch_drop_rate: Share of the patches of every image that a step leaves out; an optimizer
+            that evaluates gradients itself takes them all, for the terms of its sum are fixed.
         ridge: Of the covariance of the widths; 0.1 for labels, else 1, if None.
         covariance: As in `make_covariance`; if None `dense`, or past 1,024 features `low-rank`.
         replay_capacity: Chosen images kept.
@@ -115,6 +120,7 @@ def build_adapted_expert(
         "reservoir" if settings.discount == 1 else "window",
     )
     copies = _copies(model, preprocess, augment, cache_mib, num_images)
+    patch_dropout = find_patch_dropout(model, patch_drop_rate)
     is_base_changed = changes_base(optimizer, optimizer_options or {})
     ridge = ridge if ridge is not None else (0.1 if num_labels else 1.0)
 
@@ -134,14 +140,23 @@ def build_adapted_expert(
                 "starts factors anew, so that this start would be lost; use init default, or "
                 "another optimizer"
             )
-        started = StartedNetwork(model, copies, steps, start=start, seed=stream_seed(seed, "start"))
+        started = StartedNetwork(
+            model,
+            copies,
+            steps,
+            start=start,
+            seed=stream_seed(seed, "start"),
+            patch_dropout=patch_dropout,
+        )
         return StartedExpert(started, *parts, samples=lora.init_samples)
     if getattr(steps, "needs_closures", False):
         check_finite_sum(steps, settings)
         terms = numpy_generator(seed, "terms")
         network: AdaptedNetwork = FiniteSumNetwork(model, copies, steps, replay=replay, rng=terms)
     else:
-        network = AdaptedNetwork(model, copies, steps, changes_base=is_base_changed)
+        network = AdaptedNetwork(
+            model, copies, steps, changes_base=is_base_changed, patch_dropout=patch_dropout
+        )
     return AdaptedExpert(network, *parts)
 
 

@@ -185,11 +185,11 @@ class AdaptedExpert:
         settings, schedule = self._settings, self._settings.schedule
         slots = draw_slots(self.replay, settings.batch_size, settings.discount, self._rng)
         batch = self.replay.items(slots)
-        copies = self._rng.integers(self.network.num_copies, size=len(batch.images))
+        views = self.network.draw_views(len(batch.images), self._rng)
         counted = effective_rewards(self.rewards, settings.discount)
         return self.network.step(
             batch,
-            copies,
+            views,
             self._likelihood,
             decay=decay(counted, schedule),
             warm_up=warm_up(self.network.steps + 1, schedule),

@@ -22,6 +22,7 @@ from vitucb.learning.experts.adapted.augmentation import ImageCopies
 from vitucb.learning.experts.adapted.likelihoods import Likelihood
 from vitucb.learning.experts.adapted.network import AdaptedNetwork
 from vitucb.learning.experts.adapted.settings import AdaptedSettings
+from vitucb.learning.experts.adapted.views import Views
 from vitucb.learning.replay import Batch, Replay
 from vitucb.models.reward_model import RewardModel
 from vitucb.types import State
@@ -115,9 +116,9 @@ class FiniteSumNetwork(AdaptedNetwork):
         super().__init__(model, copies, optimizer, changes_base=True)
         self.optimizer, self._replay, self._rng = optimizer, replay, rng
 
-    def _descend(self, batch: Batch, copies: NDArray[np.int64], likelihood: Likelihood) -> float:
+    def _descend(self, batch: Batch, views: Views, likelihood: Likelihood) -> float:
         """One step of the optimizer on the terms of the replay; its loss."""
-        sample = batch.slots * self.num_copies + copies
+        sample = batch.slots * self.num_copies + views.copies
         terms = ReplaySum(
             lambda chosen: self.evaluate(chosen, likelihood),
             sample,
@@ -140,7 +141,8 @@ class FiniteSumNetwork(AdaptedNetwork):
         for start in range(0, len(terms), _CHUNK):
             slots, copies = np.divmod(terms[start : start + _CHUNK], self.num_copies)
             # The quick layers know no gradient of a base weight, which estimators ask for.
-            mean = self._loss(self._replay.items(slots), copies, likelihood, self.model.features)
+            items, views = self._replay.items(slots), Views(copies)
+            mean = self._loss(items, views, likelihood, self.model.features)
             loss = mean * (len(slots) / len(terms))
             torch.autograd.backward(loss)
             self.ways_back += len(slots)

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from vitucb.learning.experts.adapted.augmentation import ImageCopies
 from vitucb.learning.experts.adapted.averaged_weights import AveragedWeights
 from vitucb.learning.experts.adapted.likelihoods import Likelihood
+from vitucb.learning.experts.adapted.views import PatchDropout, Views, take_tokens
 from vitucb.learning.replay import Batch
 from vitucb.learning.split import BatchSplit, WholeBatch
 from vitucb.models.dora_layers import with_magnitude_in
@@ -50,6 +51,7 @@ class AdaptedNetwork:
         optimizer: Optimizer,
         *,
         changes_base: bool = False,
+        patch_dropout: PatchDropout | None = None,
     ) -> None:
         """Put the parts together, and set the head to 0.
 
@@ -58,11 +60,12 @@ class AdaptedNetwork:
             copies: Tokens, or inputs, of images.
             optimizer: Steps the adapters, and the head in its last group.
             changes_base: Whether the optimizer writes into base weights.
+            patch_dropout: Which tokens of an image a step takes; all if None.
         """
         self.model, self.version = model, 0
         self.passes = self.ways_back = 0
         self.split: BatchSplit = WholeBatch()
-        self._copies, self._optimizer = copies, optimizer
+        self._copies, self._optimizer, self._patch_dropout = copies, optimizer, patch_dropout
         self._zero(model.head.parameters())
         self._rates = [float(group["lr"]) for group in optimizer.param_groups]
         self._pairs = lora_pairs(model)
@@ -148,10 +151,17 @@ class AdaptedNetwork:
             self._head = self.version, both[:, :-1].contiguous(), both[:, -1].contiguous()
         return self._head[1:]
 
+    def draw_views(self, count: int, rng: np.random.Generator) -> Views:
+        """What a step is to see of `count` images."""
+        copies = rng.integers(self.num_copies, size=count)
+        if self._patch_dropout is None:
+            return Views(copies)
+        return Views(copies, self._patch_dropout.draw(count, rng))
+
     def step(
         self,
         batch: Batch,
-        copies: NDArray[np.int64],
+        views: Views,
         likelihood: Likelihood,
         *,
         decay: float = 1.0,
@@ -161,7 +171,7 @@ class AdaptedNetwork:
 
         Args:
             batch: Images with their rewards.
-            copies: Which copy of each image, int64 (b,).
+            views: What of each image is seen; see `draw_views`.
             likelihood: What is fitted.
             decay: Factor of all rates.
             warm_up: Further factor of the adapters' rates.
@@ -174,17 +184,17 @@ class AdaptedNetwork:
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * decay * warm_up
         self._optimizer.param_groups[-1]["lr"] = self._rates[-1] * decay
-        loss = self._descend(batch, copies, likelihood)
+        loss = self._descend(batch, views, likelihood)
         self._average.update(self._effective())
         return loss
 
-    def _descend(self, batch: Batch, copies: NDArray[np.int64], likelihood: Likelihood) -> float:
+    def _descend(self, batch: Batch, views: Views, likelihood: Likelihood) -> float:
         """The optimizer's step on a batch; the loss before it."""
         split = self.split if len(batch.images) >= self.split.size else WholeBatch()
         rows = split.share(np.arange(len(batch.images)))
-        share, batch, copies = len(rows) / len(batch.images), batch.take(rows), copies[rows]
+        share, batch, views = len(rows) / len(batch.images), batch.take(rows), views.take(rows)
         self._optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(batch, copies, likelihood, self._quick_features) * share
+        loss = self._loss(batch, views, likelihood, self._quick_features) * share
         torch.autograd.backward(loss)
         self.ways_back += len(batch.images)
         loss = split.add_up(self._trained, loss)
@@ -194,13 +204,13 @@ class AdaptedNetwork:
     def _loss(
         self,
         batch: Batch,
-        copies: NDArray[np.int64],
+        views: Views,
         likelihood: Likelihood,
         features: Callable[[Tensor], Tensor],
     ) -> Tensor:
         """The mean loss of a batch, by `features` (b, d) of its tokens."""
         assert self._scale is not None
-        tokens = self._tokens(batch.images, copies)
+        tokens = take_tokens(self._tokens(batch.images, views.copies), views.kept)
         self.model.train()
         outputs = self.model.head(features(tokens) * (self._scale * _HEAD_INPUT_NORM))
         actions = torch.as_tensor(batch.actions, device=outputs.device)

@@ -26,6 +26,7 @@ from vitucb.learning.experts.adapted.network import AdaptedNetwork
 from vitucb.learning.experts.adapted.output_widths import OutputWidths
 from vitucb.learning.experts.adapted.settings import AdaptedSettings
 from vitucb.learning.experts.adapted.starts import DATA_STARTS, Factors, StartData, check_rank
+from vitucb.learning.experts.adapted.views import PatchDropout, Views
 from vitucb.learning.experts.expert import Offer
 from vitucb.learning.replay import Batch, Replay
 from vitucb.models.lora import LoRAPair, save_adapters
@@ -53,6 +54,7 @@ class StartedNetwork(AdaptedNetwork):
         *,
         start: str,
         seed: int,
+        patch_dropout: PatchDropout | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -62,11 +64,12 @@ class StartedNetwork(AdaptedNetwork):
             optimizer: Leaves base weights alone.
             start: Name of the start.
             seed: Of random projections.
+            patch_dropout: As for `AdaptedNetwork`; the start is made of whole images.
 
         Raises:
             ValueError: If the rank is too large for the start.
         """
-        super().__init__(model, copies, optimizer)
+        super().__init__(model, copies, optimizer, patch_dropout=patch_dropout)
         check_rank(start, self._pairs)
         self.start, self._seed, self.is_started = start, seed, False
         # Of a start that is taken out of the base weights: the factors, and those weights before.
@@ -165,8 +168,8 @@ class StartedNetwork(AdaptedNetwork):
         """Parts of the mean loss of a batch, one after another."""
         for start in range(0, len(batch.images), _CHUNK):
             rows = np.arange(start, min(start + _CHUNK, len(batch.images)))
-            copies = np.zeros(len(rows), np.int64)
-            mean = self._loss(batch.take(rows), copies, likelihood, self._features_of)
+            whole = Views(np.zeros(len(rows), np.int64))
+            mean = self._loss(batch.take(rows), whole, likelihood, self._features_of)
             yield mean * (len(rows) / len(batch.images))
 
     def _features_of(self, tokens: Tensor) -> Tensor:
