@@ -15,6 +15,7 @@ from vitucb.agents.context import require_image_bandit
 from vitucb.agents.saving import Blueprint, Savable
 from vitucb.agents.settings import warn_of_ignored
 from vitucb.config import AgentConfig, override
+from vitucb.devices import check_device, open_device
 from vitucb.registry import lookup
 from vitucb.types import Agent
 
@@ -56,7 +57,8 @@ def make_agent(
 
     Raises:
         TypeError: If `env` is no environment, or several.
-        ValueError: If a name or a setting is not usable, or `env` has no images.
+        ValueError: If a name or a setting is not usable, `env` has no images, or the device is not
+            here.
 
     Example:
         >>> import gymnasium as gym
@@ -68,6 +70,8 @@ def make_agent(
         (3,)
     """
     require_image_bandit(env)
+    check_device(device)
+    open_device(device)
     config = override(config or AgentConfig(), {"name": name, **overrides}, "agent.")
     if overrides:
         warn_of_ignored(config)

@@ -12,7 +12,7 @@ from draw_packages import PACKAGE, ROOT, Import, modules, read_imports
 # Bottom up: each imports only those before it. Nothing imports the other modules of the root, the
 # public face of the package and its forwarders.
 ORDER = (
-    *("types", "registry", "seeding", "inert_text", "assets"),
+    *("types", "registry", "seeding", "inert_text", "devices", "assets"),
     *("storage", "envs", "statistics", "config"),
     *("models", "covariance", "policies", "optim", "learning", "agents"),
     *("experiment", "serving", "evaluation", "report", "cli"),

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from time_budget import Budget, Outcome, Row, Section, play_sections
 
 from vitucb.cli.output import fail, table
-from vitucb.experiment.device import check_device, open_device
+from vitucb.devices import check_device, open_device
 from vitucb.experiment.preflight import check_writable
 from vitucb.experiment.provenance import describe_environment
 from vitucb.models.threads import use_threads

@@ -46,3 +46,16 @@ def test_what_is_no_image_bandit_is_refused(
 def test_a_setting_given_without_its_section_is_found() -> None:
     with pytest.raises(ValueError, match=r"agent.policy.alpha, written policy=\{'alpha': 3\}"):
         vitucb.make_agent("ucb1", two_digits(5), alpha=3)
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("cudaa", "device 'cudaa' is no name of a device; did you mean cuda"),
+        ("gpu", "device 'gpu' cannot be used: .* use cpu"),
+    ],
+)
+def test_a_device_that_is_not_here_is_refused_with_the_remedy(device: str, message: str) -> None:
+    env = gym.make("vitucb/ImageArms-v0", num_arms=2)
+    with pytest.raises(ValueError, match=message):
+        vitucb.make_agent("ucb1", env, device=device)

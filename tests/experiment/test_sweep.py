@@ -6,7 +6,9 @@ import dataclasses
 import multiprocessing
 import os
 import signal
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -225,6 +227,16 @@ def test_mistake_is_one_line(
     with pytest.raises(SystemExit):
         main(["sweep", "--agent.name", "random", "--out", str(tmp_path), *words])
     assert message in capsys.readouterr().err
+
+
+def test_ray_that_does_not_start_is_told_of_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> None:
+        raise RuntimeError("The current node timed out during startup.")
+
+    fake = SimpleNamespace(is_initialized=lambda: False, init=init)
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    with pytest.raises(ValueError, match=r"--engine ray: Ray did not start \(.*timed out"):
+        run_jobs([RunConfig()], workers=1, engine="ray")
 
 
 def test_ray_gives_the_same_bytes(tmp_path: Path) -> None:

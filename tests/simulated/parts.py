@@ -139,7 +139,9 @@ class Learnt:
     waits: list[Counter[str]]
 
 
-def learn(optimizer: str, device: str, init: str = "default") -> Learnt:
+def learn(
+    optimizer: str, device: str, init: str = "default", patch_drop_rate: float = 0.0
+) -> Learnt:
     """Six rounds of the expert `adapted` on labels, which takes a step after every reward.
 
     One whose adapters start from data takes the first after the second reward.
@@ -154,6 +156,7 @@ def learn(optimizer: str, device: str, init: str = "default") -> Learnt:
         ),
         optimizer=optimizer,
         lora=LoRAConfig(**SMALL_LORA, init=init, init_samples=2),
+        patch_drop_rate=patch_drop_rate,
     )
     dim = int(backbone.num_features)  # type: ignore[arg-type]  # timm sets an int
     rng, predictions, waits = np.random.default_rng(0), [], []

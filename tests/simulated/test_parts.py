@@ -55,6 +55,11 @@ def test_the_trained_expert_expects_what_it_does_on_the_processor(
     np.testing.assert_allclose(there.widths, here.widths, atol=1e-5)
 
 
+def test_steps_on_some_patches_are_those_of_the_processor(aside: Callable[..., Any]) -> None:
+    here, there = (aside(learn, "adamw", device, "default", 0.5) for device in ("cpu", DEVICE))
+    np.testing.assert_allclose(there.means, here.means, atol=1e-5)
+
+
 @pytest.mark.parametrize("init", slow_but(["lora_ga"], DATA_INITS))
 def test_starts_from_data_are_those_of_the_processor(init: str, aside: Callable[..., Any]) -> None:
     here, there = (aside(learn, "adamw", device, init) for device in ("cpu", DEVICE))

@@ -15,7 +15,7 @@ import gymnasium as gym
 from vitucb.agents.factory import make_agent
 from vitucb.agents.saving import Blueprint
 from vitucb.config import ParallelConfig, RunConfig
-from vitucb.experiment.device import open_device
+from vitucb.devices import open_device
 from vitucb.experiment.distributed.ranks import at_this_rank, rank_seed
 from vitucb.experiment.environments import describe_task, make_env
 from vitucb.experiment.episode import Episode

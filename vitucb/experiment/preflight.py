@@ -17,8 +17,8 @@ from vitucb.agents.table import AGENTS
 from vitucb.assets import EMBEDDED_DEPTHS
 from vitucb.config import AgentConfig, EnvConfig, RunConfig
 from vitucb.config.lora import block_numbers, check_init
+from vitucb.devices import check_device
 from vitucb.envs.data.sources import TIMM_PREFIXES
-from vitucb.experiment.device import check_device
 from vitucb.experiment.environments import make_env
 from vitucb.experiment.lock import check_free
 from vitucb.experiment.run_folder import RunFolder

@@ -11,7 +11,7 @@ from vitucb.cli.arguments import parse
 from vitucb.cli.bench.figures import draw_figures
 from vitucb.cli.bench.results import compare_tables, read_tables, write_tables
 from vitucb.cli.output import table
-from vitucb.experiment.device import check_device, open_device
+from vitucb.devices import check_device, open_device
 from vitucb.experiment.preflight import check_writable
 from vitucb.experiment.provenance import describe_environment
 from vitucb.registry import unknown_name

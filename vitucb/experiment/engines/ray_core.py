@@ -29,13 +29,13 @@ def play_jobs(
         on_rounds: Told the rounds of the jobs that ended.
 
     Raises:
-        ValueError: If Ray is not installed.
+        ValueError: If Ray is not installed, or does not start.
     """
     ray = import_extra("ray", "ray", "--engine ray")
     has_cluster = "RAY_ADDRESS" in os.environ
     if not ray.is_initialized():
         cores = None if has_cluster else workers or workers_that_fit(jobs)
-        ray.init(num_cpus=cores, log_to_driver=False, include_dashboard=None)
+        _start(ray, cores)
     task = ray.remote(max_retries=_RETRIES)(play_job)
     waiting = {_submit(task, job): job for job in jobs}
     rounds = 0
@@ -47,6 +47,16 @@ def play_jobs(
             yield job, _result(ray, reference)
         if on_rounds is not None:
             on_rounds(rounds)
+
+
+def _start(ray: Any, cores: int | None) -> None:
+    try:
+        ray.init(num_cpus=cores, log_to_driver=False, include_dashboard=None)
+    except Exception as error:  # Ray raises plain exceptions where a process of its own is late
+        raise ValueError(
+            f"--engine ray: Ray did not start ({one_line(error)}); it waits for its own processes "
+            "for half a minute, which a busy machine may exceed: try again, or leave --engine out"
+        ) from error
 
 
 def _submit(task: Any, job: RunConfig) -> Any:

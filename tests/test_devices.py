@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from vitucb.experiment import device
-from vitucb.experiment.device import check_device
+from vitucb import devices
+from vitucb.devices import check_device
 
 
 @pytest.mark.parametrize("name", ["cpu", "cpu:0", "mps", "xpu:1", "hpu", "privateuseone:0"])
@@ -35,7 +35,7 @@ def test_names_of_no_device_are_refused(name: str, message: str) -> None:
 
 
 def test_the_build_of_torch_is_read_from_its_files() -> None:
-    assert device._torch_build() == {
+    assert devices._torch_build() == {
         "cuda": torch.version.cuda or "",
         "hip": torch.version.hip or "",
     }
@@ -60,7 +60,7 @@ def test_cuda_needs_a_build_and_a_driver(
 
     monkeypatch.setattr(ctypes, "CDLL", load)
     monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(device, "_torch_build", lambda: build)
+    monkeypatch.setattr(devices, "_torch_build", lambda: build)
     if is_refused:
         with pytest.raises(ValueError, match="device 'cuda' cannot be used: no driver"):
             check_device("cuda")
