@@ -72,6 +72,10 @@ AGENTS: dict[str, tuple[str, dict[str, Any]]] = {
 """Label -> (agent, settings), where every arm has an image."""
 OF_LABELS: dict[str, tuple[str, dict[str, Any]]] = {
     "vit-ucb, labels": ("vit-ucb", {}),
+    "vit-ucb, labels, a quarter of patches out": (
+        "vit-ucb",
+        {"training": {"patch_drop_rate": 0.25}},
+    ),
     "vit-ucb, labels, bfloat16": ("vit-ucb", {"precision": "bfloat16"}),
     "vit-ucb, labels, adapted asleep": ("vit-ucb", {}),
     "vit-ucb, labels, first rounds": ("vit-ucb", {}),
@@ -82,6 +86,7 @@ OF_LABELS: dict[str, tuple[str, dict[str, Any]]] = {
 PLAYED_BEFORE = {
     "vit-ucb": 500,
     "vit-ucb, labels": 100,
+    "vit-ucb, labels, a quarter of patches out": 100,
     "vit-ucb, labels, bfloat16": 100,
     "vit-ucb, labels, adapted asleep": 500,
 }
