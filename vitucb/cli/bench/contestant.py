@@ -23,6 +23,7 @@ from vitucb.cli.bench.scoring import ARMS
 from vitucb.envs.data.datasets import load_dataset
 from vitucb.envs.data.image_dataset import ImageDataset
 from vitucb.experiment.episode import run
+from vitucb.learning.experts.adapted.expert import AdaptedExpert
 from vitucb.types import Agent, Round
 
 NEVER = 10**9
@@ -67,6 +68,8 @@ class Contestant:
         frozen = getattr(self.agent, "frozen", getattr(self.agent, "_frozen", None))
         if isinstance(frozen, FrozenFeatures):
             frozen(np.stack(images))
+        if isinstance(self.agent, ExpertAgent):
+            show_copies(self.agent, images)
         if isinstance(self.agent, ViTUCB):
             show_history(self.agent, images)
             if is_cpu(device):
@@ -120,6 +123,14 @@ def watch_agent(phases: Phases, agent: ViTUCB) -> None:
     phases.watch(agent.trainer, {"train": "training"})
     scoring = ("quad_form", "width", "width_array", "width_array_with", "cov")
     phases.watch(agent.covariance, dict.fromkeys((*scoring, "update"), "covariance"))
+
+
+def show_copies(agent: ExpertAgent, images: list[NDArray[np.uint8]]) -> None:
+    """Every image is seen once by the expert `adapted`, and every copy of it to train on."""
+    for expert in agent.experts.values():
+        if isinstance(expert, AdaptedExpert):
+            for copy in range(expert.network.num_copies):
+                expert.network.tokens(images, np.full(len(images), copy))
 
 
 def show_history(agent: ViTUCB, images: list[NDArray[np.uint8]]) -> None:

@@ -132,7 +132,7 @@ class AdaptedNetwork:
     def _raw(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
         """Last-layer features under the weights acted on in the network's own unit."""
         with self._average.in_use():
-            h = self._act(self._tokens(images)).double().cpu()
+            h = self._act(self.tokens(images)).double().cpu()
         self.passes += len(images)
         return h
 
@@ -210,7 +210,7 @@ class AdaptedNetwork:
     ) -> Tensor:
         """The mean loss of a batch, by `features` (b, d) of its tokens."""
         assert self._scale is not None
-        tokens = take_tokens(self._tokens(batch.images, views.copies), views.kept)
+        tokens = take_tokens(self.tokens(batch.images, views.copies), views.kept)
         self.model.train()
         outputs = self.model.head(features(tokens) * (self._scale * _HEAD_INPUT_NORM))
         actions = torch.as_tensor(batch.actions, device=outputs.device)
@@ -247,9 +247,10 @@ class AdaptedNetwork:
         for tensor in tensors:
             tensor.zero_()
 
-    def _tokens(
+    def tokens(
         self, images: Sequence[NDArray[np.uint8]], copies: NDArray[np.int64] | None = None
     ) -> Tensor:
+        """Tokens of images, or of their copies, as in `ImageCopies`; made once and held."""
         return self._copies(images, copies).to(self.model.head.weight)
 
     def _act(self, tokens: Tensor) -> Tensor:

@@ -136,7 +136,7 @@ class StartedNetwork(AdaptedNetwork):
         self.model.eval()
         prefix = self.model.prefix
         for start in range(0, len(images), _CHUNK):
-            tokens = self._tokens(images[start : start + _CHUNK])
+            tokens = self.tokens(images[start : start + _CHUNK])
             if prefix is not None and prefix.gave(tokens):
                 prefix.after(tokens)
             else:
