@@ -101,7 +101,7 @@ def test_what_cannot_be_measured_is_refused_in_a_line_before_torch(
 ) -> None:
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); "
-        "from vitucb.experiment import device; device._may_have_cuda = lambda: False; "
+        "from vitucb import devices; devices._may_have_cuda = lambda: False; "
         "import on_a_gpu, atexit; "
         "atexit.register(lambda: print('torch' in sys.modules)); "
         "on_a_gpu.main(sys.argv[2:])"

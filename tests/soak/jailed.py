@@ -61,8 +61,10 @@ class Outcome:
     seconds: float
 
 
-def play_jobs(jobs: Iterable[Job], workers: int) -> Iterator[Outcome]:
-    """Outcomes of the jobs as they end, `workers` at a time."""
+def play_jobs(
+    jobs: Iterable[Job], workers: int, *, cpu_seconds: int = CPU_SECONDS
+) -> Iterator[Outcome]:
+    """Outcomes of the jobs as they end, `workers` at a time, each stopped after `cpu_seconds`."""
     running: dict[int, tuple[Job, int, float]] = {}
     pending = iter(jobs)
     is_over = False
@@ -72,7 +74,7 @@ def play_jobs(jobs: Iterable[Job], workers: int) -> Iterator[Outcome]:
             if job is None:
                 is_over = True
                 break
-            child, pipe = _start(job)
+            child, pipe = _start(job, cpu_seconds)
             running[child] = (job, pipe, time.monotonic())
         for child in list(running):
             job, pipe, started = running[child]
@@ -93,7 +95,7 @@ def _outcome(job: Job, pipe: int, code: int, seconds: float) -> Outcome:
     told: dict[str, Any] = json.loads(text) if text else {}
     kind, detail = told.get("kind", "fault"), told.get("detail", f"ended with {code}")
     if code == -signal.SIGXCPU:
-        detail = f"took more than {CPU_SECONDS} s"
+        detail = "took all the processor time it was given"
     memory = told.get("memory_mib", 0.0)
     if memory > MEMORY_MIB:
         kind, detail = "fault", f"took {memory:,.0f} MiB; {detail}"
@@ -102,7 +104,7 @@ def _outcome(job: Job, pipe: int, code: int, seconds: float) -> Outcome:
     return Outcome(job, kind, detail, memory, seconds)
 
 
-def _start(job: Job) -> tuple[int, int]:
+def _start(job: Job, cpu_seconds: int) -> tuple[int, int]:
     reading, writing = os.pipe()
     child = os.fork()
     if child:
@@ -110,13 +112,13 @@ def _start(job: Job) -> tuple[int, int]:
         return child, reading
     os.close(reading)
     try:
-        told = _call(job)
+        told = _call(job, cpu_seconds)
         os.write(writing, json.dumps(told).encode("utf-8", "replace")[:60_000])
     finally:
         os._exit(0)
 
 
-def _call(job: Job) -> dict[str, Any]:
+def _call(job: Job, cpu_seconds: int) -> dict[str, Any]:
     os.setpgid(0, 0)
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
@@ -125,7 +127,7 @@ def _call(job: Job) -> dict[str, Any]:
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 5))
     # Memory that is asked for and not touched counts as well, if it is very much.
     virtual = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (virtual + (3 << 30), resource.RLIM_INFINITY))

@@ -211,6 +211,7 @@ def test_a_pass_comes_to_every_term_once_in_batches() -> None:
     ("options", "settings", "message"),
     [
         ({"estimator": "page"}, {"discount": 0.99}, "discount 0.99 rewards fade; choose discount"),
+        ({"estimator": "page"}, {"patch_drop_rate": 0.25}, "patch_drop_rate 0.25: this estimator"),
         ({"estimator": "ef21", "clients": 9}, {}, "clients 9 are more than the 8 rewards"),
         ({"estimator": "qgd", "clients": 0}, {}, "clients 0 must be at least 1"),
         ({"estimator": "qgd", "full_limit": 3}, {}, "full_limit 3 must be at least the 4 clients"),

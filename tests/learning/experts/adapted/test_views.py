@@ -110,8 +110,7 @@ def test_networks_that_see_where_a_token_stands_train_on_whole_images(
 ) -> None:
     relative = model_of("vit_relpos_small_patch16_224", class_token=False)
 
-    with caplog.at_level("INFO"):
-        assert find_patch_dropout(relative, 0.5) is None
+    assert find_patch_dropout(relative, 0.5) is None
     assert "agent.training.patch_drop_rate 0.5: this backbone trains on whole" in caplog.text
     assert find_patch_dropout(model_of(), 0.0) is None
     without = model_of()

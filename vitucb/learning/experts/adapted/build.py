@@ -82,8 +82,7 @@ def build_adapted_expert(
         optimizer_options: Further options of the optimizer, added to its own defaults.
         lora: The adapters; of rank 8 and scale 2 on all layers if None.
         augment: As in `ImageCopies`.
-        patch_drop_rate: Share of the patches of every image that a step leaves out; an optimizer
-            that evaluates gradients itself takes them all, for the terms of its sum are fixed.
+        patch_drop_rate: Share of the patches of every image that a step leaves out.
         ridge: Of the covariance of the widths; 0.1 for labels, else 1, if None.
         covariance: As in `make_covariance`; if None `dense`, or past 1,024 features `low-rank`.
         replay_capacity: Chosen images kept.
@@ -150,7 +149,7 @@ def build_adapted_expert(
         )
         return StartedExpert(started, *parts, samples=lora.init_samples)
     if getattr(steps, "needs_closures", False):
-        check_finite_sum(steps, settings)
+        check_finite_sum(steps, settings, patch_drop_rate)
         terms = numpy_generator(seed, "terms")
         network: AdaptedNetwork = FiniteSumNetwork(model, copies, steps, replay=replay, rng=terms)
     else:

@@ -159,12 +159,18 @@ class FiniteSumNetwork(AdaptedNetwork):
         self._rng.bit_generator.state = state["terms"]
 
 
-def check_finite_sum(optimizer: Any, settings: AdaptedSettings) -> None:
+def check_finite_sum(optimizer: Any, settings: AdaptedSettings, patch_drop_rate: float) -> None:
     """Refuse settings under which the replay is no finite sum with the optimizer's clients.
 
     Raises:
-        ValueError: If rewards fade, or there are more clients than rewards before the first step.
+        ValueError: If rewards fade, patches are left out at random, or there are more clients than
+            rewards before the first step.
     """
+    if patch_drop_rate > 0:
+        raise ValueError(
+            f"agent.training.patch_drop_rate {patch_drop_rate:g}: this estimator needs terms that "
+            "are the same whenever they are evaluated; leave it at 0, or choose estimator sgd"
+        )
     if settings.discount < 1:
         raise ValueError(
             f"agent.optimizer.options: this estimator needs a mean over the replay, and with "

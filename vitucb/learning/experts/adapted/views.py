@@ -77,10 +77,10 @@ def take_tokens(tokens: Tensor, kept: NDArray[np.int64] | None) -> Tensor:
 
 
 def find_patch_dropout(model: RewardModel, rate: float) -> PatchDropout | None:
-    """That of `model`, or None where nothing is to be left out, or its tokens are no plain set.
+    """That of `model`; None where nothing is to be left out, or, with a warning, nothing can be.
 
-    A set they are from the first adapted block of a timm `VisionTransformer` on. Its relatives tell
-    blocks where a token stands (rotary embeddings, relative positions, windows).
+    Tokens are a set from the first adapted block of a timm `VisionTransformer` on. Its relatives
+    tell blocks where a token stands (rotary embeddings, relative positions, windows).
 
     Args:
         model: With the part before its first adapter, if that can be told apart.
@@ -90,7 +90,7 @@ def find_patch_dropout(model: RewardModel, rate: float) -> PatchDropout | None:
         return None
     vits = [part for part in model.backbone.modules() if isinstance(part, VisionTransformer)]
     if model.prefix is None or len(vits) != 1 or type(vits[0]) is not VisionTransformer:
-        _logger.info(
+        _logger.warning(
             "agent.training.patch_drop_rate %g: this backbone trains on whole images", rate
         )
         return None
