@@ -1,8 +1,9 @@
 """Is `vit-ucb` at least as good as every simpler agent, and what does each expert do?
 
 Plays `vit-ucb` with its defaults beside `lin-ucb`, `kernel-ucb` and `item-ucb`, or with other
-experts (`--agents "linear softmax"`), on the laws of `laws.py`, all on the same seeds. A study that
-is stopped goes on where it was; tables and figure hold the seeds that are finished.
+experts (`--agents "linear softmax"`) or other settings (`--agents "vit-ucb lora.rank=4"`), on the
+laws of `laws.py`, all on the same seeds. A study that is stopped goes on where it was; tables and
+figure hold the seeds that are finished.
 
     python scripts/studies/study_experts.py --data DATA digits emoji
     python scripts/studies/study_experts.py --data DATA mnist --agents vit-ucb "linear softmax"
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from laws import LAWS, TUNING, Law
 from study_tools import (
     Curves,
@@ -38,13 +40,25 @@ FIRST_TUNING_SEED = 100
 
 
 def agents_of(law: Law, asked: list[str] | None) -> dict[str, dict[str, Any]]:
-    """Label -> the `agent` section; a label that is no agent's name lists experts."""
+    """Label -> the `agent` section."""
     simpler = [name for name in SIMPLER if not (law.is_shared and name == "kernel-ucb")]
-    found: dict[str, dict[str, Any]] = {}
-    for label in asked or ["vit-ucb", *simpler]:
-        is_agent = label in ("vit-ucb", *SIMPLER)
-        found[label] = {"name": label} if is_agent else {"experts": tuple(label.split())}
-    return found
+    return {label: section_of(label) for label in asked or ["vit-ucb", *simpler]}
+
+
+def section_of(label: str) -> dict[str, Any]:
+    """The `agent` section of a label: an agent's name or its experts, then settings KEY=VALUE."""
+    words = label.split()
+    names = [word for word in words if "=" not in word]
+    is_agent = len(names) == 1 and names[0] in ("vit-ucb", *SIMPLER)
+    section: dict[str, Any] = {"name": names[0]} if is_agent else {"experts": tuple(names)}
+    for word in words[len(names) :]:
+        key, _, value = word.partition("=")
+        *path, last = key.split(".")
+        node = section
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = yaml.safe_load(value)
+    return section
 
 
 def rows_of(name: str, curves: Mapping[str, Curves], costs: Mapping[str, float]) -> list[list[str]]:

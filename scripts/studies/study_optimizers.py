@@ -1,9 +1,10 @@
 """Regret of `vit-ucb` with each LoRA optimizer at its own rate: ranks over laws and seeds.
 
 One image with ten labels; the experts are `linear`, `softmax` and `adapted`, which is the one that
-an optimizer trains. `no training` is the mixture without `adapted`. Rates are those of
-`vitucb/optim/table.py`, found by `study_rates.py` on other images and seeds. All meet the same
-images and rewards on a seed, so that rows are paired; ranks are those within a law and seed.
+an optimizer trains. `no training` is the mixture without `adapted`, and two rows are of other
+adapters under `adamw`. Rates are those of `vitucb/optim/table.py`, found by `study_rates.py` on
+other images and seeds. All meet the same images and rewards on a seed, so that rows are paired;
+ranks are those within a law and seed.
 
     python scripts/studies/study_optimizers.py
     python scripts/studies/study_optimizers.py --data DATA --laws digits-labels mnist fashion
@@ -36,11 +37,15 @@ from vitucb.statistics import holm_correction, paired_difference, student_interv
 
 EXPERTS = ("linear", "softmax", "adapted")
 CONTROL, REFERENCE = "no training", "adamw"
+ADAPTERS = {"rslora": {"use_rslora": True}, "dora": {"use_dora": True}}
 
 
 def agents_of(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Label -> the `agent` section."""
-    trained: dict[str, dict[str, Any]] = {name: {"optimizer": {"name": name}} for name in names}
+    trained: dict[str, dict[str, Any]] = {
+        name: {"lora": ADAPTERS[name]} if name in ADAPTERS else {"optimizer": {"name": name}}
+        for name in names
+    }
     return {**trained, CONTROL: {"experts": EXPERTS[:-1]}}
 
 
@@ -71,7 +76,8 @@ def table_by_law(ends: Mapping[str, Mapping[str, Curves]]) -> list[list[str]]:
     rows = [["law", "optimizer", "lr", "regret", "95 %", "minus adamw", "95 % of it", "seeds"]]
     for law, found in ends.items():
         for label, regrets in found.items():
-            lr = f"{ENTRIES[label].lr:g}" if label in ENTRIES else "-"
+            optimizer = label if label in ENTRIES else REFERENCE
+            lr = "-" if label == CONTROL else f"{ENTRIES[optimizer].lr:g}"
             cells, each = ["-", "-"], " ".join(f"{end:.0f}" for end in regrets)
             if label != REFERENCE and REFERENCE in found:
                 gap = regrets - found[REFERENCE]
@@ -153,7 +159,8 @@ def main() -> None:
     parser = study_parser(__doc__, rounds=600, seeds=5)
     shared = [name for name, law in LAWS.items() if law.is_shared]
     parser.add_argument("--laws", nargs="+", choices=shared, default=["digits-labels"])
-    parser.add_argument("--only", nargs="+", choices=ENTRIES, default=list(ENTRIES))
+    known = [*ENTRIES, *ADAPTERS]
+    parser.add_argument("--only", nargs="+", choices=known, default=known)
     options = study_options(parser)
     if REFERENCE not in options.only:
         parser.error(f"--only needs {REFERENCE}, which the others are compared with")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.scripts.studies import folders, run, table
+from vitucb.config import load_config
 
 
 def test_what_is_lost_on_images_never_rewarded(tmp_path: Path) -> None:
@@ -20,6 +21,17 @@ def test_what_is_lost_on_images_never_rewarded(tmp_path: Path) -> None:
     assert sum(rounds for rounds, _, _ in found) == 15
     assert 0 < sum(rounds * lost for rounds, lost, _ in found) < regret
     assert all(0 < share < 3 for _, _, share in found)
+
+
+def test_an_agent_with_other_settings(tmp_path: Path) -> None:
+    label = "lin-ucb policy.alpha=9"
+    quick = ["digits", "--quick", *folders(tmp_path)]
+    run("study_experts.py", *quick, "--agents", "lin-ucb", label, "--workers", "1")
+    _, *agents = table(tmp_path / "experts.csv")
+    (config,) = tmp_path.glob("runs/experts/digits/*alpha*/config.yaml")
+
+    assert [agent[1] for agent in agents] == ["lin-ucb", label]
+    assert load_config(config).agent.policy.alpha == 9
 
 
 def test_what_an_agent_loses_that_is_told_the_classes(tmp_path: Path) -> None:

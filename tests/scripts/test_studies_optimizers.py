@@ -48,15 +48,14 @@ def run(
 def test_regret_by_optimizer_ends_in_tables_and_a_figure(
     run: Callable[..., None], tmp_path: Path
 ) -> None:
-    run("study_optimizers", "--only", "adamw", "lora-rite", "--workers", "1")
+    run("study_optimizers", "--only", "adamw", "lora-rite", "dora", "--workers", "1")
     _, *rows = table(tmp_path / "optimizers_by_law.csv")
-    assert [row[1] for row in rows] == ["adamw", "lora-rite", "no training"]
-    assert [row[2] for row in rows] == [f"{ENTRIES[x].lr:g}" for x in ("adamw", "lora-rite")] + [
-        "-"
-    ]
+    assert [row[1] for row in rows] == ["adamw", "lora-rite", "dora", "no training"]
+    rates = [f"{ENTRIES[name].lr:g}" for name in ("adamw", "lora-rite", "adamw")]
+    assert [row[2] for row in rows] == [*rates, "-"]
     assert all(0 < float(row[3]) <= 30 for row in rows)
     # 30 rounds are too few for a step of training.
-    assert {row[1] for row in table(tmp_path / "optimizers.csv")[1:]} == {"2.00"}
+    assert {row[1] for row in table(tmp_path / "optimizers.csv")[1:]} == {"2.50"}
     assert (tmp_path / "optimizers.png").stat().st_size > 5_000
 
 
