@@ -146,10 +146,11 @@ class TrainingConfig:
     augment: Literal["none", "shift"] = "shift"
     """Images that the expert `adapted` trains on among others: as they are, or also moved by up to
     3/32 of a side; never mirrored."""
-    patch_drop_rate: float = 0.0
+    patch_drop_rate: float | None = None
     """Share of the patches of an image, others each time, that a step of the expert `adapted` among
-    others leaves out, in [0, 1): it costs as much less, and overfits less. Of timm's plain vision
-    transformers; others see whole images."""
+    others leaves out, in [0, 1): it costs as much less, and overfits less. If not given 0.375 with
+    timm's plain vision transformers; others, and estimators that need the same terms again, see
+    whole images."""
     drift_threshold: float = 0.2
     """Relative movement of the probe's features that triggers a rebuild."""
 

@@ -116,3 +116,15 @@ def test_networks_that_see_where_a_token_stands_train_on_whole_images(
     without = model_of()
     without.prefix = None
     assert find_patch_dropout(without, 0.5) is None
+
+
+def test_patches_stay_away_unless_told_otherwise_where_they_can(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    dropout = find_patch_dropout(model_of(), None)
+    assert dropout is not None
+    assert dropout.num_kept == 1 + 10
+
+    relative = model_of("vit_relpos_small_patch16_224", class_token=False)
+    assert find_patch_dropout(relative, None) is None
+    assert not caplog.records

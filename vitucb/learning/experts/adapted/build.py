@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from vitucb.config import TrainingConfig
 from vitucb.config.lora import DATA_INITS, LoRAConfig
 from vitucb.covariance import FeatureCovariance, make_covariance
 from vitucb.learning.experts.adapted.augmentation import ImageCopies
@@ -59,7 +58,7 @@ def build_adapted_expert(
     optimizer_options: Mapping[str, Any] | None = None,
     lora: LoRAConfig | None = None,
     augment: str = "shift",
-    patch_drop_rate: float = TrainingConfig.patch_drop_rate,
+    patch_drop_rate: float | None = None,
     ridge: float | None = None,
     covariance: str | None = None,
     replay_capacity: int = 20_000,
@@ -82,7 +81,8 @@ def build_adapted_expert(
         optimizer_options: Further options of the optimizer, added to its own defaults.
         lora: The adapters; of rank 8 and scale 2 on all layers if None.
         augment: As in `ImageCopies`.
-        patch_drop_rate: Share of the patches of every image that a step leaves out.
+        patch_drop_rate: Share of the patches of every image that a step leaves out; if None
+            `PATCH_DROP_RATE`, where backbone and optimizer allow it.
         ridge: Of the covariance of the widths; 0.1 for labels, else 1, if None.
         covariance: As in `make_covariance`; if None `dense`, or past 1,024 features `low-rank`.
         replay_capacity: Chosen images kept.
@@ -149,7 +149,7 @@ def build_adapted_expert(
         )
         return StartedExpert(started, *parts, samples=lora.init_samples)
     if getattr(steps, "needs_closures", False):
-        check_finite_sum(steps, settings, patch_drop_rate)
+        check_finite_sum(steps, settings, patch_drop_rate or 0.0)
         terms = numpy_generator(seed, "terms")
         network: AdaptedNetwork = FiniteSumNetwork(model, copies, steps, replay=replay, rng=terms)
     else:

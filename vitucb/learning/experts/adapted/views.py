@@ -19,6 +19,8 @@ from torch import Tensor
 
 from vitucb.models.reward_model import RewardModel
 
+PATCH_DROP_RATE = 0.375
+"""Share of the patches that a step leaves out unless told otherwise."""
 _logger = logging.getLogger(__name__)
 
 
@@ -76,22 +78,25 @@ def take_tokens(tokens: Tensor, kept: NDArray[np.int64] | None) -> Tensor:
     return tokens.gather(1, places[:, :, None].expand(-1, -1, tokens.shape[2]))
 
 
-def find_patch_dropout(model: RewardModel, rate: float) -> PatchDropout | None:
-    """That of `model`; None where nothing is to be left out, or, with a warning, nothing can be.
+def find_patch_dropout(model: RewardModel, rate: float | None) -> PatchDropout | None:
+    """That of `model`; None where nothing is to be left out, or nothing can be.
 
     Tokens are a set from the first adapted block of a timm `VisionTransformer` on. Its relatives
     tell blocks where a token stands (rotary embeddings, relative positions, windows).
 
     Args:
         model: With the part before its first adapter, if that can be told apart.
-        rate: Share of the patches to leave out, in [0, 1).
+        rate: Share of the patches to leave out, in [0, 1); if None `PATCH_DROP_RATE` where it can
+            be. A rate that was asked for and cannot be is logged as a warning.
     """
     if rate == 0:
         return None
     vits = [part for part in model.backbone.modules() if isinstance(part, VisionTransformer)]
     if model.prefix is None or len(vits) != 1 or type(vits[0]) is not VisionTransformer:
-        _logger.warning(
-            "agent.training.patch_drop_rate %g: this backbone trains on whole images", rate
-        )
+        if rate is not None:
+            _logger.warning(
+                "agent.training.patch_drop_rate %g: this backbone trains on whole images", rate
+            )
         return None
+    rate = PATCH_DROP_RATE if rate is None else rate
     return PatchDropout(model.prefix.shape[0], vits[0].num_prefix_tokens, rate)
