@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import vitucb
+from vitucb.models.threads import use_threads
 from vitucb.serving.deployed_agent import DeployedAgent
 
 _LATEST = 100
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--update-every", type=int, default=1)
     parser.add_argument("--prefix-cache-mib", type=int, default=256)
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    use_threads(1)
     training = {"replay_capacity": _CAP, "update_every": args.update_every}
     agent = vitucb.deploy(
         args.agent,

@@ -38,6 +38,7 @@ from study_tools import (
 from vitucb.config import RunConfig, override
 from vitucb.models.backbone import create_backbone
 from vitucb.models.preprocess import preprocess_for
+from vitucb.models.threads import use_threads
 from vitucb.statistics import paired_difference
 
 Pixels = NDArray[np.uint8]
@@ -225,7 +226,7 @@ def main() -> None:
     options = study_options(parser)
     shifts = _known(parser, options.shifts, SHIFTS)
     agents = {label: AGENTS[label] for label in _known(parser, options.agents, AGENTS)}
-    torch.set_num_threads(1)
+    use_threads(1)
     paths = {shift: write_set(shift, Path(options.runs) / "adaptation-sets") for shift in shifts}
     accuracies = {shift: probe(path) for shift, path in paths.items()}
     results: dict[str, dict[str, Curves]] = {shift: {} for shift in shifts}

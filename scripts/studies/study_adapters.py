@@ -21,7 +21,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from study_rates import (
     AHEAD,
     FIRST_TUNING_SEED,
@@ -38,6 +37,7 @@ from study_tools import study_options, study_parser, write_table
 
 from vitucb.config import AgentConfig
 from vitucb.learning.experts.softmax import LabelExpert
+from vitucb.models.threads import use_threads
 
 SETS = ("fashion_mnist_train10k", "mnist_train10k", "cifar10_train50k_jpeg")
 HEADER = ("adapters", *SETS, "mean", "over the first", "its error", "best of", "seconds")
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="of what is compared; all if not given")
     parser.add_argument("--name", help="of the table; that of the backbone if not given")
     options = study_options(parser)
-    torch.set_num_threads(1)
+    use_threads(1)
     found = networks(Network(options.backbone, options.weights, options.img_size))
     if unknown := set(options.only or ()) - set(found):
         parser.error(f"no networks {sorted(unknown)}; choose of {list(found)}")

@@ -23,6 +23,7 @@ from vitucb.models.backbone import create_backbone
 from vitucb.models.lora import add_lora, lora_pairs
 from vitucb.models.preprocess import input_size
 from vitucb.models.reward_model import RewardModel
+from vitucb.models.threads import use_threads
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "backbones.md"
 ARMS, RANK, TRIALS = 5, 4, 2
@@ -127,7 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--only", nargs="+", choices=list(MODELS), metavar="MODEL")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    use_threads(1)
     models = models_table(arguments.only or list(MODELS))
     if not arguments.only:
         write("models", models)

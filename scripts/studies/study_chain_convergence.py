@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from vitucb.models.lora import LoRAPair
+from vitucb.models.threads import use_threads
 from vitucb.optim import create_optimizer
 from vitucb.optim.chains.bernoulli_lora import BernoulliLoRA
 from vitucb.optim.chains.draws import Draws
@@ -246,7 +247,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="200 steps")
     options = parser.parse_args()
     steps = 200 if options.quick else options.steps
-    torch.set_num_threads(1)
+    use_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     curves = counterexample(steps, seed=0)
     finals = [["chain", "final f - f*"], *([k, f"{v[-1]:.3g}"] for k, v in curves.items())]

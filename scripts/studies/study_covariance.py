@@ -38,6 +38,7 @@ from vitucb.covariance.frequent_directions import FrequentDirections
 from vitucb.covariance.projected import low_rank
 from vitucb.covariance.ridge_correction import effective_dimension
 from vitucb.experiment.environments import make_env
+from vitucb.models.threads import use_threads
 
 QUERY_ROUNDS = 40
 Squares = Callable[[Tensor], Tensor]
@@ -251,7 +252,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.rounds, arguments.ridges = 30, [1.0]
-    torch.set_num_threads(1)
+    use_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.regret:
         regrets(arguments)

@@ -38,6 +38,7 @@ from vitucb.envs import ImageDataset, load_dataset
 from vitucb.learning.feature_maps import GradientMap
 from vitucb.learning.trainer import OnlineTrainer
 from vitucb.models.lora import lora_pairs
+from vitucb.models.threads import use_threads
 from vitucb.seeding import numpy_generator, stream_seed
 
 SETS = {
@@ -220,7 +221,7 @@ def draw(by_label: dict[str, Curves], title: str, path: Path) -> None:
 
 def main() -> None:
     """Run the study."""
-    torch.set_num_threads(1)
+    use_threads(1)
     parser = study_parser(__doc__, rounds=150, seeds=5)
     parser.add_argument("--set", choices=SETS, default="digits")
     parser.add_argument("--lr", type=float, default=1e-3)

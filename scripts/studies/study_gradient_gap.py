@@ -34,6 +34,7 @@ from vitucb.models.backbone import create_backbone
 from vitucb.models.lora import LoRAPair, add_lora, lora_pairs
 from vitucb.models.preprocess import preprocess_for
 from vitucb.models.reward_model import RewardModel
+from vitucb.models.threads import use_threads
 from vitucb.optim import ENTRIES, create_optimizer
 from vitucb.seeding import numpy_generator
 
@@ -184,7 +185,7 @@ def draw(by_label: Mapping[str, Curves], path: Path) -> None:
 
 def main() -> None:
     """Run the study."""
-    torch.set_num_threads(1)
+    use_threads(1)
     parser = study_parser(__doc__, rounds=120, seeds=5)
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
     options = study_options(parser)

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from vitucb.models.lora import LoRAPair
+from vitucb.models.threads import use_threads
 from vitucb.optim import create_optimizer
 
 ROWS, COLUMNS, RANK, SCALING, SAMPLES = 48, 32, 4, 2.0, 64
@@ -139,7 +140,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--quick", action="store_true", help="10 steps, one seed")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    use_threads(1)
     steps, seeds = (10, 1) if arguments.quick else (arguments.steps, arguments.seeds)
     rows, curves = study(steps, seeds)
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from vitucb.models.lora import LoRAPair
+from vitucb.models.threads import use_threads
 from vitucb.optim import create_optimizer
 
 ROWS, COLUMNS, RANK, SCALING = 48, 32, 4, 2.0
@@ -205,7 +206,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("study_online_stability.csv"))
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    use_threads(1)
     header = ["optimizer", "batch", "final error", "best lr", "max |dA|/|A|", "bad rates of 6"]
     header.append("step / AdamW's")
     rows = [row for batch in (1, 8) for row in study(batch, arguments.steps, arguments.seeds)]

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from vitucb.evaluation.cross_fitting import conditional_logit, cross_fitted_rewards
 from vitucb.evaluation.estimators import ESTIMATORS, check_logged, estimate_values
+from vitucb.models.threads import use_threads
 
 Array = NDArray[np.float64]
 ARMS, DIM = 5, 4
@@ -151,8 +152,6 @@ def table(replications: int, sizes: list[int]) -> str:
 
 def digits_table(replications: int, rounds: int = 300) -> str:
     """Coverage on made-up logs of handwritten digits, for a saved lin-ucb agent, as Markdown."""
-    import torch
-
     import vitucb
     from vitucb.config import EnvConfig
     from vitucb.envs.logged import made_up_log
@@ -160,7 +159,7 @@ def digits_table(replications: int, rounds: int = 300) -> str:
     from vitucb.evaluation.target_policy import frozen_policy
     from vitucb.experiment.environments import make_env
 
-    torch.set_num_threads(1)
+    use_threads(1)
     env = make_env(EnvConfig(num_arms=4), 100)
     agent = vitucb.make_agent("lin-ucb", env, seed=0)
     for _ in vitucb.run(env, agent, seed=0):

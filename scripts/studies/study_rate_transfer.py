@@ -16,10 +16,10 @@ import argparse
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from study_rates import DEFAULT, FIRST_TUNING_SEED, Log, Network, Scores, walk
 from study_tools import study_options, study_parser, write_table
 
+from vitucb.models.threads import use_threads
 from vitucb.optim import ENTRIES
 
 DATA = "fashion_mnist"
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--weights", help="its weights, a .safetensors file")
     parser.add_argument("--img-size", type=int, help="of its input, pixels")
     options = study_options(parser)
-    torch.set_num_threads(1)
+    use_threads(1)
     seeds = range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + options.seeds)
     compared = networks(options)
     logs: dict[str, dict[tuple[str, int], Log]] = {}

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from study_tools import study_options, study_parser, write_table
 
 from vitucb.agents.baselines.frozen_features import build_frozen_features
@@ -38,6 +37,7 @@ from vitucb.learning.experts.expert import Offer, Sleeper
 from vitucb.learning.experts.softmax import LabelExpert
 from vitucb.models.backbone import create_backbone
 from vitucb.models.preprocess import preprocess_for
+from vitucb.models.threads import use_threads
 from vitucb.optim import ENTRIES
 
 SETS = ("fashion_mnist", "mnist")
@@ -252,7 +252,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=250, help="of training")
     parser.add_argument("--only", nargs="+", choices=ENTRIES, default=list(ENTRIES))
     options = study_options(parser)
-    torch.set_num_threads(1)
+    use_threads(1)
     seeds = range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + options.seeds)
     scores, rows = Scores(options), [["optimizer", "lr", *SETS, "mean", "best"]]
     for name in options.only:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
+from threadpoolctl import threadpool_info
 
 from vitucb.cli.bench.covariance import FeatureStream, filled, round_times
 from vitucb.cli.bench.scoring import (
@@ -9,9 +12,27 @@ from vitucb.cli.bench.scoring import (
     least_times,
     make_images,
     make_model,
+    one_thread,
     prototype_times,
 )
 from vitucb.learning.gradient_features import LoRAGradientFeatures
+from vitucb.models.threads import use_threads
+
+
+def test_nothing_spins_beside_the_thread_that_is_timed() -> None:
+    before = torch.get_num_threads()
+    use_threads(2)
+    try:
+        with one_thread():
+            inside = blas_threads(), torch.get_num_threads()
+        assert inside == ({1}, 1)
+        assert blas_threads() == {min(2, os.cpu_count() or 1)}
+    finally:
+        use_threads(before)
+
+
+def blas_threads() -> set[int]:
+    return {lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"}
 
 
 def test_times_are_positive_and_named() -> None:

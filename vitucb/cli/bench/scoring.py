@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
+import scipy.linalg  # noqa: F401  only a BLAS that is loaded can be told
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from vitucb.assets import EMBEDDED_BACKBONES
@@ -37,14 +39,18 @@ MODELS = {
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread of torch inside, and a heap as runs have it."""
+    """One thread of torch, NumPy and SciPy inside, and a heap as runs have it.
+
+    BLAS threads that wait for work spin, and a process is charged for them.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     # Until a large block was freed once, glibc hands memory back after every call and faults it in
     # again: up to a fifth of a forward. Runs have freed such blocks before their first round.
     torch.zeros(31, 2**18)
     try:
-        yield
+        with threadpool_limits(1, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(threads)
 
