@@ -107,6 +107,14 @@ def test_two_classes_are_told_apart_within_a_few_dozen_steps() -> None:
     assert np.mean(predicted[-15:]) > 0.8
 
 
+def test_every_reward_is_a_step_from_the_first_that_is_due() -> None:
+    learner = expert()
+    play(learner, QUICK.start - 1)
+    assert learner.network.steps == 0
+    play(learner, 20)
+    assert learner.network.steps == 20
+
+
 def test_steps_see_half_of_the_patches_and_teach_it_as_well() -> None:
     learner, seen = expert(patch_drop_rate=0.5), set()
     model = learner.network.model

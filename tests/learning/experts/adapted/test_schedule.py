@@ -1,4 +1,4 @@
-"""When to train and at which rate: closed forms, and what must not be."""
+"""At which rate the network trains: closed forms, and what must not be."""
 
 from __future__ import annotations
 
@@ -8,21 +8,10 @@ from vitucb.learning.experts.adapted.schedule import (
     Schedule,
     decay,
     effective_rewards,
-    is_due,
     warm_up,
 )
 
 DEFAULT = Schedule()
-
-
-def test_training_starts_with_the_64th_reward() -> None:
-    assert not is_due(63, DEFAULT)
-    assert is_due(64, DEFAULT)
-
-
-def test_every_reward_is_trained_on_up_to_2000_and_every_second_one_after() -> None:
-    assert all(is_due(t, DEFAULT) for t in range(64, 2_001))
-    assert [t for t in range(2_001, 2_009) if is_due(t, DEFAULT)] == [2_002, 2_004, 2_006, 2_008]
 
 
 def test_the_rate_warms_up_over_20_steps() -> None:
@@ -42,7 +31,7 @@ def test_discounted_rewards_that_count_are_bounded() -> None:
     assert effective_rewards(7, 0.99) == 7
 
 
-@pytest.mark.parametrize("name", ["start", "sparse_every", "warm_up", "flat_until"])
+@pytest.mark.parametrize("name", ["start", "warm_up", "flat_until"])
 def test_counts_below_1_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"schedule.{name} 0 must be at least 1"):
         Schedule(**{name: 0})

@@ -22,7 +22,7 @@ from vitucb.learning.experts.adapted.batches import draw_slots
 from vitucb.learning.experts.adapted.likelihoods import Likelihood, SquaredLikelihood
 from vitucb.learning.experts.adapted.network import AdaptedNetwork
 from vitucb.learning.experts.adapted.output_widths import OutputWidths
-from vitucb.learning.experts.adapted.schedule import decay, effective_rewards, is_due, warm_up
+from vitucb.learning.experts.adapted.schedule import decay, effective_rewards, warm_up
 from vitucb.learning.experts.adapted.settings import AdaptedSettings
 from vitucb.learning.experts.expert import Array, Offer, Prediction
 from vitucb.learning.replay import Replay
@@ -154,7 +154,7 @@ class AdaptedExpert:
         self.replay.add(offer.images[offer.row(action)], reward, _output(offer, action))
         self.rewards += 1
         metrics = {"adapted/noise": self._noise.std}
-        if is_due(self.rewards, self._settings.schedule):
+        if self.rewards >= self._settings.schedule.start:
             if self.is_asleep:
                 self._steps_due += 1
             else:
