@@ -49,9 +49,13 @@ def section_of(label: str) -> dict[str, Any]:
     """The `agent` section of a label: an agent's name or its experts, then settings KEY=VALUE."""
     words = label.split()
     names = [word for word in words if "=" not in word]
+    if not names:
+        raise SystemExit(f"--agents {label!r}: name an agent or experts before the settings")
     is_agent = len(names) == 1 and names[0] in ("vit-ucb", *SIMPLER)
     section: dict[str, Any] = {"name": names[0]} if is_agent else {"experts": tuple(names)}
-    for word in words[len(names) :]:
+    for word in words:
+        if "=" not in word:
+            continue
         key, _, value = word.partition("=")
         *path, last = key.split(".")
         node = section

@@ -13,6 +13,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from vitucb.config import load_config
 from vitucb.envs import load_dataset
 from vitucb.models.lora import lora_pairs
 from vitucb.optim import ENTRIES
@@ -51,6 +52,8 @@ def test_regret_by_optimizer_ends_in_tables_and_a_figure(
     run("study_optimizers", "--only", "adamw", "lora-rite", "dora", "--workers", "1")
     _, *rows = table(tmp_path / "optimizers_by_law.csv")
     assert [row[1] for row in rows] == ["adamw", "lora-rite", "dora", "no training"]
+    (config,) = tmp_path.glob("runs/**/dora__*/config.yaml")
+    assert load_config(config).agent.lora.use_dora
     rates = [f"{ENTRIES[name].lr:g}" for name in ("adamw", "lora-rite", "adamw")]
     assert [row[2] for row in rows] == [*rates, "-"]
     assert all(0 < float(row[3]) <= 30 for row in rows)

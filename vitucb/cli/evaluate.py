@@ -51,7 +51,7 @@ class EvaluateArgs:
     seed: int = 0
     """Seed of folds and resamples."""
     threads: int = 1
-    """Torch threads."""
+    """Threads of torch, NumPy and SciPy each."""
 
 
 def evaluate(words: list[str]) -> None:

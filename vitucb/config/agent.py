@@ -148,7 +148,7 @@ class TrainingConfig:
     3/32 of a side; never mirrored."""
     patch_drop_rate: float | None = None
     """Share of the patches of an image, others each time, that a step of the expert `adapted` among
-    others leaves out, in [0, 1): it costs as much less, and overfits less. If not given 0.375 with
+    others leaves out, in [0, 1): it costs less, and overfits less. If not given 0.375 with
     timm's plain vision transformers; others, and estimators that need the same terms again, see
     whole images."""
     drift_threshold: float = 0.2

@@ -112,7 +112,9 @@ def test_every_reward_is_a_step_from_the_first_that_is_due() -> None:
     play(learner, QUICK.start - 1)
     assert learner.network.steps == 0
     play(learner, 20)
-    assert learner.network.steps == 20
+    learner.rewards = 100_000
+    play(learner, 5)
+    assert learner.network.steps == 25
 
 
 def test_steps_see_half_of_the_patches_and_teach_it_as_well() -> None:

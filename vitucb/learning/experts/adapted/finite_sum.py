@@ -169,7 +169,7 @@ def check_finite_sum(optimizer: Any, settings: AdaptedSettings, patch_drop_rate:
     if patch_drop_rate > 0:
         raise ValueError(
             f"agent.training.patch_drop_rate {patch_drop_rate:g}: this estimator needs terms that "
-            "are the same whenever they are evaluated; leave it at 0, or choose estimator sgd"
+            "are the same whenever they are evaluated; leave it out, or choose estimator sgd"
         )
     if settings.discount < 1:
         raise ValueError(

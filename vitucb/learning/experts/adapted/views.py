@@ -2,7 +2,7 @@
 
 Behind its position embedding a vision transformer takes the patches of an image as a set, so that a
 step may leave some of them out: patch dropout (Liu et al., 2022, "PatchDropout", arXiv 2208.07220;
-timm's `patch_drop_rate`). The step costs that much less, and with few rewards the network cannot
+timm's `patch_drop_rate`). The step costs less, and with few rewards the network cannot
 rest on any single patch. Predictions are made of all patches.
 """
 
