@@ -140,7 +140,7 @@ class Learnt:
 
 
 def learn(
-    optimizer: str, device: str, init: str = "default", patch_drop_rate: float = 0.0
+    optimizer: str, device: str, init: str = "default", patch_drop_rate: float | None = None
 ) -> Learnt:
     """Six rounds of the expert `adapted` on labels, which takes a step after every reward.
 
