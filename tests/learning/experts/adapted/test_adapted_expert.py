@@ -376,3 +376,25 @@ def test_softmax_needs_labels() -> None:
 def test_settings_out_of_range_are_refused(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AdaptedSettings(**setting)
+
+
+@pytest.mark.parametrize(("depth", "kept"), [(4, 2), (5, None)])
+def test_unless_told_only_networks_of_the_measured_size_leave_patches_out(
+    depth: int, kept: int | None
+) -> None:
+    deep: nn.Module = timm.create_model(
+        "vit_tiny_patch16_224",
+        img_size=SIDE,
+        patch_size=8,
+        embed_dim=DIM,
+        num_heads=2,
+        depth=depth,
+        num_classes=0,
+        class_token=False,
+        global_pool="avg",
+    )
+    learner = build_adapted_expert(deep.eval(), PREPROCESS, num_labels=2)
+
+    views = learner.network.draw_views(3, np.random.default_rng(0))
+
+    assert (None if views.kept is None else views.kept.shape[1]) == kept

@@ -12,7 +12,11 @@ import timm
 
 from vitucb.learning.experts.adapted.build import build_adapted_expert
 from vitucb.learning.experts.adapted.expert import AdaptedExpert
-from vitucb.learning.experts.adapted.rates import online_options, online_rate
+from vitucb.learning.experts.adapted.rates import (
+    is_of_measured_size,
+    online_options,
+    online_rate,
+)
 from vitucb.models.preprocess import preprocess_for
 from vitucb.optim import ENTRIES
 
@@ -39,6 +43,12 @@ def test_the_embedded_vit_has_the_rates_of_the_table_and_larger_networks_less() 
     assert online_rate("lora-pro", 48, 384, 8) == pytest.approx(table / 3 / 2**0.5)  # ViT-S
     assert online_rate("lora-pro", 16, 192, 32) == table / 4
     assert online_rate("lora-pro", 48, 768, 8) == pytest.approx(table / 3 / 2)  # ViT-B
+
+
+def test_a_network_is_of_the_measured_size_up_to_that_of_the_embedded_one() -> None:
+    assert is_of_measured_size(16, 192)
+    assert not is_of_measured_size(17, 192)
+    assert not is_of_measured_size(16, 193)
 
 
 @pytest.mark.parametrize(("width", "depth", "expected"), [(192, 4, 2e-3), (384, 8, 2e-3 / 2**1.5)])

@@ -43,6 +43,16 @@ def online_rate(name: str, num_layers: int, width: int, rank: int) -> float:
     )
 
 
+def is_of_measured_size(num_layers: int, width: int) -> bool:
+    """Whether a network is no deeper and no wider than the embedded ViT.
+
+    Args:
+        num_layers: Adapted layers L.
+        width: Of the network's tokens, d.
+    """
+    return num_layers <= _LAYERS and width <= _WIDTH
+
+
 def online_options(name: str, asked: Mapping[str, Any]) -> dict[str, Any]:
     """Options of the optimizer `name`: those asked for, on top of its own where these apply."""
     is_own = name in ENTRIES and not any(option in asked for option in _CHANGES_RULE)
