@@ -74,26 +74,32 @@ def build_lone(*_: object) -> Lone:
     return Lone()
 
 
+def approx(metrics: dict[str, float], close: float) -> Any:
+    return pytest.approx(metrics, rel=close, abs=0) if close else metrics
+
+
 @pytest.mark.parametrize("name", PLAYABLE)
 def test_what_is_kept_is_all_that_the_agent_learns_from(name: str) -> None:
     deployed = deploy(name, seed=2)
     agent = vitucb.make_agent(
         name, deployed.blueprint.stand_in(), seed=2, config=deployed.blueprint.config
     )
+    # The image chosen is kept, and not those beside it: of a product of one row the last bits may,
+    # on some processors, be others than in one of three.
+    close = 1e-9 if name in ("kernel-ucb", "vit-ucb") else 0.0
     waiting: list[tuple[str, Observation, Decision]] = []
     for t in range(10):
         obs = {"images": pictures(t), "action_mask": np.array([1, 1, t % 2], np.int8)}
         ours, theirs = deployed.act(obs["images"], obs["action_mask"]), agent.select_action(obs)
         assert (ours.action, ours.propensity) == (theirs.action, theirs.propensity)
-        np.testing.assert_array_equal(ours.mean, theirs.mean)
-        np.testing.assert_array_equal(ours.width, theirs.width)
+        np.testing.assert_allclose(ours.mean, theirs.mean, rtol=close, atol=0)
+        np.testing.assert_allclose(ours.width, theirs.width, rtol=close, atol=0)
         waiting.append((ours.id, obs, theirs))
         if t % 3 == 2:  # the newest first, and every third reward is lost
             for name_, seen, decision in (waiting[-1], waiting[-2]):
                 reward = float(decision.action == 1)
-                assert deployed.observe(name_, reward).metrics == agent.update(
-                    seen, decision, reward
-                )
+                expected = agent.update(seen, decision, reward)
+                assert deployed.observe(name_, reward).metrics == approx(expected, close)
 
 
 @pytest.mark.parametrize("name", INFORMED)
