@@ -53,10 +53,7 @@ def section_of(label: str) -> dict[str, Any]:
         raise SystemExit(f"--agents {label!r}: name an agent or experts before the settings")
     is_agent = len(names) == 1 and names[0] in ("vit-ucb", *SIMPLER)
     section: dict[str, Any] = {"name": names[0]} if is_agent else {"experts": tuple(names)}
-    for word in words:
-        if "=" not in word:
-            continue
-        key, _, value = word.partition("=")
+    for key, _, value in (word.partition("=") for word in words if "=" in word):
         *path, last = key.split(".")
         node = section
         for part in path:

@@ -86,7 +86,7 @@ def test_what_is_kept_is_all_that_the_agent_learns_from(name: str) -> None:
     )
     # The image chosen is kept, and not those beside it: of a product of one row the last bits may,
     # on some processors, be others than in one of three.
-    close = 1e-9 if name in ("kernel-ucb", "vit-ucb") else 0.0
+    close = 1e-12 if name in ("kernel-ucb", "vit-ucb") else 0.0
     waiting: list[tuple[str, Observation, Decision]] = []
     for t in range(10):
         obs = {"images": pictures(t), "action_mask": np.array([1, 1, t % 2], np.int8)}

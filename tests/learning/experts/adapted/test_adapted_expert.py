@@ -27,7 +27,7 @@ PREPROCESS = Preprocess((SIDE, SIDE), (0.5,) * 3, (0.5,) * 3)
 CHAINS = ("rac-lora", "cola", "asymmetric-lora")
 
 
-def backbone() -> nn.Module:
+def backbone(depth: int = 1) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         model: nn.Module = timm.create_model(
@@ -36,7 +36,7 @@ def backbone() -> nn.Module:
             patch_size=8,
             embed_dim=DIM,
             num_heads=2,
-            depth=1,
+            depth=depth,
             num_classes=0,
             class_token=False,
             global_pool="avg",
@@ -382,18 +382,7 @@ def test_settings_out_of_range_are_refused(setting: dict[str, Any], message: str
 def test_unless_told_only_networks_of_the_measured_size_leave_patches_out(
     depth: int, kept: int | None
 ) -> None:
-    deep: nn.Module = timm.create_model(
-        "vit_tiny_patch16_224",
-        img_size=SIDE,
-        patch_size=8,
-        embed_dim=DIM,
-        num_heads=2,
-        depth=depth,
-        num_classes=0,
-        class_token=False,
-        global_pool="avg",
-    )
-    learner = build_adapted_expert(deep.eval(), PREPROCESS, num_labels=2)
+    learner = build_adapted_expert(backbone(depth), PREPROCESS, num_labels=2)
 
     views = learner.network.draw_views(3, np.random.default_rng(0))
 

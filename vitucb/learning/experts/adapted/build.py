@@ -19,11 +19,7 @@ from vitucb.learning.experts.adapted.finite_sum import FiniteSumNetwork, check_f
 from vitucb.learning.experts.adapted.likelihoods import LIKELIHOODS
 from vitucb.learning.experts.adapted.network import AdaptedNetwork
 from vitucb.learning.experts.adapted.output_widths import OutputWidths
-from vitucb.learning.experts.adapted.rates import (
-    is_of_measured_size,
-    online_options,
-    online_rate,
-)
+from vitucb.learning.experts.adapted.rates import online_options, online_rate
 from vitucb.learning.experts.adapted.settings import AdaptedSettings
 from vitucb.learning.experts.adapted.started import StartedExpert, StartedNetwork
 from vitucb.learning.experts.adapted.views import find_patch_dropout
@@ -85,9 +81,7 @@ def build_adapted_expert(
         optimizer_options: Further options of the optimizer, added to its own defaults.
         lora: The adapters; of rank 8 and scale 2 on all layers if None.
         augment: As in `ImageCopies`.
-        patch_drop_rate: Share of the patches of every image that a step leaves out; if None
-            `PATCH_DROP_RATE` in networks no larger than the embedded ViT, where backbone and
-            optimizer allow it, and none in larger ones.
+        patch_drop_rate: As in `find_patch_dropout`.
         ridge: Of the covariance of the widths; 0.1 for labels, else 1, if None.
         covariance: As in `make_covariance`; if None `dense`, or past 1,024 features `low-rank`.
         replay_capacity: Chosen images kept.
@@ -124,8 +118,6 @@ def build_adapted_expert(
         "reservoir" if settings.discount == 1 else "window",
     )
     copies = _copies(model, preprocess, augment, cache_mib, num_images)
-    if patch_drop_rate is None and not is_of_measured_size(len(lora_pairs(model)), dim):
-        patch_drop_rate = 0.0
     patch_dropout = find_patch_dropout(model, patch_drop_rate)
     is_base_changed = changes_base(optimizer, optimizer_options or {})
     ridge = ridge if ridge is not None else (0.1 if num_labels else 1.0)

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from vitucb.learning.experts.adapted.rates import is_of_measured_size
+from vitucb.models.lora import lora_pairs
 from vitucb.models.reward_model import RewardModel
 
 PATCH_DROP_RATE = 0.375
-"""Share of the patches that a step leaves out unless told otherwise."""
+"""Share of the patches that a step leaves out in networks where that was measured to be as good."""
 _logger = logging.getLogger(__name__)
 
 
@@ -86,17 +88,21 @@ def find_patch_dropout(model: RewardModel, rate: float | None) -> PatchDropout |
 
     Args:
         model: With the part before its first adapter, if that can be told apart.
-        rate: Share of the patches to leave out, in [0, 1); if None `PATCH_DROP_RATE` where it can
-            be. A rate that was asked for and cannot be is logged as a warning.
+        rate: Share of the patches to leave out, in [0, 1). If None `PATCH_DROP_RATE` where it can
+            be, but 0 in networks larger than the embedded ViT. A rate that was asked for and cannot
+            be is logged as a warning.
     """
+    is_asked = rate is not None
+    if rate is None:
+        is_small = is_of_measured_size(len(lora_pairs(model)), model.head.in_features)
+        rate = PATCH_DROP_RATE if is_small else 0.0
     if rate == 0:
         return None
     vits = [part for part in model.backbone.modules() if isinstance(part, VisionTransformer)]
     if model.prefix is None or len(vits) != 1 or type(vits[0]) is not VisionTransformer:
-        if rate is not None:
+        if is_asked:
             _logger.warning(
                 "agent.training.patch_drop_rate %g: this backbone trains on whole images", rate
             )
         return None
-    rate = PATCH_DROP_RATE if rate is None else rate
     return PatchDropout(model.prefix.shape[0], vits[0].num_prefix_tokens, rate)
