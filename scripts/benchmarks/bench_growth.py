@@ -3,8 +3,7 @@
     python scripts/benchmarks/bench_growth.py [--cases NAME ..] [--rounds N] [--out FOLDER]
 
 The packaged digits on the embedded backbone, default settings, one thread: an image per arm, and
-one image with ten labels, there without the expert `adapted`, whose steps are the same at any
-round. CPU time of whole rounds of a run (environment, agent and recorder), the median of the 50 up
+one image with ten labels. CPU time of whole rounds of a run (environment, agent and recorder), the median of the 50 up
 to round 100, 1,000, .., beside that of round 100, with and without the features, which are dear
 while images are new; and the mean since the last of those, in which the experts' fits count, too.
 Each case has a process of its own and takes up where it was stopped. Writes a CSV file of all
@@ -35,7 +34,7 @@ from vitucb.types import Round
 
 Row: TypeAlias = dict[str, str | float]
 WINDOW = 50
-PARTS = ("features", "kernel", "linear", "softmax", "kernel-softmax")
+PARTS = ("features", "kernel", "linear", "softmax", "kernel-softmax", "adapted")
 COLUMNS = ("round", "ms", *(f"{part}, ms" for part in PARTS), "MiB")
 
 
@@ -61,7 +60,6 @@ class Case:
             return {
                 "env.id": "vitucb/ImageContext-v0",
                 "env.dataset": "digits",
-                "agent.experts": ("linear", "softmax", "kernel-softmax"),
             }
         return {
             "env.dataset": str(write_images(self.shifts, folder)),

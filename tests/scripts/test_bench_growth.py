@@ -15,14 +15,14 @@ from tests.scripts.studies import run
 
 
 def test_rounds_are_compared_with_round_100_and_fits_count_in_the_mean() -> None:
-    rounds = [[t, 2.0 + t // 500, 1.0, 0.5, 0.25, 0, 0, 100.0 + t] for t in range(1, 1_000)]
+    rounds = [[t, 2.0 + t // 500, 1.0, 0.5, 0.25, 0, 0, 0, 100.0 + t] for t in range(1, 1_000)]
     rounds[300][1] = 1_000.0
     first, second = growth_rows("a", rounds)
     assert (first["round"], first["ms"], first["x round 100"], first["MiB"]) == (100, 2, 1, 199)
     assert (second["ms"], second["x round 100"], second["MiB"]) == (3, 1.5, 1_099)
     assert second["x, features aside"] == 2
     parts = [second[f"{part}, ms"] for part in PARTS]
-    assert parts == [1, 0.5, 0.25, 0, 0]
+    assert parts == [1, 0.5, 0.25, 0, 0, 0]
     assert second["longest, ms"] == 1_000
     assert second["mean since the row above, ms"] == pytest.approx(
         (399 * 2 + 500 * 3 + 1_000) / 900
@@ -60,7 +60,7 @@ def test_shifted_digits_are_other_images_of_the_same_rating(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_with_labels_every_expert_but_the_adapted_is_timed(tmp_path: Path) -> None:
+def test_with_labels_every_expert_is_timed(tmp_path: Path) -> None:
     run("bench_growth.py", "--cases", "10 labels", "--rounds", "12", "--out", str(tmp_path))
     (last, *_) = reversed(read_rounds(tmp_path / "10 labels.csv"))
     times = dict(zip(COLUMNS, last, strict=True))
