@@ -3,9 +3,10 @@
     python scripts/benchmarks/bench_growth.py [--cases NAME ..] [--rounds N] [--out FOLDER]
 
 The packaged digits on the embedded backbone, default settings, one thread: an image per arm, and
-one image with ten labels. CPU time of whole rounds of a run (environment, agent and recorder), the median of the 50 up
-to round 100, 1,000, .., beside that of round 100, with and without the features, which are dear
-while images are new; and the mean since the last of those, in which the experts' fits count, too.
+one image with ten labels. CPU time of whole rounds of a run (environment, agent and recorder), the
+median of the 50 up to round 100, 1,000, .., beside that of round 100, with and without the
+features, which are dear while images are new; and the mean since the last of those, in which the
+experts' fits count, too.
 Each case has a process of its own and takes up where it was stopped. Writes a CSV file of all
 rounds for each case, and the table as `growth.csv`.
 """

@@ -1,36 +1,32 @@
-"""A published library of neural bandits beside ours: CPU time of a round, and regret.
+"""Published libraries of neural bandits beside ours: CPU time of a round, and regret.
 
-Calvera 1.0.2 (Python package `calvera`; PyTorch Lightning, MIT licence) plays the stream that our
-agents play: the packaged digits, ten arms in shuffled slots, Bernoulli rewards; with one seed all
-face the same images and the same reward of every arm. Its contexts, float32 (1, K, d), are the
-features of the frozen embedded ViT, and it is trained after every reward, as its own benchmark
-does. All agents play round by round in turn in one process of one thread.
+Calvera and AgileRL (`peer_bandits.py`) play the stream that our agents play: the packaged digits,
+ten arms in shuffled slots, Bernoulli rewards; with one seed all face the same images and the same
+reward of every arm. Their contexts, float32 (K, d), are the features of the frozen embedded ViT.
+All agents play round by round in turn in one process of one thread.
 
-Calvera is optional, and nothing of vitucb needs it. To put it where it replaces nothing:
+The peers are optional, and nothing of vitucb needs them. To put them where they replace nothing:
 
-    pip install --target PEERS --no-deps calvera lightning lightning-utilities torchmetrics
+    pip install --target PEERS --no-deps calvera lightning lightning-utilities torchmetrics \
+        agilerl agilerl-arena dill fastrand lazy-loader opt-einsum pettingzoo pyvers sniffio \
+        tensordict wandb xxhash
     PYTHONPATH=PEERS python scripts/benchmarks/bench_peers.py
-    python scripts/benchmarks/bench_peers.py --quick --agents vit-ucb lin-ucb    # without it
+    python scripts/benchmarks/bench_peers.py --quick --agents vit-ucb lin-ucb    # without them
 
 Writes `peers-time.csv`, `peers.csv` and `peers.png`. Finished seeds stay in `--runs`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import logging
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from peer_bandits import PEERS
 from peer_tools import chosen_rows, machine
 from study_tools import Curves, draw_curves, interval, study_options, study_parser, write_table
 
@@ -39,7 +35,6 @@ from vitucb.agents.baselines.frozen_features import FrozenFeatures, build_frozen
 from vitucb.cli.bench.scoring import one_thread
 from vitucb.config import AgentConfig
 from vitucb.experiment.episode import Episode
-from vitucb.seeding import torch_generator
 from vitucb.types import Agent, Decision, Observation, State
 
 ARMS = 10
@@ -49,125 +44,6 @@ OURS = (REFERENCE, ADAPTED, "kernel-ucb", "lin-ucb", "neural-linear", "neural-uc
 # Columns of a played stream: regret, then seconds of CPU time, exclusive of each other.
 REGRET, FORWARD, CHOOSE, LEARN = range(4)
 _PARTS = (FORWARD, CHOOSE, LEARN)
-
-
-@dataclass(frozen=True, slots=True)
-class PeerSettings:
-    """A bandit of calvera and how it is used.
-
-    Attributes:
-        bandit: Its class.
-        settings: Arguments that differ from its defaults.
-        outputs: Outputs of its network, or None without one.
-        trainer: Arguments of Lightning's trainer that differ from its defaults.
-    """
-
-    bandit: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    outputs: int | None = None
-    trainer: Mapping[str, Any] = field(default_factory=dict)
-
-
-# experiments/datasets/mnist/config.yaml of its repository. The learning rate stays at its default:
-# the file calls it `lr`, which the classes do not take.
-_MNIST = {"weight_decay": 1e-5}
-_EMBEDDING = 64
-PEERS: Final[dict[str, PeerSettings]] = {
-    "calvera NeuralUCB": PeerSettings("NeuralUCBBandit", outputs=1),
-    "calvera NeuralUCB, its MNIST settings": PeerSettings(
-        "NeuralUCBBandit",
-        {**_MNIST, "exploration_rate": 0.1},
-        outputs=1,
-        trainer={"gradient_clip_val": 20.0},
-    ),
-    "calvera NeuralLinear": PeerSettings("NeuralLinearBandit", outputs=_EMBEDDING),
-    "calvera NeuralLinear, lazy": PeerSettings(
-        "NeuralLinearBandit", {"lazy_uncertainty_update": True}, outputs=_EMBEDDING
-    ),
-    "calvera LinearUCB": PeerSettings("LinearUCBBandit"),
-}
-
-
-class PeerAgent:
-    """A bandit of calvera whose contexts are features of the frozen backbone."""
-
-    def __init__(self, peer: PeerSettings, frozen: FrozenFeatures, seed: int) -> None:
-        """Build the bandit; `seed` is that of all its chance.
-
-        Raises:
-            ModuleNotFoundError: If calvera is not installed.
-        """
-        self._frozen, self._rounds = frozen, 0
-        # Features of norm 1 for the linear bandit, of variance 1 for networks: what had less regret
-        # of the two on the streams of seeds 1000 and 1001.
-        self._scale = 1.0 if peer.outputs is None else frozen.dim**0.5
-        self._trainer_options = dict(peer.trainer)
-        self._generator = torch_generator(seed, "peer")
-        self._lightning = importlib.import_module("lightning.pytorch")
-        bandits = importlib.import_module("calvera.bandits")
-        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-        with self._chance():
-            settings = dict(peer.settings)
-            if peer.outputs is not None:
-                settings["network"] = _network(frozen.dim, peer.outputs)
-            if peer.bandit == "NeuralLinearBandit":
-                settings |= {"buffer": None, "n_embedding_size": peer.outputs}
-            else:
-                settings["n_features"] = frozen.dim
-            self._bandit = getattr(bandits, peer.bandit)(**settings)
-
-    @contextlib.contextmanager
-    def _chance(self) -> Iterator[None]:
-        """Torch's one global generator, which calvera draws from, goes on from our own inside."""
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.set_rng_state(self._generator.get_state())
-            yield
-            self._generator.set_state(torch.get_rng_state())
-
-    def select_action(self, obs: Observation) -> Decision:
-        """Features of the images, and the bandit's choice."""
-        x = (self._frozen(obs["images"]) * self._scale).float()
-        with self._chance():
-            chosen, _ = self._bandit(x[None])
-        action, nothing = int(chosen[0].argmax()), np.zeros(len(x))
-        self._rounds += 1
-        return Decision(action, 1.0, nothing, nothing, x[action], self._rounds - 1, nothing)
-
-    def update(self, obs: Observation, decision: Decision, reward: float) -> dict[str, float]:
-        """Record the reward, and train over all rewards so far once."""
-        with self._chance():
-            self._bandit.record_feedback(decision.phi[None, None], torch.tensor([[reward]]))
-            trainer = self._lightning.Trainer(
-                max_epochs=1,
-                accelerator="cpu",
-                logger=False,
-                enable_progress_bar=False,
-                enable_checkpointing=False,
-                enable_model_summary=False,
-                **self._trainer_options,
-            )
-            trainer.fit(self._bandit)
-        return {}
-
-    def state_dict(self) -> State:
-        """Nothing: streams are short and played from the start."""
-        return {}
-
-    def load_state_dict(self, state: State) -> None:
-        """Nothing to restore."""
-
-
-def _network(inputs: int, outputs: int) -> torch.nn.Module:
-    """Two hidden layers of 128, which calvera's own benchmark calls small."""
-    width = 128
-    return torch.nn.Sequential(
-        torch.nn.Linear(inputs, width),
-        torch.nn.ReLU(),
-        torch.nn.Linear(width, width),
-        torch.nn.ReLU(),
-        torch.nn.Linear(width, outputs),
-    )
 
 
 class Clocked:
@@ -222,7 +98,8 @@ def make(label: str, seed: int, rounds: int) -> tuple[Episode, Clocked]:
     env = gym.make("vitucb/ImageArms-v0", dataset="digits", num_arms=ARMS, max_episode_steps=rounds)
     agent: Agent
     if label in PEERS:
-        agent = PeerAgent(PEERS[label], build_frozen_features(AgentConfig(), env, "cpu"), seed)
+        frozen = build_frozen_features(AgentConfig(), env, "cpu")
+        agent = PEERS[label].build(frozen, seed, ARMS)
     else:
         is_alone = label == ADAPTED
         alone: dict[str, Any] = {"experts": [ADAPTED]} if is_alone else {}
@@ -330,7 +207,8 @@ def cumulative_regret(runs: Mapping[str, NDArray[np.float64]]) -> dict[str, Curv
 def main() -> None:
     """Play, and write tables and figure."""
     parser = study_parser(__doc__, rounds=300, seeds=8)
-    known = {**dict.fromkeys(PEERS, "calvera"), **dict.fromkeys(OURS)}
+    modules = {label: peer.module for label, peer in PEERS.items()}
+    known = {**modules, **dict.fromkeys(OURS)}
     parser.add_argument(
         "--agents", dest="rows", nargs="+", choices=list(known), help="all if not given"
     )

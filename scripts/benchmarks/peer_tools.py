@@ -32,6 +32,8 @@ Seconds: TypeAlias = NDArray[np.float64]
 RESULTS: Final = Path(__file__).resolve().parents[2] / "docs" / "results"
 
 DISTRIBUTIONS: Final = {
+    "agilerl": "agilerl agilerl-arena dill fastrand lazy-loader opt-einsum pettingzoo pyvers "
+    "sniffio tensordict wandb xxhash",
     "backpack": "backpack-for-pytorch einops unfoldNd",
     "bayesianbandits": "bayesianbandits",
     "calvera": "calvera lightning lightning-utilities torchmetrics",

@@ -1,4 +1,4 @@
-"""A published library beside ours: its adapter, the arithmetic of the tables, a short run."""
+"""Published libraries beside ours: their adapters, the arithmetic of the tables, a short run."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_peer_sees_features_and_learns_every_reward_with_chance_of_its_own(
     def play(global_seed: int) -> tuple[list[int], StubBandit]:
         env = gym.make("vitucb/ImageArms-v0", dataset="digits", num_arms=4, max_episode_steps=6)
         frozen = build_frozen_features(AgentConfig(), env, "cpu")
-        agent = peers.PeerAgent(peers.PEERS["calvera LinearUCB"], frozen, 0)
+        agent = peers.PEERS["calvera LinearUCB"].build(frozen, 0, 4)
         torch.manual_seed(global_seed)
         rounds = list(vitucb.run(env, agent, seed=0))
         assert torch.initial_seed() == global_seed
@@ -91,6 +91,63 @@ def test_a_peer_sees_features_and_learns_every_reward_with_chance_of_its_own(
         assert seen.shape == (1, 4, 192)
         assert torch.equal(fed, seen[:, [action]])
         assert rewards.shape == (1, 1)
+
+
+class StubAgile:
+    """Takes the arm with the largest first number, and counts what it is taught."""
+
+    batch_size, learn_step = 3, 2
+
+    def __init__(
+        self, contexts: gym.spaces.Box, arms: gym.spaces.Discrete, **settings: Any
+    ) -> None:
+        assert contexts.shape == (192,)
+        self.arms, self.settings, self.batches = int(arms.n), settings, list[Any]()
+
+    def get_action(self, contexts: np.ndarray) -> int:
+        assert contexts.shape == (self.arms, 192)
+        return int(contexts[:, 0].argmax())
+
+    def learn(self, batch: list[Any]) -> None:
+        self.batches.append(batch)
+
+
+class StubBuffer:
+    """Remembers rows and gives back the last ones."""
+
+    def __init__(self, max_size: int) -> None:
+        self.rows: list[Any] = []
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def add(self, row: Any) -> None:
+        self.rows.append(row)
+
+    def sample(self, count: int) -> list[Any]:
+        return self.rows[-count:]
+
+
+def test_a_peer_with_a_buffer_steps_once_a_batch_is_full(
+    peers: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modules = {
+        "agilerl.algorithms": SimpleNamespace(NeuralUCB=StubAgile),
+        "agilerl.components.replay_buffer": SimpleNamespace(ReplayBuffer=StubBuffer),
+        "tensordict": SimpleNamespace(TensorDict=lambda row, batch_size: row),
+    }
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    env = gym.make("vitucb/ImageArms-v0", dataset="digits", num_arms=4, max_episode_steps=5)
+    frozen = build_frozen_features(AgentConfig(), env, "cpu")
+    agent = peers.PEERS["agilerl NeuralUCB, batch 16"].build(frozen, 0, 4)
+    rounds = list(vitucb.run(env, agent, seed=0))
+    bandit = agent._bandit
+    assert bandit.settings == {"batch_size": 16}
+    assert len(bandit.batches) == 3 * 2  # two steps after rewards 3, 4 and 5
+    rewards = [float(row["reward"]) for row in agent._replay.rows]
+    assert rewards == [round.reward for round in rounds]
+    assert all(row["obs"].shape == (1, 192) for row in agent._replay.rows)
 
 
 def test_times_are_medians_and_a_mean_of_the_last_third(peers: ModuleType) -> None:
@@ -140,13 +197,17 @@ def test_without_the_peer_ours_play_and_finished_seeds_stay(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("calvera") is None, reason="calvera, an optional peer, is missing"
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ("calvera NeuralUCB", "calvera NeuralLinear, lazy", "calvera LinearUCB"),
+        ("agilerl NeuralUCB, batch 16", "agilerl NeuralTS"),
+    ],
 )
-def test_the_peer_plays(tmp_path: Path) -> None:
-    labels = ["calvera NeuralUCB", "calvera NeuralLinear, lazy", "calvera LinearUCB"]
+def test_the_peers_play(labels: tuple[str, ...], tmp_path: Path) -> None:
+    pytest.importorskip(labels[0].split()[0], reason="an optional peer is missing")
     run("bench_peers.py", "--quick", *folders(tmp_path), "--agents", *labels, "random")
     _, *rows = table(tmp_path / "peers.csv")
     assert [row[0] for row in rows] == [*labels, "random"]
     _, *times = table(tmp_path / "peers-time.csv")
-    assert all(float(row[7]) > 0 for row in times[:3])
+    assert all(float(row[7]) > 0 for row in times[:-1])
