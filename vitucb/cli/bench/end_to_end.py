@@ -38,6 +38,7 @@ MODELS: dict[str, tuple[str, int | None, int]] = {
 _SCORING_ONLY = {"update_every": NEVER, "rebuild": "none"}
 _ALONE = {"experts": ("adapted",)}
 _PARTS: dict[str, Any] = {"training": {"patch_drop_rate": PATCH_DROP_RATE}}
+_WHOLE: dict[str, Any] = {"training": {"patch_drop_rate": 0.0}}
 _LATE = 10_000
 _WARM_UP = 2
 AGENTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -75,7 +76,8 @@ AGENTS: dict[str, tuple[str, dict[str, Any]]] = {
 OF_LABELS: dict[str, tuple[str, dict[str, Any]]] = {
     "vit-ucb, labels, parts of images": ("vit-ucb", _PARTS),
     "vit-ucb, labels, parts of images, bfloat16": ("vit-ucb", _PARTS | {"precision": "bfloat16"}),
-    "vit-ucb, labels, whole images": ("vit-ucb", {"training": {"patch_drop_rate": 0.0}}),
+    "vit-ucb, labels, whole images": ("vit-ucb", _WHOLE),
+    "vit-ucb, labels, whole images, bfloat16": ("vit-ucb", _WHOLE | {"precision": "bfloat16"}),
     "vit-ucb, labels, adapted asleep": ("vit-ucb", {}),
     "vit-ucb, labels, first rounds": ("vit-ucb", {}),
     "adapted alone, labels": ("vit-ucb", _ALONE),
@@ -87,6 +89,7 @@ PLAYED_BEFORE = {
     "vit-ucb, labels, parts of images": 100,
     "vit-ucb, labels, parts of images, bfloat16": 100,
     "vit-ucb, labels, whole images": 100,
+    "vit-ucb, labels, whole images, bfloat16": 100,
     "vit-ucb, labels, adapted asleep": 500,
 }
 """Rounds played before any is timed: after 500 experts fit heads and scales ever more seldom, after
