@@ -149,8 +149,8 @@ class TrainingConfig:
     patch_drop_rate: float | None = None
     """Share of the patches of an image, others each time, that a step of the expert `adapted` among
     others leaves out, in [0, 1): it costs less, and overfits less. If not given 0.375 with
-    vitucb-nano and timm's plain vision transformers of its size; larger and other ones, and
-    estimators that need the same terms again, see whole images."""
+    vitucb-nano and timm's plain vision transformers of its size, 0.125 with larger ones; other
+    backbones, and estimators that need the same terms again, see whole images."""
     drift_threshold: float = 0.2
     """Relative movement of the probe's features that triggers a rebuild."""
 

@@ -87,7 +87,7 @@ def test_an_expert_that_is_kept_asleep_does_not_wake(tmp_path: Path) -> None:
     )
     keep_asleep(asleep.agent, "adapted")
     for contestant, expected in ((awake, frozenset()), (asleep, {"adapted"})):
-        contestant.skip(PLAYED_BEFORE["vit-ucb, labels, parts of images"])
+        contestant.skip(PLAYED_BEFORE["vit-ucb, labels, adapted awake"])
         assert isinstance(contestant.agent, ExpertAgent)
         assert contestant.agent.weights.asleep == expected
 

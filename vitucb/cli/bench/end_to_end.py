@@ -27,7 +27,6 @@ from vitucb.cli.bench.scoring import (
     make_images,
     one_thread,
 )
-from vitucb.learning.experts.adapted.views import PATCH_DROP_RATE
 
 MODELS: dict[str, tuple[str, int | None, int]] = {
     "vitucb-nano (32 px)": ("vitucb-nano", None, 40),
@@ -37,8 +36,6 @@ MODELS: dict[str, tuple[str, int | None, int]] = {
 """Label -> (backbone, image size, rounds timed). Times do not depend on the weights."""
 _SCORING_ONLY = {"update_every": NEVER, "rebuild": "none"}
 _ALONE = {"experts": ("adapted",)}
-_PARTS: dict[str, Any] = {"training": {"patch_drop_rate": PATCH_DROP_RATE}}
-_WHOLE: dict[str, Any] = {"training": {"patch_drop_rate": 0.0}}
 _LATE = 10_000
 _WARM_UP = 2
 AGENTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -74,10 +71,12 @@ AGENTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Label -> (agent, settings), where every arm has an image."""
 OF_LABELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "vit-ucb, labels, parts of images": ("vit-ucb", _PARTS),
-    "vit-ucb, labels, parts of images, bfloat16": ("vit-ucb", _PARTS | {"precision": "bfloat16"}),
-    "vit-ucb, labels, whole images": ("vit-ucb", _WHOLE),
-    "vit-ucb, labels, whole images, bfloat16": ("vit-ucb", _WHOLE | {"precision": "bfloat16"}),
+    "vit-ucb, labels, adapted awake": ("vit-ucb", {}),
+    "vit-ucb, labels, adapted awake, bfloat16": ("vit-ucb", {"precision": "bfloat16"}),
+    "vit-ucb, labels, adapted awake, whole images": (
+        "vit-ucb",
+        {"training": {"patch_drop_rate": 0.0}},
+    ),
     "vit-ucb, labels, adapted asleep": ("vit-ucb", {}),
     "vit-ucb, labels, first rounds": ("vit-ucb", {}),
     "adapted alone, labels": ("vit-ucb", _ALONE),
@@ -86,10 +85,9 @@ OF_LABELS: dict[str, tuple[str, dict[str, Any]]] = {
 """The same where one image is the context of ten labels."""
 PLAYED_BEFORE = {
     "vit-ucb": 500,
-    "vit-ucb, labels, parts of images": 100,
-    "vit-ucb, labels, parts of images, bfloat16": 100,
-    "vit-ucb, labels, whole images": 100,
-    "vit-ucb, labels, whole images, bfloat16": 100,
+    "vit-ucb, labels, adapted awake": 100,
+    "vit-ucb, labels, adapted awake, bfloat16": 100,
+    "vit-ucb, labels, adapted awake, whole images": 100,
     "vit-ucb, labels, adapted asleep": 500,
 }
 """Rounds played before any is timed: after 500 experts fit heads and scales ever more seldom, after

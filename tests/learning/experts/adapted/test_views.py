@@ -28,7 +28,8 @@ def model_of(name: str = "vit_tiny_patch16_224", **options: Any) -> RewardModel:
         torch.manual_seed(1)
         shape = {"img_size": SIDE, "patch_size": 4, "embed_dim": DIM, "num_heads": 2, "depth": 2}
         backbone: nn.Module = timm.create_model(name, num_classes=0, **shape | options)
-        model = RewardModel(add_lora(backbone.eval(), rank=2, seed=3), DIM).eval()
+        dim = int(backbone.num_features)  # type: ignore[arg-type]  # timm sets an int
+        model = RewardModel(add_lora(backbone.eval(), rank=2, seed=3), dim).eval()
         model.prefix = FrozenPrefix(model.backbone, torch.randn(2, 3, SIDE, SIDE))
     return model
 
@@ -124,6 +125,10 @@ def test_patches_stay_away_unless_told_otherwise_where_they_can(
     dropout = find_patch_dropout(model_of(), None)
     assert dropout is not None
     assert dropout.num_kept == 1 + 10
+    for larger in (model_of(depth=5), model_of(embed_dim=194)):
+        dropout = find_patch_dropout(larger, None)
+        assert dropout is not None
+        assert dropout.num_kept == 1 + 14
 
     relative = model_of("vit_relpos_small_patch16_224", class_token=False)
     assert find_patch_dropout(relative, None) is None

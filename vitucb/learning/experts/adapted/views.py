@@ -21,8 +21,9 @@ from vitucb.learning.experts.adapted.rates import is_of_measured_size
 from vitucb.models.lora import lora_pairs
 from vitucb.models.reward_model import RewardModel
 
-PATCH_DROP_RATE = 0.375
-"""Share of the patches that a step leaves out in networks where that was measured to be as good."""
+PATCH_DROP_RATE, LARGE_PATCH_DROP_RATE = 0.375, 0.125
+"""Shares of the patches that a step leaves out in networks of the size of the embedded ViT and in
+larger ones: those that were measured to cost no regret."""
 _logger = logging.getLogger(__name__)
 
 
@@ -89,13 +90,13 @@ def find_patch_dropout(model: RewardModel, rate: float | None) -> PatchDropout |
     Args:
         model: With the part before its first adapter, if that can be told apart.
         rate: Share of the patches to leave out, in [0, 1). If None `PATCH_DROP_RATE` where it can
-            be, but 0 in networks larger than the embedded ViT. A rate that was asked for and cannot
-            be is logged as a warning.
+            be, `LARGE_PATCH_DROP_RATE` in networks larger than the embedded ViT. A rate that was
+            asked for and cannot be is logged as a warning.
     """
     is_asked = rate is not None
     if rate is None:
         is_small = is_of_measured_size(len(lora_pairs(model)), model.head.in_features)
-        rate = PATCH_DROP_RATE if is_small else 0.0
+        rate = PATCH_DROP_RATE if is_small else LARGE_PATCH_DROP_RATE
     if rate == 0:
         return None
     vits = [part for part in model.backbone.modules() if isinstance(part, VisionTransformer)]
