@@ -23,7 +23,7 @@ from vitucb.models.grad_mode import with_gradients
 from vitucb.policies import Array, Choice, Policy, choose
 from vitucb.policies.choice import undrawn
 from vitucb.seeding import numpy_generator
-from vitucb.types import Decision, Observation, State
+from vitucb.types import Decision, Observation, State, require_usable
 
 
 class ExpertAgent(Savable):
@@ -147,7 +147,8 @@ class ExpertAgent(Savable):
 
     def offer(self, obs: Observation) -> Offer:
         """Images with their frozen features, and the ids that stand beside them."""
-        images = obs["images"]
+        # A copy: callers may fill one buffer with round after round.
+        images = np.array(obs["images"])
         return Offer(images, self.frozen(images), len(obs["action_mask"]), obs.get("context"))
 
     def _predict(self, offer: Offer) -> dict[str, Prediction]:
@@ -190,7 +191,12 @@ class ExpertAgent(Savable):
     def update_batch(
         self, feedback: Sequence[tuple[Observation, Decision, float]]
     ) -> dict[str, float]:
-        """Learn from several rewards; returns the metrics of the last."""
+        """Learn from several rewards; returns the metrics of the last.
+
+        Raises:
+            UnusableRewardError: If one is not finite or above 1e30 in size; then none is learnt.
+        """
+        require_usable(*(reward for _, _, reward in feedback))
         metrics: dict[str, float] = {}
         for obs, decision, reward in feedback:
             metrics |= self._learn(obs, decision, reward)
@@ -255,7 +261,7 @@ class ExpertAgent(Savable):
         """Restore what `state_dict` returned.
 
         Raises:
-            ValueError: If it is of other experts.
+            ValueError: If it is of other experts, or of these in another order.
         """
         if "experts" not in state:
             raise ValueError(
@@ -267,9 +273,9 @@ class ExpertAgent(Savable):
                 f"the state is of the experts {', '.join(state['experts'])}; this agent has "
                 f"{', '.join(self.experts)}: build it with the former"
             )
+        self.weights.load_state_dict(state["weights"])
         for name, expert in self.experts.items():
             expert.load_state_dict(state["experts"][name])
-        self.weights.load_state_dict(state["weights"])
         self.frozen.load_state_dict(state["frozen"])
         self.rounds = int(state["rounds"])
         self.rng.bit_generator.state = state["rng"]

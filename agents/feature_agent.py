@@ -13,7 +13,7 @@ from vitucb.learning.reward_scale import ResidualNoise
 from vitucb.models.grad_mode import with_gradients
 from vitucb.policies import Array, Choice, Policy, choose
 from vitucb.policies.choice import undrawn
-from vitucb.types import Decision, Observation, State
+from vitucb.types import Decision, Observation, State, require_usable
 
 
 class FeatureAgent(Savable, abc.ABC):
@@ -100,7 +100,12 @@ class FeatureAgent(Savable, abc.ABC):
 
     @with_gradients()
     def update(self, obs: Observation, decision: Decision, reward: float) -> dict[str, float]:
-        """Learn from the reward of an earlier decision."""
+        """Learn from the reward of an earlier decision.
+
+        Raises:
+            UnusableRewardError: If it is not finite or above 1e30 in size.
+        """
+        require_usable(reward)
         self._noise.add(reward - float(decision.mean[decision.action]))
         self._noise.see(reward)
         metrics = self._learn(obs, decision, reward)

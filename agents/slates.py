@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vitucb.envs.wrappers.base import require_integer
 from vitucb.envs.wrappers.slate_arms import checked_examination, worth_in_last_position
-from vitucb.types import Agent, Decision, Observation, State
+from vitucb.types import Agent, Decision, Observation, State, require_usable
 
 AnyDecision = TypeVar("AnyDecision", bound=Decision, covariant=True)
 
@@ -78,8 +78,8 @@ class SlateAgent:
         Raises:
             ValueError: If there are no slots, or the probabilities are not usable.
         """
-        self.agent, self.slots = agent, slots
-        self.examination = checked_examination(examination, require_integer("slots", slots, 1))
+        self.agent, self.slots = agent, require_integer("slots", slots, 1)
+        self.examination = checked_examination(examination, self.slots)
 
     def select_slate(self, obs: Observation) -> Slate[Decision]:
         """Choose an arm for every position.
@@ -106,10 +106,12 @@ class SlateAgent:
 
         Raises:
             ValueError: If there is not a reward for each.
+            UnusableRewardError: If one is not finite or above 1e30 in size; then none is learnt.
         """
         paid = np.asarray(rewards, np.float64)
         if paid.shape != (self.slots,):
             raise ValueError(f"rewards have shape {paid.shape}; give {self.slots}, one a position")
+        require_usable(*paid.tolist())
         reports = []
         for position, (decision, reward) in enumerate(
             zip(slate.decisions, paid.tolist(), strict=True)

@@ -34,7 +34,7 @@ from vitucb.models.reward_model import RewardModel
 from vitucb.optim.factory import has_changed_base
 from vitucb.policies import Array, Choice, Policy, choose
 from vitucb.policies.choice import undrawn
-from vitucb.types import Decision, Observation, State
+from vitucb.types import Decision, Observation, State, require_usable
 
 _logger = logging.getLogger(__name__)
 
@@ -204,7 +204,12 @@ class ViTUCB(Savable):
     def update_batch(
         self, feedback: Sequence[tuple[Observation, Decision, float]]
     ) -> dict[str, float]:
-        """Learn from several rewards; returns the metrics of the last."""
+        """Learn from several rewards; returns the metrics of the last.
+
+        Raises:
+            UnusableRewardError: If one is not finite or above 1e30 in size; then none is learnt.
+        """
+        require_usable(*(reward for _, _, reward in feedback))
         metrics: dict[str, float] = {}
         for obs, decision, reward in feedback:
             metrics |= self._learn(obs, decision, reward)

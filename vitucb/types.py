@@ -27,6 +27,24 @@ State: TypeAlias = dict[str, Any]
 # Beyond it float32 models overflow, and beyond 1e154 squares in float64 do.
 LARGEST_REWARD = 1e30
 
+
+class UnusableRewardError(ValueError):
+    """A reward that an agent cannot learn from; raised before anything of it was learnt."""
+
+
+def require_usable(*rewards: float) -> None:
+    """Refuse what nobody can learn from.
+
+    Raises:
+        UnusableRewardError: If a reward is not finite or above `LARGEST_REWARD` in size.
+    """
+    for reward in rewards:
+        if not abs(reward) <= LARGEST_REWARD:  # so, NaN is refused too
+            raise UnusableRewardError(
+                f"reward {reward}; give finite numbers of size {LARGEST_REWARD:g} at most"
+            )
+
+
 PROBABILITY_TOLERANCE = 1e-6
 """How far sums of float64, and decimals that a file rounded, may be off 1."""
 
@@ -231,7 +249,11 @@ class Agent(Protocol):
         ...
 
     def update(self, obs: Observation, decision: Decision, reward: float) -> dict[str, float]:
-        """Learn from the reward of an earlier decision; returns metrics as `group/name: value`."""
+        """Learn from the reward of an earlier decision; returns metrics as `group/name: value`.
+
+        Raises:
+            UnusableRewardError: If it cannot; nothing has changed then, and another may come.
+        """
         ...
 
     def state_dict(self) -> State:

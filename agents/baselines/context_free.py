@@ -25,7 +25,7 @@ from vitucb.policies import (
     make_policy,
 )
 from vitucb.seeding import numpy_generator
-from vitucb.types import Decision, Observation, State
+from vitucb.types import Decision, Observation, State, UnusableRewardError, require_usable
 
 # Draws per decision for the propensity of beta-ts: standard error at most 0.016.
 _PROPENSITY_DRAWS = 1_000
@@ -88,7 +88,12 @@ class SlotAgent(Savable):
         self._rng = rng
 
     def update(self, obs: Observation, decision: Decision, reward: float) -> dict[str, float]:
-        """Count the reward of the chosen slot."""
+        """Count the reward of the chosen slot.
+
+        Raises:
+            UnusableRewardError: If it is not finite or above 1e30 in size.
+        """
+        require_usable(reward)
         self.slots.add(decision.action, reward)
         return {}
 
@@ -197,10 +202,10 @@ class UnitRewardAgent(SlotAgent):
         """Count the reward of the chosen slot.
 
         Raises:
-            ValueError: If the reward is not in [0, 1].
+            UnusableRewardError: If the reward is not in [0, 1].
         """
         if not 0 <= reward <= 1:
-            raise ValueError(
+            raise UnusableRewardError(
                 f"reward {reward} is not in [0, 1]; choose gaussian-ts or ucb1 for such rewards"
             )
         return super().update(obs, decision, reward)

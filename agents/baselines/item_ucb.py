@@ -27,7 +27,7 @@ from vitucb.learning.image_memory import KEY_BYTES, image_key
 from vitucb.learning.reward_scale import RewardScale
 from vitucb.policies import Array, argmax_probabilities, draw
 from vitucb.seeding import numpy_generator
-from vitucb.types import Decision, Observation, State
+from vitucb.types import Decision, Observation, State, require_usable
 
 # Rewards that the prior of the noise, half of the variance of all, counts for.
 _PRIOR_COUNT = 2.0
@@ -75,7 +75,7 @@ class ItemUCB(Savable):
             raise ValueError(f"agent.training.discount {discount} must be in (0, 1]")
         self._alpha, self._discount, self._rng = options.alpha, discount, rng
         self._items = RewardSums(options.capacity)
-        self._awaited = AwaitedChoices(_AWAITED)
+        self._awaited = AwaitedChoices(_AWAITED, discount)
         self._scale = RewardScale()
         self._rounds = 0
 
@@ -105,7 +105,12 @@ class ItemUCB(Savable):
         return argmax_probabilities(mean + self._alpha * width, obs["action_mask"])
 
     def update(self, obs: Observation, decision: Decision, reward: float) -> dict[str, float]:
-        """Learn from the reward of an earlier decision; it weighs what it would by now."""
+        """Learn from the reward of an earlier decision; it weighs what it would by now.
+
+        Raises:
+            UnusableRewardError: If it is not finite or above 1e30 in size.
+        """
+        require_usable(reward)
         key = item_keys(obs)[decision.action]
         age = self._rounds - 1 - decision.round
         self._awaited.take(key, age)
@@ -119,7 +124,7 @@ class ItemUCB(Savable):
         prior = noise / spread
         level = self._items.mean
         counts, sums = self._items.look_up(keys, level)
-        awaited = np.array([self._awaited.count(key) for key in keys], np.float64)
+        awaited = self._discount * np.array([self._awaited.count(key) for key in keys])
         mean = level + weight * sums / (weight * counts + prior)
         width = np.sqrt(noise / (weight * counts + awaited + prior))
         return mean, width

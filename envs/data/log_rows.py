@@ -25,6 +25,7 @@ class LogRow:
         line: Its 1-based line.
         images: Paths of the images as they stand in the file.
         is_context: Whether there is one image, which all actions share.
+        offered: Labels of the actions that could be chosen; empty for all of the log.
         action: Position of the chosen image, or label of the action.
         reward: A finite number.
         propensity: In (0, 1], above it by rounding alone is 1; None if it was not kept.
@@ -33,6 +34,7 @@ class LogRow:
     line: int
     images: tuple[str, ...]
     is_context: bool
+    offered: tuple[str, ...]
     action: str | int
     reward: float
     propensity: float | None
@@ -79,7 +81,15 @@ class LogRow:
         if action is None:
             allowed = "a label" if is_context else f"a position 0 to {len(images) - 1}"
             raise fail("action", f"{_short(given['action'])} is not {allowed}")
-        return cls(line, images, is_context, action, reward, propensity)
+        offered: tuple[str, ...] = ()
+        if "offered" in given:
+            offered = _labels(given["offered"]) if is_context else ()
+            if action not in offered:
+                wanted = (
+                    f"list with the action, {action!r}" if is_context else "field of arm_images"
+                )
+                raise fail("offered", f"{_short(given['offered'])} is no {wanted}")
+        return cls(line, images, is_context, offered, action, reward, propensity)
 
 
 _HUGE = "a huge integer"
@@ -94,16 +104,27 @@ def _paths(value: object, is_context: bool) -> tuple[str, ...]:
     """The paths of an image field; empty if it holds none."""
     if is_context:
         return (value,) if isinstance(value, str) and value else ()
+    paths = _list(value)
+    named = tuple(path for path in paths if isinstance(path, str) and path)
+    return named if len(named) == len(paths) else ()
+
+
+def _labels(value: object) -> tuple[str, ...]:
+    """The labels of a list of actions; empty if one of them is none."""
+    labels = [_action(label, None) for label in _list(value)]
+    return tuple(map(str, labels)) if None not in labels else ()
+
+
+def _list(value: object) -> list[object]:
+    """A list, of JSON or with `|` between; empty if it is none."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            return ()
+            return []
     if isinstance(value, str):
         value = value.split("|")
-    if not isinstance(value, list) or not all(isinstance(p, str) and p for p in value):
-        return ()
-    return tuple(value)
+    return value if isinstance(value, list) else []
 
 
 def finite_number(value: object) -> float | None:

@@ -75,7 +75,8 @@ class LoggedRounds:
         """The same rounds with the actions of a log of contexts in the order of `names`.
 
         Actions that the log does not name come with columns of their own. They were on offer like
-        all others, save in a log that knows the mean rewards of all there were.
+        all others, save in rounds in which others were not, and in a log that knows the mean
+        rewards of all there were.
 
         Raises:
             ValueError: If the log has an image per arm, `names` are not at least two different
@@ -97,14 +98,15 @@ class LoggedRounds:
         place = np.array([texts.index(text) for text in own])
         means = self.expected_rewards
 
-        def moved(columns: NDArray[Any], absent: float) -> NDArray[Any]:
-            wide = np.full((len(self), len(names)), absent, columns.dtype)
+        def moved(columns: NDArray[Any], absent: float | NDArray[Any]) -> NDArray[Any]:
+            wide = np.empty((len(self), len(names)), columns.dtype)
+            wide[:] = absent
             wide[:, place] = columns
             return wide
 
         return dataclasses.replace(
             self,
-            mask=moved(self.mask, 1 if means is None else 0),
+            mask=moved(self.mask, self.mask.min(axis=1, keepdims=True) if means is None else 0),
             actions=place[self.actions],
             action_names=names,
             expected_rewards=None if means is None else moved(means, 0.0),

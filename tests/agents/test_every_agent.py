@@ -18,7 +18,7 @@ from tests.agents.two_digits import two_digits, zeros_and_ones
 from tests.covering import slow_but
 from vitucb.agents import AGENTS
 from vitucb.storage.state_files import load_state, save_state
-from vitucb.types import Agent, Decision, Observation
+from vitucb.types import Agent, Decision, Observation, UnusableRewardError
 
 MLP = {"hidden": 16, "steps": 4, "batch_size": 32, "lr": 3e-3}
 FEW = {"training": {"batch_size": 8}, "lora": {"rank": 1}, "policy": {"draws": 20}}
@@ -319,3 +319,19 @@ def test_building_an_agent_draws_nothing_from_the_global_generator(key: str) -> 
     before = torch.get_rng_state()
     make(key, two_digits(5))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("reward", [float("nan"), float("inf"), -1e31])
+@pytest.mark.parametrize(
+    "name", ["vit-ucb", "kernel-ucb", "lin-ucb", "item-ucb", "ucb1", "adapted"]
+)
+def test_a_reward_that_is_none_is_refused_and_changes_nothing(name: str, reward: float) -> None:
+    env = gym.make("vitucb/ImageArms-v0", num_arms=3, max_episode_steps=9)
+    settings: dict[str, Any] = {"experts": ["adapted"]} if name == "adapted" else {}
+    agent = vitucb.make_agent("vit-ucb" if settings else name, env, seed=0, **settings)
+    obs, _ = env.reset(seed=0)
+    decision = agent.select_action(obs)
+    with pytest.raises(UnusableRewardError, match=f"reward {reward}; give finite numbers"):
+        agent.update(obs, decision, reward)
+    agent.update(obs, decision, 1.0)
+    assert np.isfinite(agent.select_action(obs).mean).all()

@@ -407,3 +407,29 @@ def test_state_of_the_network_alone_is_refused_with_the_remedy() -> None:
     mixed = vitucb.make_agent("vit-ucb", image_arms(3))
     with pytest.raises(ValueError, match=r"set agent\.experts adapted"):
         mixed.load_state_dict(alone.state_dict())
+
+
+def test_a_buffer_that_the_caller_fills_again_is_not_learnt_from() -> None:
+    env = labels(5)
+    agent = build_experts(configured(), env, 0, "cpu", ("linear", "adapted"))
+    obs, _ = env.reset(seed=0)
+    buffer = {name: np.array(values) for name, values in obs.items()}
+    decision = agent.select_action(buffer)
+    shown = buffer["images"].copy()
+    buffer["images"][:] = 7
+    agent.update(buffer, decision, 1.0)
+    adapted = agent.experts["adapted"]
+    assert isinstance(adapted, AdaptedExpert)
+    np.testing.assert_array_equal(adapted.replay.items(np.array([0])).images[0], shown[0])
+
+
+def test_the_state_of_experts_in_another_order_is_refused_and_changes_nothing() -> None:
+    env = image_arms(5)
+    one, two = (
+        build_experts(configured(), env, 0, "cpu", names)
+        for names in (("kernel", "linear"), ("linear", "kernel"))
+    )
+    before = two.state_dict()
+    with pytest.raises(ValueError, match="in this order"):
+        two.load_state_dict(one.state_dict())
+    assert two.weights.losses == dict.fromkeys(before["experts"], 0.0)

@@ -21,7 +21,7 @@ from vitucb.envs import SlateArms, SlotBySlot
 from vitucb.experiment.playing import play
 from vitucb.experiment.run_folder import run_folder
 from vitucb.seeding import stream_seed
-from vitucb.types import Observation
+from vitucb.types import Observation, UnusableRewardError
 
 POLICIES: list[dict[str, Any]] = [
     {"name": "igw"},
@@ -184,3 +184,14 @@ def test_what_does_not_fit_is_refused() -> None:
     assert isinstance(slate, Slate)
     with pytest.raises(ValueError, match="give 3, one a position"):
         agent.update_slate(obs, slate, [1.0])
+
+
+def test_slots_may_be_of_numpy_and_rewards_that_are_none_teach_nothing() -> None:
+    env = gym.make("vitucb/ImageArms-v0", num_arms=4, max_episode_steps=4)
+    agent = SlateAgent(vitucb.make_agent("ucb1", env, seed=0), np.int64(2))  # type: ignore[arg-type]  # an integer all the same
+    obs, _ = env.reset(seed=0)
+    slate = agent.select_slate(obs)
+    before = str(agent.state_dict())
+    with pytest.raises(UnusableRewardError, match="reward nan"):
+        agent.update_slate(obs, slate, [1.0, math.nan])
+    assert str(agent.state_dict()) == before

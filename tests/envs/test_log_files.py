@@ -91,6 +91,21 @@ def test_what_is_no_label_is_refused(folder: Path, label: str) -> None:
         read_log(write(folder, text, "log.jsonl"))
 
 
+@pytest.mark.parametrize(
+    ("offered", "message"),
+    [
+        ("b|c", "field 'offered': 'b|c' is no list with the action, 'a'"),
+        ("[1", "field 'offered': '\\[1' is no list with the action"),
+    ],
+)
+def test_labels_on_offer_that_cannot_be_are_refused(
+    folder: Path, offered: str, message: str
+) -> None:
+    text = f"context_image,action,reward,offered\na.png,a,1,{offered}\na.png,b,1,\n"
+    with pytest.raises(ValueError, match=message.replace("|", r"\|")):
+        read_log(write(folder, text))
+
+
 def test_a_propensity_above_1_by_rounding_is_1(folder: Path) -> None:
     rows = "a.png|b.png,0,1,1.0000000000000002\na.png|b.png,1,1,0.5\n"
     propensities = read_log(write(folder, ARMS + rows)).propensities

@@ -38,3 +38,15 @@ def test_restored_choices_are_the_same() -> None:
     assert other.has_lost
     assert other.take(A, 1)
     assert len(other) == 2
+
+
+def test_with_a_discount_a_choice_counts_for_less_with_every_one_after_it() -> None:
+    awaited, other = AwaitedChoices(10, 0.5), AwaitedChoices(10, 0.5)
+    for key in (A, B, A):
+        awaited.add(key, np.zeros(1))
+    other.load_state_dict(awaited.state_dict())
+    for choices in (awaited, other):
+        assert choices.count(A) == 1.25
+        assert choices.weights == [0.25, 0.5, 1.0]
+    awaited.take(A, 0)
+    assert awaited.count(A) == 0.25

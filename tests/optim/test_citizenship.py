@@ -309,6 +309,13 @@ def test_a_non_finite_head_gradient_leaves_the_head_alone(name: str) -> None:
         ("lora-rite", {"betas": (0.9, 1.0)}, r"betas \(0.9, 1.0\) must be in \[0, 1\)"),
         ("lora-pro", {"damping": -1e-2}, "damping -0.01 must not be negative"),
         ("scaled-gd", {"max_step": -1.0}, "max_step -1.0 must not be negative"),
+        ("scaled-gd", {"momentum": 2.0}, r"momentum 2.0 must be in \[0, 1\)"),
+        ("lora-rite", {"basis_rcond": 1.5}, r"basis_rcond 1.5 must be in \[0, 1\)"),
+        ("lora-rite", {"cap_rms": -1.0}, "cap_rms -1.0 must not be negative"),
+        ("lora-rite", {"clip_norm": -1.0}, "clip_norm -1.0 must not be negative"),
+        ("lora-plus", {"ratio": float("inf")}, "ratio inf must be a positive number"),
+        ("rac-lora", {"inner": "lora-fa"}, "inner 'lora-fa' never moves lora_A"),
+        ("asymmetric-lora", {"inner": "lora-fa", "trained": "A"}, "never moves lora_A"),
         (
             "lora-rite",
             {"compat": "jax"},

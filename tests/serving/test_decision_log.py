@@ -68,6 +68,20 @@ def test_labels_of_a_shared_image_are_written_by_name(log: DecisionLog) -> None:
     assert rounds.rewards.tolist() == list(range(8))
 
 
+def test_labels_that_were_not_on_offer_are_none_when_the_log_is_read(log: DecisionLog) -> None:
+    agent, names = vitucb.deploy("random", num_arms=3, shares_image=True), ("x", "y", "z")
+    for mask in ([1, 1, 0], [0, 1, 1], [1, 1, 1]):
+        decision = agent.act(IMAGES[:1], mask)
+        log.decided(decision, context_image="a.png", action_names=names, action_mask=mask)
+        log.rewarded(decision, 1)
+    numbers = agent.act(IMAGES[:1])
+    log.decided(numbers, context_image="a.png", action_names=names)
+    log.rewarded(numbers, 1)
+    rounds = read_log(log.path).with_actions([*names, "w"])
+    offered = [[1, 1, 0, 0], [0, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
+    assert rounds.mask.tolist() == offered
+
+
 TORN = '{"decision_id": "a", "rew'
 
 

@@ -355,3 +355,20 @@ def test_counts_and_seeds_that_are_no_integers_are_named() -> None:
         vitucb.deploy("random", num_arms=2, image_shape=(8.0, 8, 3))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"^seed '1' is no integer; choose one >= 0"):
         vitucb.deploy("random", num_arms=2, seed="1")  # type: ignore[arg-type]  # what is refused
+
+
+def test_a_reward_that_fails_half_learnt_is_told_and_not_learnt_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    agent = deploy("lin-ucb")
+    decision = agent.act(pictures(0))
+
+    def update(*_: Any) -> dict[str, float]:
+        raise ValueError("in the middle of it")
+
+    monkeypatch.setattr(agent.agent, "update", update)
+    with pytest.raises(ValueError, match="in the middle of it"):
+        agent.observe(decision.id, 1.0)
+    monkeypatch.undo()
+    assert agent.observe(decision.id, 1.0).outcome == "answered"
+    assert agent.counts.refused == 0

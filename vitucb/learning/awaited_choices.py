@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +21,16 @@ class AwaitedChoices:
         has_lost: Whether one was dropped for want of room since this was last set to False.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, discount: float = 1.0) -> None:
         """Start with none.
 
         Args:
             capacity: Most choices held; past it the oldest counts as lost.
+            discount: Weight of a choice after one more, in (0, 1].
         """
-        self._capacity = capacity
+        self._capacity, self._discount = capacity, discount
         self._choices: OrderedDict[int, tuple[bytes, Array]] = OrderedDict()
-        self._per_image: Counter[bytes] = Counter()
+        self._numbers: dict[bytes, list[int]] = {}
         self.total = 0
         self.has_lost = False
 
@@ -41,14 +42,22 @@ class AwaitedChoices:
         """Key and features (d,) of every choice, the oldest first."""
         return list(self._choices.values())
 
-    def count(self, key: bytes) -> int:
-        """How many choices of this image wait."""
-        return self._per_image[key]
+    @property
+    def weights(self) -> list[float]:
+        """What every choice counts for by now, the oldest first; 1 without a discount."""
+        return [self._weight(number) for number in self._choices]
+
+    def _weight(self, number: int) -> float:
+        return self._discount ** (self.total - 1 - number)
+
+    def count(self, key: bytes) -> float:
+        """How many choices of this image wait, each at its weight."""
+        return sum(map(self._weight, self._numbers.get(key, ())), 0.0)
 
     def add(self, key: bytes, features: Array) -> None:
         """A choice of an image with `features` (d,) was made."""
         self._choices[self.total] = (key, features.copy())
-        self._per_image[key] += 1
+        self._numbers.setdefault(key, []).append(self.total)
         self.total += 1
         if len(self._choices) > self._capacity:
             self._remove(next(iter(self._choices)))
@@ -64,9 +73,9 @@ class AwaitedChoices:
 
     def _remove(self, number: int) -> None:
         key, _ = self._choices.pop(number)
-        self._per_image[key] -= 1
-        if self._per_image[key] == 0:
-            del self._per_image[key]
+        self._numbers[key].remove(number)
+        if not self._numbers[key]:
+            del self._numbers[key]
 
     def state_dict(self) -> State:
         """Numbers, keys and features of the choices, and the counts."""
@@ -84,5 +93,7 @@ class AwaitedChoices:
         keys, rows = unpack_keys(state["keys"]), np.asarray(state["features"], np.float64)
         images = [(key, row.copy()) for key, row in zip(keys, rows, strict=True)]
         self._choices = OrderedDict(zip(map(int, state["numbers"]), images, strict=True))
-        self._per_image = Counter(keys)
+        self._numbers = {}
+        for number, (key, _) in self._choices.items():
+            self._numbers.setdefault(key, []).append(number)
         self.total, self.has_lost = int(state["total"]), bool(state["has_lost"])

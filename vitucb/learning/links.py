@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from vitucb.learning.reward_scale import ResidualNoise, RewardScale
-from vitucb.types import State
+from vitucb.types import State, UnusableRewardError
 
 # Curvature of a saturated prediction; below it an observation would count for nothing.
 _LEAST_CURVATURE = 1e-3
@@ -166,10 +166,10 @@ class BernoulliLink:
         """Check one reward.
 
         Raises:
-            ValueError: If it is outside [0, 1].
+            UnusableRewardError: If it is outside [0, 1].
         """
         if not 0 <= reward <= 1:
-            raise ValueError(
+            raise UnusableRewardError(
                 f"reward {reward} is outside [0, 1]; agent.link bernoulli needs 0/1 rewards, "
                 "use gaussian"
             )

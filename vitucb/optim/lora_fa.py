@@ -30,6 +30,8 @@ from vitucb.optim.batched.lora_optimizer import LoRAOptimizer, Work
 class LoRAFA(LoRAOptimizer):
     """AdamW on lora_B with the projected gradient; lora_A stays as it is."""
 
+    moves_b_alone = True
+
     def __init__(
         self,
         pairs: Sequence[LoRAPair],

@@ -86,8 +86,6 @@ class LoRAMuon(LoRAOptimizer):
         Raises:
             ValueError: If a value is out of range.
         """
-        if not 0.0 <= momentum < 1.0:
-            raise ValueError(f"momentum {momentum} must be in [0, 1)")
         _shrinkage(lr, weight_decay)
         hyper = {"momentum": momentum, "weight_decay": weight_decay, "basis_rcond": basis_rcond}
         hyper |= {"eig_floor_rel": eig_floor_rel, "guard": guard, "fix_gauge": fix_gauge}

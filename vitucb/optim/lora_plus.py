@@ -8,6 +8,7 @@ bias among them, gets the larger rate; here the head has its own group.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -54,7 +55,7 @@ class LoRAPlus(PlainOptimizer):
         Raises:
             ValueError: If `ratio` is not positive or the base is unknown.
         """
-        if not isinstance(ratio, int | float) or not ratio > 0:
+        if not isinstance(ratio, int | float) or not 0 < ratio < math.inf:
             raise ValueError(f"ratio {ratio!r} must be a positive number; the paper advises 16")
         if max_step is None:
             max_step = MAX_STEP if base == "sgd" else 0.0

@@ -73,8 +73,11 @@ class DecisionLog:
             raise ValueError("give either arm_images or context_image, the images of the round")
         fields: dict[str, Any] = {"decision_id": decision.id, "propensity": decision.propensity}
         if context_image:
-            name = action_names[decision.action] if action_names else str(decision.action)
-            fields |= {"context_image": context_image, "action": name}
+            names = action_names or [str(action) for action in range(len(decision.mean))]
+            fields |= {"context_image": context_image, "action": names[decision.action]}
+            if action_mask is not None:
+                on_offer = zip(names, _flat(action_mask), strict=True)
+                fields["offered"] = [name for name, is_offered in on_offer if is_offered]
         else:
             arms = len(decision.mean)
             if len(arm_images) != arms:

@@ -34,7 +34,7 @@ from vitucb.serving.answers import (
 )
 from vitucb.serving.checks import check_images, checked_range, number, pixels_of
 from vitucb.serving.pending import PendingDecision, PendingDecisions
-from vitucb.types import Agent, Decision, Observation, State
+from vitucb.types import Agent, Decision, Observation, State, UnusableRewardError
 
 _logger = logging.getLogger(__name__)
 
@@ -274,9 +274,13 @@ class DeployedAgent:
             return Receipt(name, "refused", f"reward {reward} is not finite or {limit}; rescale it")
         try:
             metrics = self.agent.update(waiting.observation, waiting.decision, reward)
-        except ValueError as error:  # agents check a reward before they learn from it
+        except UnusableRewardError as error:
             self._refused += 1
             return Receipt(name, "refused", str(error))
+        except Exception:
+            # It may be half learnt, and must not be learnt twice.
+            self._table.answer(name)
+            raise
         self._table.answer(name)
         return Receipt(name, "learnt", metrics=metrics)
 

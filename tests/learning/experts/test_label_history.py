@@ -85,3 +85,12 @@ def test_restored_history_continues_identically() -> None:
 def test_a_history_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="capacity 0"):
         LabelHistory(2, 0, 1.0, 0)
+
+
+def test_rewards_that_all_come_too_late_to_count_keep_their_shares() -> None:
+    history = LabelHistory(2, 50, 0.5, 0)
+    for round in (0, 1):
+        history.add(np.zeros(2, np.float32), 0, 1.0, round)
+    data = history.data(5_000)
+    np.testing.assert_allclose(data.shares, [1 / 3, 2 / 3], rtol=1e-6)
+    assert data.count == 1

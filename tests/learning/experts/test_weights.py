@@ -259,3 +259,15 @@ def test_names_must_differ_and_trained_ones_be_among_them() -> None:
         ExpertWeights(("a", "b"), trained=("c",))
     with pytest.raises(ValueError, match="starts_after c: not among the experts"):
         ExpertWeights(("a", "b"), trained=("b",), starts_after={"c": 5})
+
+
+def test_a_sleeper_that_was_right_where_all_others_were_far_off_costs_nothing() -> None:
+    assert mixture_loss(np.array([0.0, 5_000.0]), np.array([0.0, 1.0]), 0.2) == 5_000.0
+
+
+def test_the_state_of_experts_in_another_order_is_refused() -> None:
+    state = ExpertWeights(("a", "b")).state_dict()
+    with pytest.raises(ValueError, match="of the experts a, b, in this order; this agent has b, a"):
+        ExpertWeights(("b", "a")).load_state_dict(state)
+    del state["names"]  # as older states are
+    ExpertWeights(("a", "b")).load_state_dict(state)

@@ -118,14 +118,17 @@ class LabelHistory:
         """
         n = len(self)
         low, high = self.reward_range
-        weights = self._discount ** (round - self._rounds[:n]).astype(np.float64)
+        ages = (round - self._rounds[:n]).astype(np.float64)
+        # By the newest: rewards may all come so late that their weights are 0.
+        weights = self._discount ** (ages - ages.min())
         total = float(weights.sum())
+        counted = total * self._discount ** float(ages.min())
         return LabelData(
             torch.from_numpy(inputs(self._features[:n], self._rounds[:n])),
             torch.from_numpy(self._actions[:n]),
             torch.from_numpy(((self._rewards[:n] - low) / (high - low)).astype(np.float32)),
             torch.from_numpy((weights / total).astype(np.float32)),
-            max(total * self.seen / n if self._discount == 1 else total, 1.0),
+            max(total * self.seen / n if self._discount == 1 else counted, 1.0),
         )
 
     def state_dict(self) -> State:

@@ -71,6 +71,7 @@ def mixture_loss(losses: Array, weights: Array, eta: float) -> float:
     """What aggregation is charged, -log(sum_e w_e exp(-eta loss_e)) / eta, for losses (E,)."""
     if eta == 0:
         return float(weights @ losses)
+    losses, weights = losses[weights > 0], weights[weights > 0]
     least = float(losses.min())
     return least - math.log(float(weights @ np.exp(-eta * (losses - least)))) / eta
 
@@ -243,10 +244,21 @@ class ExpertWeights:
             "naps": self._naps.copy(),
             "scale": self._scale.state_dict(),
             "range": np.array([self._low, self._high]),
+            "names": list(self.names),
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned.
+
+        Raises:
+            ValueError: If it is of other names, or of these in another order.
+        """
+        names = tuple(state.get("names", self.names))  # older states do not tell
+        if names != self.names:
+            raise ValueError(
+                f"the state is of the experts {', '.join(names)}, in this order; this agent has "
+                f"{', '.join(self.names)}: build it with the former"
+            )
         self._losses = np.array(state["losses"], np.float64)
         self._is_asleep = np.array(state["is_asleep"], bool)
         self._small_for = np.array(state["small_for"], np.int64)

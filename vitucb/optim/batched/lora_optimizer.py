@@ -25,9 +25,10 @@ from vitucb.optim.batched.state_dicts import copied, restore_dtypes
 from vitucb.optim.batched.trust_region import shortening
 
 _NOT_NEGATIVE = (
-    "eps", "weight_decay", "damping", "delta", "rcond", "guard", "max_step", "basis_rcond",
-    "eig_floor_rel",
+    "eps", "weight_decay", "damping", "delta", "guard", "max_step", "eig_floor_rel", "clip_norm",
+    "skip_rms", "cap_rms",
 )  # fmt: skip
+_BELOW_ONE = ("momentum", "rcond", "basis_rcond")
 _HEAD_DEFAULTS = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
 
 
@@ -281,6 +282,9 @@ def _check_hyper(hyper: dict[str, Any]) -> None:
     for name in _NOT_NEGATIVE:
         if not hyper.get(name, 0.0) >= 0.0:
             raise ValueError(f"{name} {hyper[name]} must not be negative")
+    for name in _BELOW_ONE:
+        if not 0.0 <= hyper.get(name, 0.0) < 1.0:
+            raise ValueError(f"{name} {hyper[name]} must be in [0, 1)")
 
 
 def _factors(state: FactorState) -> Stacks:

@@ -73,7 +73,7 @@ class Chain(Optimizer):
 
         Raises:
             ValueError: If a base weight cannot be merged into, `inner_steps` is below 1, or the
-                inner optimizer changes base weights too.
+                inner optimizer changes base weights too, or never moves what the chain trains.
         """
         if inner_steps is not None and inner_steps < 1:
             raise ValueError(f"inner_steps {inner_steps} must be at least 1")
@@ -103,6 +103,12 @@ class Chain(Optimizer):
         self.merges = 0
         self._merge()
         self._begin()
+        trains_a = all(b is pair.B for b, pair in zip(self.frozen, self.pairs, strict=True))
+        if trains_a and getattr(self.inner, "moves_b_alone", False):
+            raise ValueError(
+                f"inner {inner!r} never moves lora_A, the one factor that this chain trains: "
+                "choose another inner optimizer, or train lora_B"
+            )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters outside the pairs; see the inner optimizer."""

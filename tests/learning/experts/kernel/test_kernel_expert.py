@@ -155,6 +155,51 @@ def test_with_a_discount_it_follows_a_change() -> None:
     assert errors[1] < 0.5 * errors[0]
 
 
+def widths_of_the_first(expert: KernelExpert, offer: Offer) -> float:
+    """The width of the first arm in units of the noise."""
+    return float(expert.predict(offer).width[0] / expert.noise)
+
+
+def test_choices_whose_reward_was_lost_fade_with_a_discount() -> None:
+    offer, _ = World().offer()
+    lost, answered = (KernelExpert(0, discount=0.9) for _ in range(2))
+    for expert in (lost, answered):
+        for t in range(250):
+            action = int(t >= 30)
+            expert.choose(offer, action)
+            if action or expert is answered:
+                expert.observe(offer, action, float(t % 2), 0)
+    expected = widths_of_the_first(answered, offer)
+    assert widths_of_the_first(lost, offer) == pytest.approx(expected, rel=0.1)
+    assert expected > 0.3
+
+
+def test_a_reward_so_late_that_it_counts_for_nothing_teaches_nothing() -> None:
+    offer, _ = World().offer()
+    expert = KernelExpert(0, discount=0.5)
+    for t in range(80):
+        expert.choose(offer, t % ARMS)
+    expert.observe(offer, 0, 1.0, 2_000)
+    assert len(expert._rewarded) == 0
+    assert np.isfinite(expert.predict(offer).mean).all()
+
+
+def test_a_reward_that_nobody_announced_narrows_as_one_beside_those_that_are() -> None:
+    offer, _ = World().offer()
+    announced, other = KernelExpert(0), KernelExpert(0)
+    for expert in (announced, other):
+        for _ in range(5):
+            expert.choose(offer, 0)
+    before = widths_of_the_first(other, offer)
+    other.observe(offer, 0, 0.0, 900)
+    other._scale, other._level = announced._scale, announced._level
+    announced.choose(offer, 0)
+    assert widths_of_the_first(other, offer) < before
+    assert widths_of_the_first(other, offer) == pytest.approx(
+        widths_of_the_first(announced, offer), rel=1e-9
+    )
+
+
 def test_what_is_kept_is_bounded() -> None:
     limits = KernelLimits(offered=20, rewarded=10, awaited=5)
     expert, world = KernelExpert(0, limits=limits), World()

@@ -70,3 +70,12 @@ def test_the_same_generator_gives_the_same_bits() -> None:
     one, two = (fit_graph(points, 4, np.random.default_rng(1)) for _ in range(2))
     np.testing.assert_array_equal(one.embedding, two.embedding)
     assert isinstance(one, NeighbourGraph)
+
+
+def test_images_that_are_all_but_equal_leave_an_odd_one_its_features() -> None:
+    rng = np.random.default_rng(0)
+    centers = np.repeat(np.eye(3), [1, 30, 30], axis=0)
+    points = centers + 1e-6 * rng.standard_normal((61, 3))
+    graph = fit_graph(points, 8, np.random.default_rng(0))
+    for features in (graph(points), graph(-points)):
+        np.testing.assert_allclose(np.square(features).sum(axis=1), 1.0)

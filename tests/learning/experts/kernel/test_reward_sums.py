@@ -88,3 +88,14 @@ def test_restored_sums_continue_identically() -> None:
 def test_a_bound_below_two_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 2"):
         RewardSums(1)
+
+
+def test_an_image_with_the_same_id_is_nearer_than_any_with_another() -> None:
+    for num_ids, heir in ((0, B), (1, C)):
+        images = RewardedImages(3, num_ids)
+        images.add_image(A, np.array([0.0, 1.0]), 1.0)
+        images.add_image(B, np.array([0.0, 2.0]), 1.0)
+        images.add_image(C, np.array([5.0, 1.0]), 1.0)
+        images.add_image(b"d" * 16, np.array([9.0, 7.0]), 1.0)
+        counts, _ = images.look_up([A, heir], 0.0)
+        np.testing.assert_allclose(counts, [0, 2])

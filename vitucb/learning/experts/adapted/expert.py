@@ -86,7 +86,8 @@ class AdaptedExpert:
         self.starts_after = settings.schedule.start + settings.schedule.warm_up
         self._squared = SquaredLikelihood()
         is_squared = isinstance(likelihood, SquaredLikelihood)
-        self._likelihood: Likelihood = self._squared if is_squared else likelihood
+        self._first_likelihood: Likelihood = self._squared if is_squared else likelihood
+        self._likelihood = self._first_likelihood
         self._widths, self._settings, self._rng = widths, settings, rng
         self._noise = ResidualNoise()
         self._steps_due = 0  # while asleep
@@ -260,8 +261,7 @@ class AdaptedExpert:
         """Restore what `state_dict` returned."""
         self.network.load_state_dict(state["network"])
         self._squared.load_state_dict(state["squared"])
-        if state["is_squared"]:
-            self._likelihood = self._squared
+        self._likelihood = self._squared if state["is_squared"] else self._first_likelihood
         self.replay.load_state_dict(state["replay"])
         self._widths.load_state_dict(state["widths"])
         self._noise.load_state_dict(state["noise"])

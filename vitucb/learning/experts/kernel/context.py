@@ -116,6 +116,7 @@ class ContextKernelExpert(KernelExpert):
 
     groups = ("item", *GROUPS, "creative")
     _start = (_CENTER, *START, _CENTER)
+    _num_ids = 1
     _kernel_type = ContextFeatures
     _regression_type = ContextRegression
 

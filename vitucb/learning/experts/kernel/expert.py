@@ -9,7 +9,7 @@ explored, the oddities of single images hardly. It knows no image before it is o
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +42,7 @@ Array = NDArray[np.float64]
 _FIRST_FITS = (1, 4, 10, 20, 40, 60)
 _GROWTH = 1.5
 _STALENESS = 0.05  # of a discounted weight, at most
+_FORGOTTEN = 1e-9  # what counts for less is nothing
 # Before that evidence is too weak to tell scales; measured.
 _EVIDENCE_FROM = 60
 
@@ -73,6 +74,7 @@ class KernelExpert:
     groups: tuple[str, ...] = GROUPS
     """Names of the prior variances."""
     _start: tuple[float, ...] = START
+    _num_ids = 0  # columns at the end of a row
     _kernel_type: type[Features] = KernelFeatures
     _regression_type: type[TwoScaleRegression] = TwoScaleRegression
 
@@ -108,8 +110,8 @@ class KernelExpert:
         self._settings = settings or KernelSettings()
         self._rng = numpy_generator(seed, "kernel")
         self._offered = ImageMemory(limits.offered)
-        self._rewarded = RewardedImages(limits.rewarded)
-        self._awaited = AwaitedChoices(limits.awaited)
+        self._rewarded = RewardedImages(limits.rewarded, self._num_ids)
+        self._awaited = AwaitedChoices(limits.awaited, discount)
         self._scale = RewardScale()
         self._rho = self._start
         self._level = 0.0
@@ -129,7 +131,7 @@ class KernelExpert:
         if self._regression is None:
             zeros = np.zeros(offer.num_arms)
             return Prediction(zeros, zeros + sigma, zeros + sum(self._alphas) * sigma)
-        awaited = np.array([self._awaited.count(key) for key in arms.keys], np.float64)
+        awaited = np.array([self._awaited.count(key) for key in arms.keys])
         whole, coarse, fine = self._regression.deviations(self._seen(arms, awaited))
         bonus = sigma * (self._alphas[0] * coarse + self._alphas[1] * fine)
         mean = self._level + self._regression.means(self._seen(arms))
@@ -159,7 +161,8 @@ class KernelExpert:
         self._offered.add(arms.keys, arms.rows)
         self._awaited.add(arms.keys[action], arms.rows[action])
         if not self._fit_if_due():
-            self._expect(arms.keys[action], arms.rows[action])
+            key = arms.keys[action]
+            self._expect(key, arms.rows[action], beside=self._awaited.count(key) - 1)
 
     def observe(self, offer: Offer, action: int, reward: float, age: int) -> dict[str, float]:
         """Learn from a reward, `age` rounds after its choice; returns the noise and the scales.
@@ -172,9 +175,10 @@ class KernelExpert:
         was_awaited = self._awaited.take(key, age)
         weight = self._discount**age
         self._scale.add(reward)
-        if self._regression is not None:
-            self._learn(key, row, reward, weight, was_awaited=was_awaited)
-        self._rewarded.add_image(key, row, reward, weight)
+        if weight > _FORGOTTEN:
+            if self._regression is not None:
+                self._learn(key, row, reward, weight, was_awaited=was_awaited)
+            self._rewarded.add_image(key, row, reward, weight)
         self._fit_if_due()
         return {
             "kernel/noise": self.noise,
@@ -188,17 +192,16 @@ class KernelExpert:
         if self._scale.count == 1:
             self._level = reward
         if not was_awaited:
-            self._expect(key, row, weight)
+            self._expect(key, row, weight, beside=self._awaited.count(key))
         seen = self._seen(self._arms([key], row[None]))
         self._regression.learn(seen, reward - self._level, weight)
         if len(self._awaited) == 0 and not self._awaited.has_lost:
             self._regression.settle()
 
-    def _expect(self, key: bytes, row: Array, weight: float = 1.0) -> None:
-        """Narrow the widths as this reward will; of its image, others may be awaited already."""
+    def _expect(self, key: bytes, row: Array, weight: float = 1.0, *, beside: float) -> None:
+        """Narrow the widths as this reward will; `beside` it others of its image are awaited."""
         if self._regression is not None:
-            awaited = np.array([max(self._awaited.count(key) - 1, 0)], np.float64)
-            seen = self._seen(self._arms([key], row[None]), awaited)
+            seen = self._seen(self._arms([key], row[None]), np.array([beside]))
             self._regression.expect(seen, weight)
 
     def _look_at(self, offer: Offer) -> Arms:
@@ -282,11 +285,12 @@ class KernelExpert:
     def _expect_all(self) -> None:
         """Narrow the widths of a new posterior by everything that is awaited."""
         assert self._regression is not None
-        before: Counter[bytes] = Counter()
-        for key, row in self._awaited.images:
-            seen = self._seen(self._arms([key], row[None]), float(before[key]))
-            self._regression.expect(seen)
-            before[key] += 1
+        before: defaultdict[bytes, float] = defaultdict(float)
+        for (key, row), weight in zip(self._awaited.images, self._awaited.weights, strict=True):
+            if weight > _FORGOTTEN:
+                seen = self._seen(self._arms([key], row[None]), before[key])
+                self._regression.expect(seen, weight)
+                before[key] += weight
 
     def state_dict(self) -> State:
         """Everything learnt and remembered, and the generator."""

@@ -33,6 +33,7 @@ _TIMES = np.geomspace(1.0, 400.0, 60)
 _AXES, _SPARE, _ITERATIONS = 48, 16, 10
 _LEAST_WEIGHT = 1e-3
 _TINY = 1e-12
+_LEAST_SIMILARITY = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class NeighbourGraph:
         weights = _similarity(squares, self.reach[nearest])
         mean = np.einsum("mk,mkg->mg", weights, self.embedding[nearest])
         lengths = np.sqrt(np.square(mean).sum(axis=1, keepdims=True))
-        features: Array = mean / np.maximum(lengths, _TINY)
+        features: Array = mean / np.maximum(lengths, np.finfo(np.float64).tiny)
         return features
 
 
@@ -105,7 +106,8 @@ def _similarity(squares: Array, reach: Array) -> Array:
     Zelnik-Manor and Perona, "Self-tuning spectral clustering", NeurIPS 2004.
     """
     own = np.sqrt(squares.max(axis=1, keepdims=True)) + _TINY
-    weights: Array = np.exp(-squares / (own * reach))
+    # Nothing is joined to nothing: far from images that are all but equal, weights would be 0.
+    weights: Array = np.maximum(np.exp(-squares / (own * reach)), _LEAST_SIMILARITY)
     return weights
 
 

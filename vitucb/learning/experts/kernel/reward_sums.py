@@ -158,14 +158,16 @@ class RewardedImages(RewardSums):
     is merged into its nearest neighbour: its rewards stay, in the place of the other.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, num_ids: int = 0) -> None:
         """Start empty.
 
         Args:
             capacity: Most images held, at least 2.
+            num_ids: Columns at the end of the features that are ids: an image whose ids are others
+                is farther than any whose ids are the same.
         """
         super().__init__(capacity)
-        self._features = np.zeros((0, 0))
+        self._features, self._num_ids = np.zeros((0, 0)), num_ids
 
     @property
     def features(self) -> Array:
@@ -182,7 +184,10 @@ class RewardedImages(RewardSums):
         self._features[row] = features
 
     def _release(self, row: int) -> None:
-        distances = np.square(self._features - self._features[row]).sum(axis=1)
+        differences = self._features - self._features[row]
+        pixels, ids = np.split(differences, [differences.shape[1] - self._num_ids], axis=1)
+        distances = np.square(pixels).sum(axis=1)
+        distances[ids.any(axis=1)] += distances.max() + 1
         distances[row] = np.inf
         nearest = int(distances.argmin())
         self._counts[nearest] += self._counts[row]
