@@ -61,6 +61,8 @@ class ImageBandit(gymnasium.Env[dict[str, Any], np.int64]):
             )
         if not isinstance(dataset, ImageDataset):
             dataset = load_dataset(dataset, image_size=image_size)
+        if num_arms is None and not dataset.num_classes:
+            raise ValueError("num_arms: the images have ratings and no classes; give a number")
         self.dataset = dataset
         self.num_arms = dataset.num_classes if num_arms is None else int(num_arms)
         self.noise_std = float(noise_std)

@@ -83,6 +83,11 @@ def read_log(
     if unknown:
         raise ValueError(f"columns: unknown field {unknown[0]!r}; known: {', '.join(FIELDS)}")
     if path.suffix.lower() == ".npz":
+        if columns or skip_missing:
+            raise ValueError(
+                f"log {path}: arrays of the Open Bandit Pipeline have names of their own and hold "
+                "their images; leave columns and skip_missing out"
+            )
         return read_bandit_feedback(path, image_size=image_size)
     rows: Iterable[Row] = _rows(path, names.values())
     first = list(itertools.islice(rows, 1))

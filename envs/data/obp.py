@@ -98,7 +98,8 @@ def _num_actions(name: str, arrays: dict[str, NDArray[Any]], largest: int) -> in
     if "n_actions" in arrays:
         arms = int(_whole_numbers(name, "n_actions", arrays["n_actions"].reshape(-1))[0])
     else:
-        wide = [arrays[k].shape[1] for k in ("pi_b", "expected_reward") if k in arrays]
+        tables = (arrays[k] for k in ("pi_b", "expected_reward") if k in arrays)
+        wide = [table.shape[1] for table in tables if table.ndim > 1]
         arms = wide[0] if wide else largest + 1
     if not largest < arms or arms < 2:
         raise _error(name, f"action {largest} of {arms} actions; give n_actions, at least 2")

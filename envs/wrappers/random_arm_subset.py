@@ -31,8 +31,8 @@ class RandomArmSubset(BanditWrapper):
         max_arms: Most arms on offer; all K if None.
 
     Raises:
-        ValueError: If an argument is out of range, or the environment hides its means or is
-            masked already; in `step`, if the action is masked.
+        ValueError: If an argument is out of range, or the environment has no `expected_rewards`; in
+            `step`, if the action is masked.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class RandomArmSubset(BanditWrapper):
         info = info | {
             "optimal_reward": float(means[best]),
             "regret": float(means[best] - means[action]),
-            "optimal_action": best,
+            "optimal_action": best if np.isfinite(means[best]) else -1,
         }
         return self._masked(obs), float(reward), terminated, truncated, info
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -331,7 +332,7 @@ def test_a_reward_that_is_none_is_refused_and_changes_nothing(name: str, reward:
     agent = vitucb.make_agent("vit-ucb" if settings else name, env, seed=0, **settings)
     obs, _ = env.reset(seed=0)
     decision = agent.select_action(obs)
-    with pytest.raises(UnusableRewardError, match=f"reward {reward}; give finite numbers"):
+    with pytest.raises(UnusableRewardError, match=re.escape(f"reward {reward}; give finite")):
         agent.update(obs, decision, reward)
     agent.update(obs, decision, 1.0)
     assert np.isfinite(agent.select_action(obs).mean).all()

@@ -265,3 +265,24 @@ def test_scalars_of_numpy_are_written_as_numbers(tmp_path: Path) -> None:
     save_config(config, tmp_path / "config.yaml")
     assert "np" not in (tmp_path / "config.yaml").read_text().replace("nan", "")
     assert load_config(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("'007'", "007"),
+        ("'nan'", "nan"),
+        ("['3', '8']", ["3", "8"]),
+        ("1e-3", 0.001),
+        ("7", 7),
+        ("2.5", 2.5),
+    ],
+)
+def test_a_text_option_that_looks_like_a_number_stays_text(
+    written: str, read: object, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(f"env: {{options: {{a: {written}}}}}")
+    found = load_config(file).env.options["a"]
+    assert found == read
+    assert type(found) is type(read)

@@ -148,3 +148,23 @@ def test_subset_arguments_out_of_range_are_refused(kwargs: dict[str, Any], messa
 def test_environments_that_hide_their_means_cannot_be_masked() -> None:
     with pytest.raises(ValueError, match="needs an environment with expected_rewards"):
         RandomArmSubset(gymnasium.make("CartPole-v1"))
+
+
+class Unknown(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Tells that nobody knows its means."""
+
+    @property
+    def unwrapped(self) -> Any:
+        return self
+
+    @property
+    def expected_rewards(self) -> np.ndarray:
+        return np.full(4, np.nan)
+
+
+def test_of_unknown_means_no_arm_is_the_best() -> None:
+    env = RandomArmSubset(Unknown(arms()), max_arms=3)
+    obs, _ = env.reset(seed=0)
+    *_, info = env.step(int(obs["action_mask"].argmax()))
+    assert info["optimal_action"] == -1
+    assert np.isnan(info["regret"])

@@ -109,3 +109,17 @@ def test_pictures_of_the_arms_make_it_a_log_of_image_arms(shape: tuple[int, ...]
 def test_what_is_wrong_is_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_bandit_feedback(feedback(**changes))
+
+
+def test_one_mean_of_each_row_tells_no_number_of_actions(tmp_path: Path) -> None:
+    path = tmp_path / "log.npz"
+    np.savez(path, action=np.arange(3), reward=np.ones(3), expected_reward=np.ones(3))
+    with pytest.raises(ValueError, match=r"expected_reward"):
+        read_bandit_feedback(path)
+
+
+def test_names_of_columns_are_not_for_arrays(tmp_path: Path) -> None:
+    path = tmp_path / "log.npz"
+    np.savez(path, action=np.zeros(2))
+    with pytest.raises(ValueError, match="leave columns and skip_missing out"):
+        read_log(path, columns={"reward": "r"})

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vitucb.config import EnvConfig, RunConfig, override
-from vitucb.experiment.environments import ignored_by_env
+from vitucb.experiment.environments import ignored_by_env, make_env
 from vitucb.experiment.lock import locked
 from vitucb.experiment.preflight import check_environments, check_places, check_writable
 from vitucb.experiment.run_folder import run_folder
@@ -129,3 +129,11 @@ def test_settings_of_an_environment_without_effect_are_told(
 ) -> None:
     found = ignored_by_env(override(EnvConfig(), env))
     assert [line[: len(start)] for line, start in zip(found, said, strict=True)] == said
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"), [("num_arms", "env.num_arms"), ("max_episode_steps", "num_rounds")]
+)
+def test_options_that_are_settings_by_themselves_are_refused(name: str, setting: str) -> None:
+    with pytest.raises(ValueError, match=f"env.options {name}: .* give {setting}"):
+        make_env(EnvConfig(options={name: 3}), 5)

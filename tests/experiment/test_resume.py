@@ -375,3 +375,13 @@ def test_full_disk_is_one_line_and_the_same_command_goes_on(
     whole = play(dataclasses.replace(settings, out=str(tmp_path / "whole"))).folder
     folder = Path(capsys.readouterr().out.strip())
     assert contents(folder) | {"config.yaml": b""} == contents(whole) | {"config.yaml": b""}
+
+
+def test_a_run_begun_anew_has_nothing_of_the_one_before(tmp_path: Path) -> None:
+    settings = config(tmp_path, num_rounds=12)
+    folder = play(settings).folder
+    assert (folder / "gallery.npz").is_file()
+    again = dataclasses.replace(settings, overwrite=True)
+    killed_after(again, 3)
+    left = {path.name for path in (*folder.iterdir(), *(folder / "checkpoint").iterdir())}
+    assert not left & {"gallery.npz", "timing.json", "summary.json", "state.json"}

@@ -239,6 +239,39 @@ def test_ray_that_does_not_start_is_told_of_in_a_line(monkeypatch: pytest.Monkey
         run_jobs([RunConfig()], workers=1, engine="ray")
 
 
+def test_ray_gets_the_cores_that_the_threads_of_its_runs_need(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    class Task:
+        def __init__(self, play: Any) -> None:
+            self.play = play
+
+        def options(self, **options: Any) -> Task:
+            asked.append(options)
+            return self
+
+        def remote(self, job: RunConfig) -> int:
+            return job.seed
+
+    fake = SimpleNamespace(
+        is_initialized=lambda: False,
+        init=lambda **options: asked.append(options),
+        remote=Task,
+        wait=lambda waiting, **_: (waiting[:1], waiting[1:]),
+        get=lambda reference: None,
+        exceptions=SimpleNamespace(RayError=RuntimeError),
+    )
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    jobs = [RunConfig(seed=0, threads=2), RunConfig(seed=1, threads=2, overwrite=True)]
+    assert run_jobs(jobs, workers=1, engine="ray") == {}
+    assert asked[0]["num_cpus"] == 2
+    assert [options["num_cpus"] for options in asked[1:]] == [2, 2]
+    assert [options["max_retries"] for options in asked[1:]] == [3, 0]
+
+
 def test_ray_gives_the_same_bytes(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     _check_engine("ray", tmp_path)

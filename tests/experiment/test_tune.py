@@ -13,6 +13,7 @@ import pytest
 
 from vitucb.cli.main import main
 from vitucb.config import RunConfig, load_config, override
+from vitucb.config.override import override_keys
 from vitucb.experiment.engines.job import play_job
 from vitucb.experiment.tune import (
     TUNING_SEED,
@@ -178,15 +179,42 @@ def test_settings_searched_in_vain_are_told(
 
 def test_data_that_cannot_be_split_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"name env.dataset"):
-        search_settings(RunConfig(out=str(tmp_path)), [Dimension("num_rounds", (3,))])
+        search_settings(RunConfig(out=str(tmp_path)), [Dimension("env.num_arms", (3,))])
 
 
 def test_setting_searched_twice_is_refused() -> None:
-    space = [Dimension("num_rounds", (3,)), Dimension("num_rounds", (4,))]
-    with pytest.raises(ValueError, match="--search names num_rounds twice"):
+    space = [Dimension("env.num_arms", (3,)), Dimension("env.num_arms", (4,))]
+    with pytest.raises(ValueError, match=r"--search names env\.num_arms twice"):
         search_settings(RunConfig(), space)
 
 
 def test_empty_space_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one --search"):
         search_settings(RunConfig(), [])
+
+
+@pytest.mark.parametrize("key", ["seed=0..9", "num_rounds=10..20", "env.data.split=tune,eval"])
+def test_what_must_be_the_same_in_all_trials_is_not_searched(
+    key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("optuna")
+    with pytest.raises(SystemExit):
+        main(["tune", "--env.dataset", "digits", "--out", str(tmp_path), "--search", key])
+    assert "cannot be compared" in capsys.readouterr().err
+
+
+def test_settings_that_are_not_given_are_played_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna")
+    monkeypatch.setattr("vitucb.experiment.engines.processes.play_jobs", _play_here)
+    base = override_keys(
+        RunConfig(),
+        {"agent.name": "lin-ucb", "env.dataset": "digits", "env.num_arms": 3, "num_rounds": 5}
+        | {"out": str(tmp_path), "tensorboard": False},
+    )
+    space = [parse_dimension("agent.head_ridge=0.1..10:log")]
+    _, trials = search_settings(base, space, trials=2, seeds=1)
+    assert trials[0].values == {}
+    assert len(trials) == 2
+    assert load_config(next(tmp_path.rglob("trial-000/*/config.yaml"))).agent.head_ridge is None

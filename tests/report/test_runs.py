@@ -290,3 +290,23 @@ def test_a_damaged_table_of_metrics_is_named(tmp_path: Path, write_run: WriteRun
         with pytest.raises(ValueError, match=r"metrics\.csv is damaged") as error:
             load_metrics(load_run(folder))
         assert "\n" not in str(error.value)
+
+
+def test_a_metric_that_grew_past_all_bounds_has_gaps(tmp_path: Path, write_run: WriteRun) -> None:
+    folder = write_run(tmp_path / "exp", "vit-ucb", 0, rounds=25)
+    lines = "round,metric,value\n0,a,1\n1,a,inf\n2,a,-inf\n3,a,2\n"
+    (folder / "metrics.csv").write_text(lines, encoding="utf-8")
+    _, values = load_metrics(load_run(folder))["a"]
+    np.testing.assert_array_equal(values, [1, np.nan, np.nan, 2])
+
+
+def test_a_gallery_has_the_regret_that_was_recorded(tmp_path: Path, write_run: WriteRun) -> None:
+    folder = write_run(tmp_path / "exp", "vit-ucb", 0, rounds=20, gallery=True)
+    run = load_run(folder)
+    gallery = load_gallery(run)
+    assert gallery is not None
+    with_arrays(folder, regret=np.linspace(0, 1, len(gallery.round)))
+    told = load_gallery(run)
+    assert told is not None
+    assert told.regret is not None
+    assert told.regret[-1] == 1

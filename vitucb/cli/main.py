@@ -80,7 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         fail(f"vitucb {words[0]}: {_file_problem(error)}", 1)
     except KeyboardInterrupt:
-        message = "interrupted; the same command goes on from the last checkpoint"
+        without = ", without --overwrite," * ("--overwrite" in words)
+        message = f"interrupted; the same command{without} goes on from the last checkpoint"
         fail(f"vitucb {words[0]}: {message}", 130)
 
 

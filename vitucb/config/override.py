@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -216,6 +217,8 @@ def _float(value: int, path: str) -> float:
 
 
 def _checked_union(value: Any, members: tuple[Any, ...], path: str) -> Any:
+    if isinstance(value, str) and str in members and not _EXPONENT.fullmatch(value):
+        return value  # a text that happens to be a number stays one
     for member in members:
         if member is type(None):
             if value is None:
@@ -236,6 +239,10 @@ def _name(hint: Any) -> str:
     kind = typing.get_origin(hint) or hint
     own = {type(None): "nothing", tuple: "list", dict: "mapping"}
     return own[kind] if kind in own else str(getattr(kind, "__name__", hint))
+
+
+# What YAML 1.1 reads as text, for want of a dot or a sign, and a person means as a number.
+_EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 
 def _yaml_float(value: str) -> float | str:

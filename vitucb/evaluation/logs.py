@@ -99,7 +99,7 @@ def _read_run_log(folder: Path) -> LoggedRounds:
     items, masks, means = [], [], []
     for obs, expected in _replayed(env, config, actions, choices["reward"], folder):
         items.append(images.indices(obs["images"]))
-        masks.append(np.asarray(obs["action_mask"], np.int8))
+        masks.append(np.array(obs["action_mask"], np.int8))
         means.append(expected)
     known = all(mean is not None and np.isfinite(mean).all() for mean in means)
     return LoggedRounds(

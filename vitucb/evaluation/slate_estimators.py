@@ -132,7 +132,7 @@ def slate_estimates(
 def _resampled(columns: Array, count: int, rng: np.random.Generator) -> Array:
     """Mean of every column in every resample of the rows, (count, columns)."""
     step = max(1, BLOCK // len(columns))
-    counts = [min(step, count - start) for start in range(0, count, step)]
+    counts = [min(step, count - start) for start in range(0, max(count, 1), step)]
     draws = (draw_resamples(len(columns), each, rng) for each in counts)
     return np.concatenate([resample_weights(draw) @ columns for draw in draws])
 

@@ -106,11 +106,17 @@ class Checkpoints:
         return load_state(folder, ChunkStore(self._chunks_folder), keep_devices=True)
 
     def clear(self) -> None:
-        """Delete all checkpoints."""
+        """Delete all checkpoints of the way."""
         for path in self.folder.glob(f"{_PREFIX}*"):
             remove(path)
         drop_leftovers(self.folder)
         remove(self._chunks_folder)
+
+    def begin_anew(self) -> None:
+        """Delete all checkpoints, and what a finished run left of its agent."""
+        self.clear()
+        for name in ("state.json", "state.safetensors", "adapter"):
+            remove(self.folder / name)
 
     def _drop_old(self) -> None:
         drop_leftovers(self.folder)

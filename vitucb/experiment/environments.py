@@ -39,6 +39,10 @@ def make_env(config: EnvConfig, num_rounds: int | None = None) -> gym.Env[Any, A
         "reward": config.reward,
         "noise_std": config.noise_std,
     }
+    for name in (*named, "max_episode_steps"):
+        if name in config.options:
+            setting = f"env.{name}" if name in named else "num_rounds"
+            raise ValueError(f"env.options {name}: this is a setting by itself; give {setting}")
     arguments: dict[str, Any] = {k: v for k, v in named.items() if v is not None} | config.options
     if num_rounds is not None:
         if num_rounds < 1:

@@ -145,9 +145,10 @@ def _play_on(
         if saves or stops:
             timetable.run(save)
         if stops:
+            command = "the same command" + ", without --overwrite," * config.overwrite
             raise StoppedError(
                 f"stopped after {episode.index:,} of {config.num_rounds:,} rounds, which are kept; "
-                "the same command goes on from here"
+                f"{command} goes on from here"
             )
 
 

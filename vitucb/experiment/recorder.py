@@ -89,7 +89,10 @@ class Recorder:
         self.folder.mkdir(parents=True, exist_ok=True)
         drop_leftovers(self.folder)
         (self.folder / "summary.json").unlink(missing_ok=True)
-        if state is not None:
+        if state is None:
+            for name in ("gallery.npz", "timing.json"):
+                (self.folder / name).unlink(missing_ok=True)
+        else:
             self._restore(state)
         self._cut_files({} if state is None else state["sizes"])
         save_config(config, self.folder / "config.yaml")
@@ -319,6 +322,7 @@ def _gallery_entry(round: Round) -> dict[str, Any]:
         "width": decision.width,
         "bonus": decision.bonus,
         "expected_rewards": unknown if round.expected_rewards is None else round.expected_rewards,
+        "regret": round.regret,
         "action": decision.action,
         "optimal_action": round.optimal_action,
         "reward": round.reward,

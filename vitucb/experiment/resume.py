@@ -34,7 +34,7 @@ def earlier_state(folder: RunFolder) -> State | None:
     begins_anew = folder.config.overwrite or folder.is_finished
     state = None if begins_anew else folder.checkpoints.load_newest(folder.why_unusable)
     if state is None:
-        folder.checkpoints.clear()
+        folder.checkpoints.begin_anew()
         return None
     _warn_of_versions(folder.path)
     _logger.info("%s: going on after round %d", folder.path, state["rounds"])

@@ -57,6 +57,16 @@ class Dimension:
     is_log: bool = False
     is_integer: bool = False
 
+    def holds(self, value: object) -> bool:
+        """Whether a value is among those that are searched."""
+        if self.choices:
+            return value in self.choices
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
+
+# The same for all trials, or what is compared would not be the settings.
+_FIXED = ("seed", "num_rounds", "out", "experiment", "overwrite", "env.data.split")
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:
@@ -64,7 +74,7 @@ class Trial:
 
     Attributes:
         number: Counts from 0.
-        values: Dotted key -> value.
+        values: Dotted key -> value; empty for settings as given that are no point of the space.
         regret: Mean final regret of its runs, NaN if one failed. Where the environment does not
             know its mean rewards, the negative of the total reward: it is lowest at the same point.
         knows_regret: Whether it is a regret.
@@ -173,6 +183,8 @@ def search_settings(
     keys = [dimension.key for dimension in space]
     if twice := [key for key in keys if keys.count(key) > 1]:
         raise ValueError(f"--search names {twice[0]} twice; give one range or one list of values")
+    if fixed := [key for key in keys if key in _FIXED]:
+        raise ValueError(f"--search {fixed[0]}: trials of different {fixed[0]} cannot be compared")
     for dimension in space:
         check_different(base, ({dimension.key: value} for value in dimension.choices))
     if base.env.dataset is None:
@@ -181,10 +193,13 @@ def search_settings(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=base.seed))
     start = _start(base, space)
-    if start is not None:
+    done: list[Trial] = []
+    if start is not None and None in start.values():
+        # With a setting that is not given they are no point of the space, and are played beside it.
+        done.append(Trial(0, {}, *_regret(base, {}, 0, seeds, workers, engine)))
+    elif start is not None:
         study.enqueue_trial(start)
-    done = []
-    for number in range(trials):
+    for number in range(len(done), trials):
         asked = study.ask()
         values = {dimension.key: _suggest(asked, dimension) for dimension in space}
         regret, knows_regret = _regret(base, values, number, seeds, workers, engine)
@@ -197,18 +212,13 @@ def search_settings(
 
 
 def _start(base: RunConfig, space: Sequence[Dimension]) -> dict[str, Any] | None:
-    """The point of `base` in the search space; None if it lies outside."""
+    """The values of `base`, None for those that are not given; None if one lies outside."""
     settings = flatten(to_dict(base))
     point = {dimension.key: settings.get(dimension.key) for dimension in space}
-    for dimension in space:
-        value = point[dimension.key]
-        if dimension.choices and value not in dimension.choices:
-            return None
-        if not dimension.choices and (
-            not isinstance(value, int | float) or not dimension.low <= value <= dimension.high
-        ):
-            return None
-    return point
+    is_inside = all(
+        point[dimension.key] is None or dimension.holds(point[dimension.key]) for dimension in space
+    )
+    return point if is_inside else None
 
 
 def _suggest(trial: Any, dimension: Dimension) -> Any:

@@ -196,6 +196,8 @@ def read_metrics(folder: Path) -> dict[str, tuple[FloatArray, FloatArray]]:
         for index, name, value in rows:
             points.setdefault(name, []).append((float(index), float(value)))
         tables = {name: np.array(pairs) for name, pairs in points.items()}
+        for table in tables.values():  # what grew past all bounds is a gap, like what is unknown
+            table[np.isinf(table[:, 1]), 1] = np.nan
         for name, table in tables.items():
             _check_metric(name, table)
     except (OSError, ValueError, csv.Error) as error:
@@ -246,9 +248,9 @@ def _check_gallery(arrays: Mapping[str, NDArray[Any]]) -> None:
         raise ValueError(f"images are {images.dtype} {images.shape} of {count} rounds, {arms} arms")
     if 0 in images.shape[2:4]:
         raise ValueError(f"images have shape {images.shape}")
-    classes = [("classes", (count, arms), "iu")] if "classes" in arrays else []
+    optional = (("classes", (count, arms), "iu"), ("regret", (count,), "f"))
     for name, shape, kind in (
-        *classes,
+        *(column for column in optional if column[0] in arrays),
         ("mean", (count, arms), "f"),
         ("bonus", (count, arms), "f"),
         ("expected_rewards", (count, arms), "f"),

@@ -97,6 +97,7 @@ class Gallery:
         action: Chosen arms (n,).
         optimal_action: Best arms (n,), -1 where nobody knows them.
         reward: Observed rewards (n,).
+        regret: Of the rounds (n,), None in runs of older versions.
         classes: Classes of the images (n, K), None where nobody told.
     """
 
@@ -108,6 +109,7 @@ class Gallery:
     action: NDArray[np.int64]
     optimal_action: NDArray[np.int64]
     reward: FloatArray
+    regret: FloatArray | None = None
     classes: NDArray[np.int64] | None = None
 
 
@@ -234,7 +236,7 @@ def load_gallery(run: Run) -> Gallery | None:
         ValueError: If `gallery.npz` is damaged, an array is missing, or they do not fit each other.
     """
     names = [f.name for f in fields(Gallery)]
-    arrays = read_gallery(run.folder, names[:-1], optional=names[-1:])
+    arrays = read_gallery(run.folder, names[:-2], optional=names[-2:])
     return Gallery(**arrays) if arrays is not None and len(arrays["round"]) else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -117,7 +118,7 @@ class _Crew:
                 self._workers.remove(worker)
                 error = f"its process died with exit code {worker.process.exitcode}"
                 if job is not None and self._deserves_another_try(job):
-                    self._queue += [job]
+                    self._queue += [dataclasses.replace(job, overwrite=False)]
                     continue
             if job is not None:
                 yield job, error

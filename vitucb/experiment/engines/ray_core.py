@@ -25,7 +25,7 @@ def play_jobs(
 
     Args:
         jobs: The runs, in the order in which they start.
-        workers: Cores of a local cluster; a running one has its own.
+        workers: Runs at a time on a local cluster; a running one has its own cores.
         on_rounds: Told the rounds of the jobs that ended.
 
     Raises:
@@ -34,9 +34,10 @@ def play_jobs(
     ray = import_extra("ray", "ray", "--engine ray")
     has_cluster = "RAY_ADDRESS" in os.environ
     if not ray.is_initialized():
-        cores = None if has_cluster else workers or workers_that_fit(jobs)
-        _start(ray, cores)
-    task = ray.remote(max_retries=_RETRIES)(play_job)
+        at_a_time = workers or workers_that_fit(jobs)
+        threads = max((job.threads for job in jobs), default=1)
+        _start(ray, None if has_cluster else at_a_time * threads)
+    task = ray.remote(play_job)
     waiting = {_submit(task, job): job for job in jobs}
     rounds = 0
     while waiting:
@@ -61,7 +62,10 @@ def _start(ray: Any, cores: int | None) -> None:
 
 def _submit(task: Any, job: RunConfig) -> Any:
     gpus = 0 if job.device == "cpu" else _GPU_SHARE
-    return task.options(num_cpus=job.threads, num_gpus=gpus).remote(job)
+    # Tried again, a run that is to begin anew would begin anew again.
+    retries = 0 if job.overwrite else _RETRIES
+    options = {"num_cpus": job.threads, "num_gpus": gpus, "max_retries": retries}
+    return task.options(**options).remote(job)
 
 
 def _result(ray: Any, reference: Any) -> str | None:

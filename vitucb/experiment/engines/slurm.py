@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ class Task:
     def checkpoint(self, job: RunConfig) -> Any:
         """What submitit queues again after a preemption or a timeout."""
         return import_extra("submitit", "slurm", "--engine submitit").helpers.DelayedSubmission(
-            self, job
+            self, dataclasses.replace(job, overwrite=False)
         )
 
 

@@ -66,7 +66,9 @@ def learning_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figu
     panels: list[tuple[str, Callable[[AgentResult], FloatArray]]] = [
         (f"{analysis.measure.name.capitalize()} per round", lambda result: result.values),
     ]
-    if analysis.measure is REGRET:
+    # A round of a slate may have negative regret, and the best slate arms that are not the best.
+    has_slates = any((result.values < -1e-12).any() for result in analysis.results)
+    if analysis.measure is REGRET and not has_slates:
         panels.append(("Share of rounds with the best arm", _best_arm))
     return _trailing_figure(analysis.results, panels, styles, window)
 
@@ -166,7 +168,7 @@ def _trailing_figure(
     figure, all_axes = make_panels(named, [1.0] * len(panels), height=3.5)
     for axes, (title, _), lines, texts in zip(all_axes, panels, curves, named, strict=True):
         draw_curves(axes, rounds, lines, styles)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=min(0.0, *(float(np.nanmin(line)) for line in lines.values())))
         if title.startswith(("Share", "True")):
             axes.set_ylim(0, 1.02 if _peak(lines.values()) > 0.5 else None)
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")

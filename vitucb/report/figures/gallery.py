@@ -163,7 +163,8 @@ def _limits(gallery: Gallery, row: int, arms: NDArray[np.int64]) -> tuple[float,
 def _caption(gallery: Gallery, row: int) -> str:
     chosen = gallery.action[row]
     truth = gallery.expected_rewards[row]
-    regret = float(truth.max() - truth[chosen])
+    # Of those on offer: the recorder knew them, and older versions did not write it down.
+    regret = float(truth.max() - truth[chosen] if gallery.regret is None else gallery.regret[row])
     lines = [f"round {int(gallery.round[row]) + 1:,}", f"reward {gallery.reward[row]:.3g}"]
     return "\n".join([*lines, *([f"regret {number(regret)}"] if np.isfinite(regret) else [])])
 
