@@ -40,25 +40,29 @@ class SlotStatistics:
             rewards on their way do not leave the agent as curious as before.
         pulls: Rewards seen of each slot, float64 (K,).
         sums: Their sums, float64 (K,).
-        squares: Sum of the squares of all rewards.
+        squares: Sum of the squares of all rewards less `origin`.
+        origin: The first reward: a level of 1,000,000 must not cost the digits of a noise of 1.
     """
 
     def __init__(self, num_arms: int) -> None:
         self.chosen = np.zeros(num_arms)
         self.pulls = np.zeros(num_arms)
         self.sums = np.zeros(num_arms)
-        self.squares = 0.0
+        self.squares = self.origin = 0.0
 
     def add(self, slot: int, reward: float) -> None:
         """Count one reward of a slot."""
+        if not self.pulls.any():
+            self.origin = reward
         self.pulls[slot] += 1
         self.sums[slot] += reward
-        self.squares += reward**2
+        self.squares += (reward - self.origin) ** 2
 
     @property
     def means(self) -> Array:
-        """Mean reward per slot, float64 (K,); 0 for slots never pulled."""
-        means: Array = self.sums / np.maximum(self.pulls, 1)
+        """Mean reward per slot, float64 (K,); of slots without a reward that of all, 0 at first."""
+        of_all = self.sums.sum() / max(self.pulls.sum(), 1)
+        means: Array = np.where(self.pulls > 0, self.sums / np.maximum(self.pulls, 1), of_all)
         return means
 
     @property
@@ -67,7 +71,8 @@ class SlotStatistics:
         freedom = self.pulls.sum() - np.count_nonzero(self.pulls)
         if freedom < 2:
             return 1.0
-        within = self.squares - (self.sums**2 / np.maximum(self.pulls, 1)).sum()
+        sums = self.sums - self.pulls * self.origin
+        within = self.squares - (sums**2 / np.maximum(self.pulls, 1)).sum()
         return float(np.sqrt(max(within, 0.0) / freedom))
 
 
@@ -126,6 +131,7 @@ class SlotAgent(Savable):
             "pulls": self.slots.pulls.copy(),
             "sums": self.slots.sums.copy(),
             "squares": self.slots.squares,
+            "origin": self.slots.origin,
             "rounds": self.rounds,
             "rng": self._rng.bit_generator.state,
         }
@@ -136,6 +142,7 @@ class SlotAgent(Savable):
         self.slots.pulls = np.array(state["pulls"], np.float64)
         self.slots.sums = np.array(state["sums"], np.float64)
         self.slots.squares = float(state["squares"])
+        self.slots.origin = float(state.get("origin", 0.0))  # older states do not tell
         self.rounds = int(state["rounds"])
         self._rng.bit_generator.state = state["rng"]
 

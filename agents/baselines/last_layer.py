@@ -22,7 +22,8 @@ from vitucb.agents.baselines.tensor_replay import TensorReplay
 from vitucb.agents.context import chosen_image, is_image_context, num_label_actions
 from vitucb.agents.feature_agent import FeatureAgent
 from vitucb.config import AgentConfig
-from vitucb.covariance import FeatureCovariance, make_covariance
+from vitucb.covariance import FeatureCovariance
+from vitucb.covariance.label_blocks import ridge_covariance
 from vitucb.learning.reward_scale import RewardScale
 from vitucb.models.backbone import create_backbone
 from vitucb.models.grad_mode import with_gradients
@@ -134,9 +135,9 @@ class LastLayerAgent(FeatureAgent):
 
     @torch.no_grad()
     def _hidden(self, images: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Last layer float64 (n, d) and scores (n,)."""
+        """Last layer float64 (n, d) and scores (n,); one image may be that of all outputs."""
         self._model.eval()
-        hidden = self._model.features(self._preprocess(images))
+        hidden = self._model.features(self._preprocess(images)).expand(len(outputs), -1)
         self._passes += len(images)
         scores = self._model.head(hidden).gather(1, outputs.to(hidden.device)[:, None])[:, 0]
         return hidden.double(), scores
@@ -152,7 +153,7 @@ class LastLayerAgent(FeatureAgent):
         images = as_pixels(obs["images"])
         outputs = torch.zeros(arms, dtype=torch.int64)
         if is_image_context(obs):
-            images, outputs = images.expand(arms, *images.shape[1:]), torch.arange(arms)
+            outputs = torch.arange(arms)
         score, phi = self._encode(images, outputs)
         return self._mean(score, phi), phi
 
@@ -303,6 +304,5 @@ def build_network(
 
 
 def last_layer_covariance(model: RewardModel, ridge: float) -> FeatureCovariance:
-    """A over outputs x (d + 1) features, dense."""
-    dim = model.head.out_features * (model.head.in_features + 1)
-    return make_covariance("dense", dim, ridge=ridge)
+    """A over d + 1 features, dense, for every output."""
+    return ridge_covariance(model.head.in_features + 1, model.head.out_features, ridge=ridge)

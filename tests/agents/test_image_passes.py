@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -101,3 +102,17 @@ def test_agents_without_a_network_count_none(name: str) -> None:
     for _ in vitucb.run(env, agent):
         pass
     assert agent.image_passes == 0
+
+
+@pytest.mark.parametrize("name", ["neural-linear", "full-finetune"])
+def test_one_image_that_all_labels_share_goes_through_once(name: str) -> None:
+    env = environment(True, 2)
+    agent: Any = vitucb.make_agent(name, env, seed=0, training={"batch_size": 4})
+    obs, _ = env.reset(seed=0)
+    assert agent.select_action(obs).mean.shape == (3,)
+    assert agent.image_passes == 1
+
+
+def test_a_hundred_labels_need_no_matrix_over_all_of_them() -> None:
+    agent = vitucb.deploy("neural-linear", num_arms=100, shares_image=True)
+    assert agent.act(np.zeros((8, 8, 3), np.uint8)).mean.shape == (100,)

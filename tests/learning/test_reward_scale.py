@@ -95,3 +95,12 @@ def test_state_round_trips() -> None:
         one.see(0.5)
     assert restored_noise.std == noise.std == 0.5
     assert (restored_scale.mean, restored_scale.std) == (scale.mean, scale.std)
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e-9, 1e-6, 1e-3, 1.0])
+def test_the_noise_follows_the_unit_of_rewards_however_small(unit: float) -> None:
+    noise = ResidualNoise()
+    for t in range(3_000):
+        noise.add(unit * 0.01 * (-1) ** t)
+        noise.see(unit * (t % 2))
+    assert noise.std == pytest.approx(0.01 * unit, rel=0.05)

@@ -181,3 +181,16 @@ def test_cleared_head_starts_again() -> None:
 def test_ridge_must_be_positive(ridge: float) -> None:
     with pytest.raises(ValueError, match=r"agent\.head_ridge"):
         RidgeHead(nn.Linear(3, 1), ridge)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_label_that_has_lost_its_last_observation_has_the_prior_again(seed: int) -> None:
+    h, y = problem(20, seed=seed)
+    prior, target = nn.Linear(6, 2).double(), nn.Linear(6, 2).double()
+    head = RidgeHead(prior, 0.01)
+    head.put(torch.arange(20), h, y, torch.arange(20) % 2)
+    for slot in range(1, 20, 2):
+        head.put(torch.tensor([slot]), h[[slot]] + 1, y[[slot]], torch.tensor([0]), new=[slot])
+        head.fit(target, 0.0, 1.0)
+    torch.testing.assert_close(target.weight[1], prior.weight[1])
+    assert target.bias[1].item() == 0

@@ -165,3 +165,16 @@ def test_only_joint_thompson_asks_for_the_covariance() -> None:
     for name in ("ucb", "greedy", "igw", "thompson"):
         policy = make_policy(PolicyConfig(name))
         choose(policy, np.zeros(2), np.ones(2), np.ones(2, np.int8), 0, rng(), refuse)
+
+
+def test_an_arm_that_cannot_win_makes_no_other_certain() -> None:
+    alone = gaussian_win_probabilities(np.array([0.0, 0.1]), np.ones(2))
+    for lost, width in ((-1e12, 1.0), (-1e15, 1e13)):
+        told = gaussian_win_probabilities(np.array([lost, 0.0, 0.1]), np.array([width, 1.0, 1.0]))
+        np.testing.assert_allclose(told, [0, *alone], atol=1e-12)
+
+
+def test_means_far_from_zero_with_narrow_widths_are_told_apart() -> None:
+    near = gaussian_win_probabilities(np.array([0.0, 1e-7]), np.full(2, 5e-7))
+    far = gaussian_win_probabilities(np.array([1e6, 1e6 + 1e-7]), np.full(2, 5e-7))
+    np.testing.assert_allclose(far, near, atol=1e-3)

@@ -9,6 +9,8 @@ from vitucb.types import State
 # A deviation of ten times that of as few rewards is no chance, and no model is that bad.
 _LEVEL_REWARDS = 10
 _LEVEL_RATIO = 10.0
+# Least variance of the errors, of the square of the largest reward.
+_LEAST_SHARE = 1e-12
 
 
 class ResidualNoise:
@@ -33,7 +35,7 @@ class ResidualNoise:
         self._variance = prior**2
         self._count = 1
         self._window = window
-        self._rewards = RewardScale()
+        self._rewards, self._largest = RewardScale(), 0.0
 
     @property
     def std(self) -> float:
@@ -44,11 +46,16 @@ class ResidualNoise:
         """Take in one prediction error, reward units."""
         self._count += 1
         share = 1 / min(self._count, self._window)
-        # A noiseless stream must not end with width 0 and a division by it: floor at 1e-6.
-        self._variance = max((1 - share) * self._variance + share * error**2, 1e-12)
+        self._variance = max((1 - share) * self._variance + share * error**2, self._least)
+
+    @property
+    def _least(self) -> float:
+        """A noiseless stream must not end with width 0 and a division by it."""
+        return _LEAST_SHARE * (self._largest or 1.0) ** 2
 
     def see(self, reward: float) -> None:
         """Look at a reward whose error was taken in, for its size and the level of all."""
+        self._largest = max(self._largest, abs(reward))
         if self._prior is not None and reward != 0:
             if abs(reward) < self._prior:
                 self._start_from(abs(reward))
@@ -61,7 +68,7 @@ class ResidualNoise:
             self._start_from(spread)
 
     def _start_from(self, deviation: float) -> None:
-        self._variance, self._count = max(deviation**2, 1e-12), 1
+        self._variance, self._count = max(deviation**2, self._least), 1
 
     def state_dict(self) -> State:
         """Variance, count, the prior while it waits for a reward, and the first rewards' scale."""
@@ -70,12 +77,14 @@ class ResidualNoise:
             "count": self._count,
             "prior": self._prior,
             "rewards": self._rewards.state_dict(),
+            "largest": self._largest,
         }
 
     def load_state_dict(self, state: State) -> None:
         """Restore what `state_dict` returned."""
         self._variance, self._count = float(state["variance"]), int(state["count"])
         self._prior = state.get("prior")
+        self._largest = float(state.get("largest", 0.0))
         if "rewards" in state:  # not in older states
             self._rewards.load_state_dict(state["rewards"])
 

@@ -61,9 +61,15 @@ class RidgeHead(ClosedFormHead):
     ) -> None:
         """As `ClosedFormHead.put`."""
         self._grow(int(slots.max()) + 1)
+        before = set(self._actions[slots].tolist())
         self._add(slots, -1.0)
         super().put(slots, features, rewards, actions, new)
         self._add(slots, 1.0)
+        held = self._actions[self._weights > 0]
+        for action in before - set(actions.tolist()):
+            # What is left of sums without a term is rounding, and may be below 0.
+            if not (held == action).any():
+                self._moments[action].zero_()
 
     def forget(self, gamma: float) -> None:
         """Multiply the weight of every observation by `gamma`."""

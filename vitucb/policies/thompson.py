@@ -96,7 +96,11 @@ def gaussian_win_probabilities(mean: Array, width: Array, *, is_optimistic: bool
     Returns:
         float64 (K,), sums to 1; ties among certain draws are shared evenly.
     """
-    certain = width <= 1e-12 * np.abs(mean).max(initial=width.max())
+    rounding = 4 * np.finfo(np.float64).eps * abs(float(mean.max()))
+    mean = mean - mean.max()
+    # Arms that cannot win do not say what is narrow.
+    contends = mean + _REACH * width >= (mean - _REACH * width).max()
+    certain = width <= max(1e-12 * float(width[contends].max()), rounding)
     floor = -math.inf
     if is_optimistic:
         floor = float(mean.max())

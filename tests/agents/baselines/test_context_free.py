@@ -231,3 +231,27 @@ def test_agents_of_one_seed_face_one_stream() -> None:
 
     for one, two in zip(first_images("random"), first_images("ucb1"), strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def test_a_level_costs_the_noise_no_digits() -> None:
+    rewards = np.random.default_rng(0).standard_normal(40)
+    plain, high = SlotStatistics(2), SlotStatistics(2)
+    for t, reward in enumerate(rewards.tolist()):
+        plain.add(t % 2, reward)
+        high.add(t % 2, 1e8 + reward)
+    assert high.noise == pytest.approx(plain.noise, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ucb1", "gaussian-ts"])
+def test_a_slot_whose_first_reward_was_lost_is_tried_again_at_any_level(name: str) -> None:
+    env = gym.make("vitucb/ImageArms-v0", num_arms=3, max_episode_steps=300)
+    agent = vitucb.make_agent(name, env, seed=0)
+    obs, _ = env.reset(seed=0)
+    rng, chosen = np.random.default_rng(0), []
+    for _ in range(300):
+        decision = agent.select_action(obs)
+        chosen.append(decision.action)
+        if decision.action != 2 or len(chosen) > 3:
+            reward = 100 + 5 * (decision.action == 2) + rng.standard_normal()
+            agent.update(obs, decision, float(reward))
+    assert chosen.count(2) > 250

@@ -190,13 +190,13 @@ class BernoulliLoRA(Chain):
         self._other_grads = []
 
     def _polyak_step(self) -> float:
-        """(f(W) - f*) / |G|^2, and 0 at a stationary point.
+        """(f(W) - f*) / |G|^2, and 0 at a stationary point or where a sample's f is below f*.
 
         It multiplies the gradient, not the rate: the trust region stays that of the rate, without
         which a step is endless where the gradient vanishes, as under a head of 0.
         """
         square = float(sum(g.double().square().sum() for g in self.estimates[0]))
-        return (self._last_loss - self.f_star) / square if square > 0.0 else 0.0
+        return max(self._last_loss - self.f_star, 0.0) / square if square > 0.0 else 0.0
 
     def _project(self, estimate: Gradients, scale: float) -> None:
         """Set the trained factors' gradients to what G gives, s B_S^T G or s G A_S^T, scaled."""

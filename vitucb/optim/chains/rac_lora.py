@@ -125,6 +125,7 @@ class RACLoRA(Chain):
         """Algorithm 2: clients train the same block separately, the server averages and merges.
 
         As the sketch is shared, averaging the trained factors averages the updates of W exactly.
+        Parameters outside the pairs are no part of the algorithm: clients step them in turn.
 
         Args:
             clients: Per client the closures of its local steps.
