@@ -109,6 +109,7 @@ class CreativesEnv(ImageBandit):
             noise_std=0.0,
             render_mode=render_mode,
         )
+        self._require_arms()
         items = _integer("num_items", num_items, 1, _MOST_CREATIVES // self.num_arms)
         self._rounds_per_day = _integer("rounds_per_day", rounds_per_day, 1)
         self._impressions = _integer("impressions", impressions, 1, _MOST_IMPRESSIONS)

@@ -89,6 +89,7 @@ class ImageArmsEnv(ImageBandit):
             noise_std=noise_std,
             render_mode=render_mode,
         )
+        self._require_arms()
         self.reward, self.shuffle_slots = reward, shuffle_slots
         _check_fit(self.dataset, self.num_arms, reward, shuffle_slots)
         self.class_rewards = _class_means(self.dataset, reward, class_rewards)

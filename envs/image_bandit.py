@@ -61,8 +61,6 @@ class ImageBandit(gymnasium.Env[dict[str, Any], np.int64]):
             )
         if not isinstance(dataset, ImageDataset):
             dataset = load_dataset(dataset, image_size=image_size)
-        if num_arms is None and not dataset.num_classes:
-            raise ValueError("num_arms: the images have ratings and no classes; give a number")
         self.dataset = dataset
         self.num_arms = dataset.num_classes if num_arms is None else int(num_arms)
         self.noise_std = float(noise_std)
@@ -70,6 +68,11 @@ class ImageBandit(gymnasium.Env[dict[str, Any], np.int64]):
         self._is_binary = reward == "bernoulli"
         self._items = np.zeros(0, np.int64)
         self._has_streams = False
+
+    def _require_arms(self) -> None:
+        """Refuse as many arms as classes where there are none."""
+        if not self.num_arms:
+            raise ValueError("num_arms: the images have ratings and no classes; give a number")
 
     def _set_spaces(self, num_images: int) -> None:
         shape = (num_images, *self.dataset.images.shape[1:])

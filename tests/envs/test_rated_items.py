@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from scipy import stats
@@ -41,3 +42,11 @@ def test_emoji_are_rated_by_people() -> None:
 def test_a_labelled_set_is_refused() -> None:
     with pytest.raises(ValueError, match="reward 'score' needs scores"):
         RatedItemsEnv("digits")
+
+
+@pytest.mark.parametrize("env", ["ImageArms-v0", "Creatives-v0"])
+def test_ratings_alone_do_not_say_how_many_arms(env: str, tmp_path: Path) -> None:
+    images = np.arange(4 * 48, dtype=np.uint8).reshape(4, 4, 4, 3)
+    np.savez(tmp_path / "rated.npz", images=images, scores=np.arange(4.0))
+    with pytest.raises(ValueError, match="num_arms: the images have ratings and no classes"):
+        gym.make(f"vitucb/{env}", dataset=str(tmp_path / "rated.npz"), num_arms=None)

@@ -231,7 +231,8 @@ def test_rewards_learnt_before_one_that_fails_are_counted(monkeypatch: pytest.Mo
     monkeypatch.setattr(agent.agent, "update", fails_later)
     with pytest.raises(RuntimeError, match="out of memory"):
         agent.observe_batch(zip(ids, (1.0, 2.0, 1.0), strict=True))
-    assert agent.counts == Counts(decided=3, learnt=1, waiting=2, forgotten=0, not_learnt=0)
+    # The one that failed may be half learnt, and does not wait on.
+    assert agent.counts == Counts(decided=3, learnt=1, waiting=1, forgotten=0, not_learnt=0)
 
 
 def test_decisions_carry_no_features() -> None:
