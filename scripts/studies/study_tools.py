@@ -149,6 +149,9 @@ def write_table(path: Path, rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
 
 
+_COLOURS = 10  # that matplotlib tells apart
+
+
 def draw_curves(curves: Mapping[str, Curves], title: str, path: Path) -> None:
     """Mean cumulative regret of every label, and the range over seeds.
 
@@ -157,10 +160,12 @@ def draw_curves(curves: Mapping[str, Curves], title: str, path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(6.5, 4))
-    for label, regrets in curves.items():
+    is_crowded = len(curves) > _COLOURS
+    figure, axis = plt.subplots(figsize=(9, 4.5) if is_crowded else (6.5, 4))
+    for place, (label, regrets) in enumerate(curves.items()):
         rounds = np.arange(1, regrets.shape[1] + 1)
-        (line,) = axis.plot(rounds, regrets.mean(0), label=label)
+        dashes = "--" if place < len(curves) - _COLOURS else "-"
+        (line,) = axis.plot(rounds, regrets.mean(0), dashes, label=label)
         if len(regrets) > 1:
             low, high = regrets.min(0), regrets.max(0)
             axis.fill_between(rounds, low, high, alpha=0.2, color=line.get_color())
@@ -168,7 +173,11 @@ def draw_curves(curves: Mapping[str, Curves], title: str, path: Path) -> None:
     scale = "symlog" if max(ends) > _LOG_RATIO * min(ends) else "linear"
     axis.set(title=title, xlabel="round", ylabel="cumulative regret", yscale=scale)
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+    if is_crowded:  # names from the highest end to the lowest, as the lines lie
+        lines = sorted(axis.get_lines(), key=lambda line: -float(line.get_ydata()[-1]))
+        axis.legend(handles=lines, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    else:
+        axis.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
