@@ -82,6 +82,8 @@ def test_gallery_shows_rounds_from_first_to_last(tmp_path: Path) -> None:
         assert gallery["mean"].shape == gallery["expected_rewards"].shape
         best = gallery["expected_rewards"].argmax(axis=1)
         np.testing.assert_array_equal(best, gallery["optimal_action"])
+        recorded = [float(rows(folder)[t]["regret"]) for t in gallery["round"]]
+        np.testing.assert_allclose(gallery["regret"], recorded)
 
 
 def test_reward_that_is_not_finite_stops_the_run_and_keeps_the_rounds_before(

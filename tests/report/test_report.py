@@ -478,6 +478,17 @@ def test_image_that_all_arms_share_is_drawn_once() -> None:
     assert len(figure.axes[0].images) == 1
 
 
+@pytest.mark.parametrize(("recorded", "caption"), [(None, "regret 0.9"), (0.25, "regret 0.25")])
+def test_a_picture_tells_the_regret_that_was_recorded(recorded: float | None, caption: str) -> None:
+    truth, one = np.array([[0.0, 0.9, 0.25]]), np.array([1])
+    images = np.zeros((1, 3, 8, 8, 3), np.uint8)
+    regret = None if recorded is None else np.array([recorded])
+    figure = gallery_figure(
+        Gallery(one, images, truth, truth, truth, one * 0, one * 2, one * 1.0, regret)
+    )
+    assert any(caption in text.get_text() for text in figure.texts)
+
+
 def test_an_unknown_main_agent_is_refused(experiment: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="main 'nobody' has no runs here; choose from vit-ucb"):
         write_report(experiment, tmp_path, main="nobody")

@@ -168,7 +168,8 @@ def _trailing_figure(
     figure, all_axes = make_panels(named, [1.0] * len(panels), height=3.5)
     for axes, (title, _), lines, texts in zip(all_axes, panels, curves, named, strict=True):
         draw_curves(axes, rounds, lines, styles)
-        axes.set_ylim(bottom=min(0.0, *(float(np.nanmin(line)) for line in lines.values())))
+        lowest = (float(np.nan_to_num(line).min(initial=0.0)) for line in lines.values())
+        axes.set_ylim(bottom=min(lowest))
         if title.startswith(("Share", "True")):
             axes.set_ylim(0, 1.02 if _peak(lines.values()) > 0.5 else None)
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
