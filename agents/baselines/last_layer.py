@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -126,21 +126,28 @@ class LastLayerAgent(FeatureAgent):
     def _begin_rebuild(self) -> None:
         """All rows are about to be computed anew."""
 
-    def _encode(self, images: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores (n,) and features float64 (n, p) of images uint8 (n, H, W, C)."""
+    def _encode(self, images: Sequence[Tensor], outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (n,) and features float64 (n, p) of images uint8 (H, W, C) of any sizes."""
         hidden, scores = self._hidden(images, outputs)
         if self._scale is None:
             self._scale = _rms_norm(hidden)
         return scores, self._rows(hidden, outputs)
 
     @torch.no_grad()
-    def _hidden(self, images: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    def _hidden(self, images: Sequence[Tensor], outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Last layer float64 (n, d) and scores (n,); one image may be that of all outputs."""
         self._model.eval()
-        hidden = self._model.features(self._preprocess(images)).expand(len(outputs), -1)
+        hidden = self._model.features(self._pixels(images)).expand(len(outputs), -1)
         self._passes += len(images)
         scores = self._model.head(hidden).gather(1, outputs.to(hidden.device)[:, None])[:, 0]
         return hidden.double(), scores
+
+    def _pixels(self, images: Sequence[Tensor]) -> Tensor:
+        """The model's input (n, 3, height, width)."""
+        if len({image.shape for image in images}) == 1:
+            pixels: Tensor = self._preprocess(torch.stack(list(images)))
+            return pixels
+        return torch.stack([self._preprocess(image) for image in images])
 
     def _rows(self, hidden: Tensor, outputs: Tensor) -> Tensor:
         assert self._scale is not None
@@ -150,7 +157,7 @@ class LastLayerAgent(FeatureAgent):
 
     def _score(self, obs: Observation) -> tuple[Array, Tensor]:
         arms = len(obs["action_mask"])
-        images = as_pixels(obs["images"])
+        images = list(as_pixels(obs["images"]))
         outputs = torch.zeros(arms, dtype=torch.int64)
         if is_image_context(obs):
             outputs = torch.arange(arms)
@@ -198,7 +205,7 @@ class LastLayerAgent(FeatureAgent):
     def _step(self) -> float:
         assert self._optimizer is not None
         images, outputs, rewards = self._history.sample(self._plan.batch_size)
-        scores = self._model.head(self._model.features(self._preprocess(images)))
+        scores = self._model.head(self._model.features(self._pixels(images)))
         chosen = scores.gather(1, outputs.to(scores.device)[:, None])[:, 0]
         targets = ((rewards - self._rewards.mean) / self._rewards.std).to(chosen)
         loss = (chosen - targets).square().mean()
@@ -221,7 +228,7 @@ class LastLayerAgent(FeatureAgent):
             self._rebuilt(phi, rewards, weight)
         for waiting in _chunks(list(self._pending.values()), _CHUNK):
             outputs = torch.tensor([w.output for w in waiting])
-            phi = self._encode(torch.stack([w.image for w in waiting]), outputs)[1]
+            phi = self._encode([w.image for w in waiting], outputs)[1]
             self._covariance.update(phi)
             for pending, row in zip(waiting, phi, strict=True):
                 pending.phi = row.clone()

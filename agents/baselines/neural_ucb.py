@@ -128,8 +128,8 @@ class NeuralUCB(FeatureAgent):
 
     def _step(self) -> Tensor:
         """One step of Adam on a batch; its mean squared error, in units of the reward variance."""
-        x, outputs, rewards = self._history.sample(self._options.batch_size)
-        x = x.to(next(self._network.parameters()))
+        held, outputs, rewards = self._history.sample(self._options.batch_size)
+        x = torch.stack(held).to(next(self._network.parameters()))
         targets = ((rewards - self._scale.mean) / self._scale.std).to(x)
         scores = self._network(x).gather(1, outputs.to(x.device)[:, None])[:, 0]
         error = (scores - targets).square().mean()

@@ -1,8 +1,8 @@
-"""A replay of tensors: features or images of one shape."""
+"""A replay of tensors: features, or images of any size."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -48,20 +48,20 @@ class TensorReplay:
         if slot < self._capacity:
             self._inputs[slot], self._outputs[slot], self._rewards[slot] = x, output, reward
 
-    def sample(self, size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs (n, ...), outputs int64 (n,) and rewards float64 (n,) of a batch, no repeats."""
+    def sample(self, size: int) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Inputs (...) each, outputs int64 (n,), rewards float64 (n,) of a batch, no repeats."""
         order = torch.randperm(len(self._inputs), generator=self._generator)[:size].tolist()
         return self._items(order)
 
-    def chunks(self, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def chunks(self, size: int) -> Iterator[tuple[list[Tensor], Tensor, Tensor]]:
         """Everything held, `size` at a time, as `sample` gives it."""
         for start in range(0, len(self), size):
             yield self._items(range(start, min(start + size, len(self))))
 
-    def _items(self, slots: Iterable[int]) -> tuple[Tensor, Tensor, Tensor]:
+    def _items(self, slots: Iterable[int]) -> tuple[list[Tensor], Tensor, Tensor]:
         slots = list(slots)
         return (
-            torch.stack([self._inputs[i] for i in slots]),
+            [self._inputs[i] for i in slots],
             torch.tensor([self._outputs[i] for i in slots]),
             torch.tensor([self._rewards[i] for i in slots], dtype=torch.float64),
         )
@@ -69,7 +69,7 @@ class TensorReplay:
     def state_dict(self) -> State:
         """Everything held, and the generator."""
         return {
-            "inputs": torch.stack(self._inputs) if self._inputs else None,
+            "inputs": _packed(self._inputs),
             "outputs": torch.tensor(self._outputs, dtype=torch.int64),
             "rewards": torch.tensor(self._rewards, dtype=torch.float64),
             "seen": self.seen,
@@ -83,3 +83,10 @@ class TensorReplay:
         self._rewards = state["rewards"].tolist()
         self.seen = int(state["seen"])
         self._generator.set_state(state["generator"])
+
+
+def _packed(inputs: Sequence[Tensor]) -> Tensor | list[Tensor] | None:
+    """One tensor where all have one shape."""
+    if not inputs:
+        return None
+    return torch.stack(list(inputs)) if len({x.shape for x in inputs}) == 1 else list(inputs)

@@ -1,8 +1,7 @@
 """Regret of `vit-ucb` with each LoRA optimizer at its own rate: ranks over laws and seeds.
 
-One image with ten labels; the experts are `linear`, `softmax` and `adapted`, which is the one that
-an optimizer trains. `no training` is the mixture without `adapted`, and two rows are of other
-adapters under `adamw`. Rates are those of `vitucb/optim/table.py`, found by `study_rates.py` on
+One image with its labels; of the four experts `adapted` is the one that an optimizer trains.
+`no training` is the mixture without it, and two rows are of other adapters under `adamw`. Rates are those of `vitucb/optim/table.py`, found by `study_rates.py` on
 other images and seeds. All meet the same images and rewards on a seed, so that rows are paired;
 ranks are those within a law and seed.
 
@@ -35,7 +34,7 @@ from study_tools import (
 from vitucb.optim import ENTRIES
 from vitucb.statistics import holm_correction, paired_difference, student_interval
 
-EXPERTS = ("linear", "softmax", "adapted")
+UNTRAINED = ("linear", "softmax", "kernel-softmax")
 CONTROL, REFERENCE = "no training", "adamw"
 ADAPTERS = {"rslora": {"use_rslora": True}, "dora": {"use_dora": True}}
 
@@ -46,7 +45,7 @@ def agents_of(names: Sequence[str]) -> dict[str, dict[str, Any]]:
         name: {"lora": ADAPTERS[name]} if name in ADAPTERS else {"optimizer": {"name": name}}
         for name in names
     }
-    return {**trained, CONTROL: {"experts": EXPERTS[:-1]}}
+    return {**trained, CONTROL: {"experts": UNTRAINED}}
 
 
 def regrets_of(options: argparse.Namespace) -> dict[str, dict[str, Curves]]:
@@ -58,7 +57,7 @@ def regrets_of(options: argparse.Namespace) -> dict[str, dict[str, Curves]]:
                 options,
                 f"optimizers/{name}",
                 LAWS[name].environment(options.data, Path(options.runs)),
-                EXPERTS,
+                experts=None,
             ),
             agents,
         )

@@ -93,6 +93,26 @@ def test_solves_the_two_arm_identity_problem(key: str) -> None:
 
 
 @pytest.mark.parametrize("key", slow_but(AGENTS_ONCE, STATEFUL))
+def test_images_may_be_of_another_size_in_every_round(key: str, tmp_path: Path) -> None:
+    agent, restored = make(key, two_digits(30)), make(key, two_digits(30), seed=9)
+    after = []
+    for t in range(24):  # the last layer is made anew at the sixteenth reward
+        obs, values = observation(t, 2, [1, 1])
+        if t % 3 == 1:
+            obs = {**obs, "images": obs["images"].repeat(2, axis=1).repeat(3, axis=2)}
+        if t == 18:
+            save_state(agent.state_dict(), tmp_path)
+            restored.load_state_dict(load_state(tmp_path))
+        decision = agent.select_action(obs)
+        agent.update(obs, decision, float(values[decision.action]))
+        if t >= 18:
+            again = restored.select_action(obs)
+            restored.update(obs, again, float(values[again.action]))
+            after.append((decision.action, again.action))
+    assert [ours for ours, _ in after] == [theirs for _, theirs in after]
+
+
+@pytest.mark.parametrize("key", slow_but(AGENTS_ONCE, STATEFUL))
 def test_saved_and_restored_at_half_time_it_decides_as_if_never_stopped(
     key: str, tmp_path: Path
 ) -> None:

@@ -32,7 +32,7 @@ def rows(agent: LastLayerAgent, rounds: list[Round]) -> Tensor:
     """Features of the choices under the agent's network of now."""
     images = np.stack([r.observation["images"][r.decision.action] for r in rounds])
     outputs = torch.zeros(len(images), dtype=torch.int64)
-    return agent._encode(torch.as_tensor(images), outputs)[1]
+    return agent._encode(list(torch.as_tensor(images)), outputs)[1]
 
 
 def assert_counts_once(agent: LastLayerAgent, phi: Tensor, ridge: float) -> None:
@@ -109,7 +109,7 @@ def test_choices_awaiting_their_reward_survive_a_rebuild() -> None:
     images = [r.observation["images"][r.decision.action] for r in history]
     images += [obs["images"][decision.action] for decision in waiting]
     outputs = torch.zeros(len(images), dtype=torch.int64)
-    fresh = agent._encode(torch.as_tensor(np.stack(images)), outputs)[1]
+    fresh = agent._encode(list(torch.as_tensor(np.stack(images))), outputs)[1]
     assert_counts_once(agent, fresh, 2.0)
     assert set(agent._pending) == {decision.round for decision in waiting[2:]}
 

@@ -86,7 +86,8 @@ def test_history_past_its_capacity_is_a_sample_of_all() -> None:
     history = TensorReplay(20, generator())
     for i in range(200):
         history.add(torch.tensor([float(i)]), i % 3, float(i))
-    x, outputs, rewards = history.sample(1_000)
+    held, outputs, rewards = history.sample(1_000)
+    x = torch.stack(held)
     assert len(x) == len(set(rewards.tolist())) == 20
     assert history.seen == 200
     torch.testing.assert_close(x[:, 0].double(), rewards)
