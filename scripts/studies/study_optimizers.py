@@ -1,12 +1,13 @@
 """Regret of `vit-ucb` with each LoRA optimizer at its own rate: ranks over laws and seeds.
 
 One image with its labels; of the four experts `adapted` is the one that an optimizer trains.
-`no training` is the mixture without it, and two rows are of other adapters under `adamw`. Rates are those of `vitucb/optim/table.py`, found by `study_rates.py` on
-other images and seeds. All meet the same images and rewards on a seed, so that rows are paired;
-ranks are those within a law and seed.
+`no training` is the mixture without it, and two rows are of other adapters under `adamw`. Rates
+are those of `vitucb/optim/table.py`, found by `study_rates.py` on other images and seeds. All meet
+the same images and rewards on a seed, so that rows are paired; ranks are those within a law and
+seed.
 
     python scripts/studies/study_optimizers.py
-    python scripts/studies/study_optimizers.py --data DATA --laws digits-labels mnist fashion
+    python scripts/studies/study_optimizers.py --data DATA --laws flowers fashion mnist --seeds 10
     python scripts/studies/study_optimizers.py --quick
 """
 
@@ -155,7 +156,7 @@ def draw(ends: Mapping[str, Mapping[str, Curves]], path: Path) -> None:
 
 def main() -> None:
     """Run the study."""
-    parser = study_parser(__doc__, rounds=600, seeds=5)
+    parser = study_parser(__doc__, rounds=1_500, seeds=10)
     shared = [name for name, law in LAWS.items() if law.is_shared]
     parser.add_argument("--laws", nargs="+", choices=shared, default=["digits-labels"])
     known = [*ENTRIES, *ADAPTERS]

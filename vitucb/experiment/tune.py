@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import logging
 import math
@@ -31,6 +32,7 @@ from vitucb.config.override import types_of
 from vitucb.experiment.run_folder import RunFolder
 from vitucb.experiment.sweep import check_different, parse_values, run_jobs
 from vitucb.registry import import_extra
+from vitucb.storage.atomic_files import write_durably
 
 _logger = logging.getLogger(__name__)
 TUNING_SEED = 1_000_000
@@ -264,12 +266,13 @@ def _write(base: RunConfig, trials: Sequence[Trial]) -> Path:
     folder = Path(base.out) / _folder_name(base)
     folder.mkdir(parents=True, exist_ok=True)
     known = [trial for trial in trials if math.isfinite(trial.regret)]
-    with (folder / "trials.csv").open("w", newline="", encoding="utf-8") as file:
-        rows = [trial.row() for trial in trials]
-        names = dict.fromkeys(name for row in rows for name in row)
-        writer = csv.DictWriter(file, list(names), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    rows = [trial.row() for trial in trials]
+    text = io.StringIO()
+    names = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_durably(folder / "trials.csv", text.getvalue())
     if not known:
         raise ValueError(f"every trial failed; see the run folders in {folder}")
     best = override_keys(base, min(known, key=lambda trial: trial.regret).values)

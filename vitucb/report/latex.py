@@ -9,6 +9,7 @@ from vitucb.inert_text import visible
 from vitucb.report.analysis import Analysis
 from vitucb.report.page_tables import Cell, summary_columns, summary_rows
 from vitucb.report.sentences import section_title
+from vitucb.storage.atomic_files import write_durably
 
 _ESCAPED = {
     "\\": r"\textbackslash{}",
@@ -48,7 +49,7 @@ def escaped(text: str) -> str:
 
 def write_latex(analysis: Analysis, path: Path) -> None:
     """Write the summary table of one group; it needs the package booktabs."""
-    path.write_text(latex_table(analysis), encoding="utf-8")
+    write_durably(path, latex_table(analysis))
 
 
 def latex_table(analysis: Analysis) -> str:

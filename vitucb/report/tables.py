@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from vitucb.inert_text import csv_cell
 from vitucb.report.analysis import UNKNOWN, AgentResult, Analysis, plotted_rounds
 from vitucb.report.runs import Run
 from vitucb.report.series import overall_coverage
+from vitucb.storage.atomic_files import write_durably
 
 Cell: TypeAlias = str | int | float
 Table: TypeAlias = tuple[Sequence[str], Sequence[Sequence[Cell]]]
@@ -41,10 +43,11 @@ def write_tables(analysis: Analysis, folder: Path, prefix: str) -> None:
         "costs": _costs(analysis),
     }
     for name, (header, rows) in tables.items():
-        with (folder / f"{prefix}{name}.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(header)
-            writer.writerows(["" if _is_nan(c) else csv_cell(c) for c in row] for row in rows)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(["" if _is_nan(c) else csv_cell(c) for c in row] for row in rows)
+        write_durably(folder / f"{prefix}{name}.csv", text.getvalue())
 
 
 def costs(result: AgentResult) -> dict[str, float]:
