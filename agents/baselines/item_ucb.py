@@ -120,7 +120,7 @@ class ItemUCB(Savable):
 
     def _posterior(self, keys: list[bytes], weight: float = 1.0) -> tuple[Array, Array]:
         """Means and deviations of items (n,), every reward counted `weight` times more."""
-        noise, spread = self._variances()
+        noise, spread = self._variances(weight)
         prior = noise / spread
         level = self._items.mean
         counts, sums = self._items.look_up(keys, level)
@@ -129,11 +129,12 @@ class ItemUCB(Savable):
         width = np.sqrt(noise / (weight * counts + awaited + prior))
         return mean, width
 
-    def _variances(self) -> tuple[float, float]:
+    def _variances(self, weight: float = 1.0) -> tuple[float, float]:
         """Variance of the noise and of the items' worth, squared reward units, both above 0."""
         whole = self._scale.std**2
-        freedom = max(self._items.count - len(self._items), 0.0)
-        noise = (self._items.within() + _PRIOR_COUNT * whole / 2) / (freedom + _PRIOR_COUNT)
+        freedom = max(weight * self._items.count - len(self._items), 0.0)
+        within = weight * self._items.within()
+        noise = (within + _PRIOR_COUNT * whole / 2) / (freedom + _PRIOR_COUNT)
         # A deviation is above 0 as `RewardScale.std` is; a noise of 0 has no width to divide by.
         noise = max(noise, 1e-12 * whole)
         return noise, max(whole - noise, _LEAST_SHARE * whole)

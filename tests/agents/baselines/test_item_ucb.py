@@ -100,6 +100,15 @@ def test_told_probabilities_are_those_of_the_choice() -> None:
         made.update(r.observation, decision, r.reward)
 
 
+def test_told_widths_are_those_of_the_choice_while_noise_is_forgotten() -> None:
+    made, env = agent(discount=0.98), rated(80)
+    for r in vitucb.run(env, agent(discount=0.98), seed=0):
+        _, told = made._posterior(item_keys(r.observation), 0.98)
+        decision = made.select_action(r.observation)
+        np.testing.assert_allclose(told, decision.width, rtol=1e-9)
+        made.update(r.observation, decision, r.reward)
+
+
 def test_a_late_reward_counts_as_one_at_once_by_now() -> None:
     late, prompt = agent(discount=0.5), agent(discount=0.5)
     obs = observation(pictures(1), 1)
