@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -79,6 +80,19 @@ def test_strip_underlines_the_chosen_arm_in_white_and_the_best_in_green() -> Non
     assert (strip[10:, 10:18] == 255).all()
     assert (strip[9, 20:28] == (0, 200, 120)).all()
     assert not strip[:8].any()
+
+
+def test_chosen_and_best_of_many_arms_are_on_the_strip() -> None:
+    images = np.arange(40, dtype=np.uint8)[:, None, None, None].repeat(8, 1).repeat(8, 2)
+    many = round_of(images)
+    many = dataclasses.replace(
+        many, decision=dataclasses.replace(many.decision, action=30), optimal_action=20
+    )
+    strip = arm_strip(many)
+    assert strip.shape == (12, 120, 3)
+    assert strip[0, ::10, 0].tolist() == [*range(10), 20, 30]
+    assert (strip[9, 100:108] == (0, 200, 120)).all()
+    assert (strip[10:, 110:118] == 255).all()
 
 
 def test_image_that_all_arms_share_is_shown_once_without_marks() -> None:

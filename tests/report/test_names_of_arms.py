@@ -76,6 +76,20 @@ def test_shares_of_shuffled_slots_are_left_out(tmp_path: Path) -> None:
     assert chosen(main) is None
 
 
+def test_shares_of_the_shuffled_slots_of_creatives_without_classes_are_left_out(
+    tmp_path: Path,
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "rated.npz", images=images, scores=np.arange(12.0, dtype=np.float32))
+    env = EnvConfig(
+        id="vitucb/Creatives-v0",
+        dataset=str(tmp_path / "rated.npz"),
+        num_arms=3,
+        options={"num_items": 4},
+    )
+    assert chosen(played(tmp_path, env, "random").main) is None
+
+
 @pytest.mark.parametrize("row", ["29,10", "29,-1", "29,0.5"])
 def test_a_class_that_is_none_is_named(
     tmp_path: Path, row: str, caplog: pytest.LogCaptureFixture

@@ -152,20 +152,22 @@ def _started(path: Path) -> int:
 def arm_strip(round: Round) -> NDArray[np.uint8]:
     """The offered images in a row, uint8 (H + 4, K * (W + 2), 3), at most 12 arms.
 
-    A white bar stands under the chosen arm, a green one under the best; where all arms share one
-    image there is only that one.
+    A white bar stands under the chosen arm, a green one under the best: of more arms, these and the
+    first of the others are shown. Where all arms share one image there is only that one.
     """
-    images = list(round.observation["images"])[:_MAX_ARMS]
-    if len({image.shape[:2] for image in images}) > 1:
-        images = [images[min(round.decision.action, len(images) - 1)]]
-    height, width = images[0].shape[:2]
-    strip = np.zeros((height + 4, len(images) * (width + 2), 3), np.uint8)
-    for k, image in enumerate(images):
-        left = k * (width + 2)
-        strip[:height, left : left + width] = image  # one channel spreads over three
-        if len(images) > 1 and k == round.optimal_action:
+    images = list(round.observation["images"])
+    marked = [arm for arm in (round.decision.action, round.optimal_action) if arm < len(images)]
+    arms = sorted(list(dict.fromkeys([*marked, *range(len(images))]))[:_MAX_ARMS])
+    if len({images[arm].shape[:2] for arm in arms}) > 1:
+        arms = [min(round.decision.action, len(images) - 1)]
+    height, width = images[arms[0]].shape[:2]
+    strip = np.zeros((height + 4, len(arms) * (width + 2), 3), np.uint8)
+    for place, arm in enumerate(arms):
+        left = place * (width + 2)
+        strip[:height, left : left + width] = images[arm]  # one channel spreads over three
+        if len(arms) > 1 and arm == round.optimal_action:
             strip[height + 1 : height + 2, left : left + width] = (0, 200, 120)
-        if len(images) > 1 and k == round.decision.action:
+        if len(arms) > 1 and arm == round.decision.action:
             strip[height + 2 :, left : left + width] = 255
     return strip
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 _MAX_ARMS = 10
 # Equal shares of slots there are right and say nothing.
-_SHUFFLED = ("vitucb/ImageArms-v0", "vitucb/RatedItems-v0")
+_SHUFFLED = ("vitucb/ImageArms-v0", "vitucb/RatedItems-v0", "vitucb/Creatives-v0")
 _COLOURS = ("blue", "vermillion", "green", "purple", "ochre", "sky", "slate")
 _DASHES = ("-", (0, (4, 1.5)))
 
