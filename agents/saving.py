@@ -25,15 +25,10 @@ import numpy as np
 import yaml
 
 from vitucb.config import AgentConfig, load_config, to_dict
-from vitucb.storage.atomic_files import (
-    drop_leftovers,
-    remove,
-    replace_file,
-    temporary_beside,
-    write_durably,
-)
+from vitucb.storage.atomic_files import drop_leftovers, temporary_beside, write_durably
 from vitucb.storage.foreign_files import check_inside, path_inside, read_json, sha256_of
 from vitucb.storage.limits import check_limit, check_observation
+from vitucb.storage.replaced_folder import check_replaceable, replace_folder
 from vitucb.types import Agent, State, action_names, shares_image
 
 _logger = logging.getLogger(__name__)
@@ -42,6 +37,8 @@ MANIFEST = "agent.json"
 _FORMAT = 1
 _BACKBONE, _SUM = "backbone", "sha256"
 _LOCAL = "local-dir:"
+# What huggingface_hub writes beside the agent once; its user may have changed it.
+_TAKEN_OVER = ("README.md", "config.json")
 _LISTED = {"config.yaml", "state.json", "state.safetensors"}
 _PACKAGES = ("vitucb", "torch", "timm", "peft", "numpy")
 
@@ -124,19 +121,19 @@ def save_agent(
     Args:
         agent: The agent.
         blueprint: What it was built from.
-        folder: Made if missing; an agent saved there before is replaced.
+        folder: Made if missing; an agent saved there before is replaced, its README.md kept.
         more: Kept with its state.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: If the folder holds anything else.
+        ValueError: If the folder holds anything else; that would be deleted.
     """
     from vitucb.storage.state_files import save_state
 
     folder = Path(folder).resolve()
-    _check_place(folder)
+    check_replaceable(folder, _files_of_agent(folder))
     # Another process may be saving there just now, but not for a day.
     drop_leftovers(folder.parent, f"{folder.name}.", older_than_s=86_400.0)
     temporary = temporary_beside(folder)
@@ -148,7 +145,7 @@ def save_agent(
     settings = {"seed": blueprint.seed, "agent": to_dict(config)}
     write_durably(temporary / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
     write_durably(temporary / MANIFEST, json.dumps(_manifest(blueprint, temporary), indent=1))
-    _swap(temporary, folder)
+    replace_folder(temporary, folder, taken_over=_TAKEN_OVER)
     return folder
 
 
@@ -230,20 +227,13 @@ class Savable:
         return save_agent(self, self.blueprint, folder)
 
 
-def _check_place(folder: Path) -> None:
-    """Never replace a folder that holds anything but a saved agent."""
-    if folder.is_file():
-        raise ValueError(f"save: {folder} is a file; name a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
-        raise ValueError(f"save: {folder} holds other files; name a new folder")
-
-
-def _swap(temporary: Path, folder: Path) -> None:
-    old = temporary_beside(folder)
-    if folder.is_dir():
-        folder.replace(old)
-    replace_file(temporary, folder)
-    remove(old)
+def _files_of_agent(folder: Path) -> set[str]:
+    """Files of the agent that is saved in `folder`, and those taken over; none without an agent."""
+    try:
+        check_inside(folder, folder / MANIFEST)
+        return {MANIFEST, *_TAKEN_OVER, *read_json(folder / MANIFEST)["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def _with_own_backbone(config: AgentConfig, folder: Path) -> AgentConfig:

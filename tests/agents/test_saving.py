@@ -259,7 +259,7 @@ def test_other_versions_of_the_packages_are_told(
 def test_a_folder_with_anything_else_is_never_replaced(tmp_path: Path) -> None:
     agent = vitucb.deploy("random", num_arms=2)
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ValueError, match="holds other files; name a new folder"):
+    with pytest.raises(ValueError, match=r"holds other files, among them 'thesis.tex'.*name a new"):
         agent.save(tmp_path)
     with pytest.raises(ValueError, match="is a file; name a folder"):
         agent.save(tmp_path / "thesis.tex")
@@ -267,6 +267,25 @@ def test_a_folder_with_anything_else_is_never_replaced(tmp_path: Path) -> None:
     agent.save(tmp_path / "empty")
     agent.save(tmp_path / "empty")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "thesis.tex"]
+
+
+@pytest.mark.parametrize("name", ["decisions.jsonl", ".git/HEAD", "adapter/notes.txt"])
+def test_what_somebody_put_beside_a_saved_agent_is_not_deleted(tmp_path: Path, name: str) -> None:
+    folder = vitucb.deploy("random", num_arms=2).save(tmp_path / "agent")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("{}\n")
+    with pytest.raises(ValueError, match=f"holds other files, among them '{name}'"):
+        vitucb.deploy("random", num_arms=2).save(folder)
+    assert (folder / name).read_text() == "{}\n"
+    load_agent(folder)
+
+
+def test_the_card_beside_a_saved_agent_is_kept(tmp_path: Path) -> None:
+    folder = vitucb.deploy("random", num_arms=2).save(tmp_path / "agent")
+    (folder / "README.md").write_text("mine")
+    vitucb.deploy("random", num_arms=3).save(folder)
+    assert (folder / "README.md").read_text() == "mine"
+    assert load_agent(folder).blueprint.num_arms == 3
 
 
 def test_agent_put_together_by_hand_says_so(tmp_path: Path) -> None:
