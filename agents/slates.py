@@ -160,7 +160,6 @@ def check_offer(obs: Observation, slots: int) -> None:
         ValueError: If there are fewer than slots, or no slots.
     """
     offered = int(np.count_nonzero(obs["action_mask"]))
-    if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
-        raise ValueError(f"slots {slots!r} is not usable; give an integer >= 1")
+    require_integer("slots", slots, 1)
     if offered < slots:
         raise ValueError(f"slots {slots}: {offered} arms are on offer; give at most {offered}")

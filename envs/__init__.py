@@ -53,7 +53,7 @@ WRAPPERS = {
 """Setting that wraps an environment -> the wrapper and what it does."""
 
 
-def _register(env_id: str, entry_point: str, horizon: int) -> None:
+def _register(env_id: str, entry_point: str, horizon: int | None) -> None:
     """Register once: this module may be imported again after a reload."""
     if env_id not in gymnasium.registry:
         gymnasium.register(env_id, entry_point=entry_point, max_episode_steps=horizon)
@@ -64,4 +64,5 @@ _register("vitucb/ImageContext-v0", "vitucb.envs.image_context:ImageContextEnv",
 _register("vitucb/RatedItems-v0", "vitucb.envs.rated_items:RatedItemsEnv", horizon=1_000)
 _register("vitucb/DigitsPaper-v0", "vitucb.envs.digits_paper:DigitsPaperEnv", horizon=10_000)
 _register("vitucb/Creatives-v0", "vitucb.envs.creatives:CreativesEnv", horizon=5_000)
-_register("vitucb/Logged-v0", "vitucb.envs.logged:LoggedEnv", horizon=1_000)
+# It ends by itself, after the last round of the log.
+_register("vitucb/Logged-v0", "vitucb.envs.logged:LoggedEnv", horizon=None)

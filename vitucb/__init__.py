@@ -15,6 +15,7 @@ from vitucb.types import Agent, Decision, Observation, Round
 if TYPE_CHECKING:
     from vitucb.agents.factory import make_agent
     from vitucb.covariance import make_covariance
+    from vitucb.envs.data.decoding import read_image
     from vitucb.experiment.episode import run
     from vitucb.optim import create_optimizer
     from vitucb.serving.hub import HubAgent
@@ -30,6 +31,7 @@ _LAZY = {
     "run": "vitucb.experiment.episode",
     "make_covariance": "vitucb.covariance",
     "create_optimizer": "vitucb.optim",
+    "read_image": "vitucb.envs.data.decoding",
 }
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "load_agent",
     "make_agent",
     "make_covariance",
+    "read_image",
     "run",
 ]
 

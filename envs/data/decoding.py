@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import logging
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -175,6 +176,36 @@ def unreadable(name: str, error: Exception) -> ValueError:
     """The error for an image that cannot be decoded."""
     name = " ".join(name.splitlines())  # a path may hold line breaks, an error is one line
     return ValueError(f"cannot read image {name}: {first_line(error)}; mend or remove it")
+
+
+def read_image(path: str | os.PathLike[str], size: int | None = None) -> NDArray[np.uint8]:
+    """One picture as data sets and logs show it to an agent, for a loop of one's own.
+
+    Turned upright (EXIF), transparency over white, gray to three channels, 16 bit to 8.
+
+    Args:
+        path: An image file.
+        size: Side H = W in pixels to resize to (bicubic); its own size if None.
+
+    Returns:
+        uint8 (H, W, 3).
+
+    Raises:
+        ValueError: If there is no such file, or it cannot be read; names it.
+    """
+    from PIL import Image
+
+    try:
+        if not Path(path).is_file():  # or a pipe that would block for ever
+            raise FileNotFoundError("no such file")
+        with open_image(Path(path)) as image:
+            image.load()
+            picture = decoded_rgb(image)
+    except Exception as error:  # as in `LazyImages`
+        raise unreadable(str(path), error) from error
+    if size is not None and picture.size != (size, size):
+        picture = picture.resize((size, size), Image.Resampling.BICUBIC)
+    return np.array(picture, dtype=np.uint8)
 
 
 def open_image(source: io.BytesIO | Path) -> Image.Image:

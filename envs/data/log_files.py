@@ -6,8 +6,9 @@
   0-based position of the chosen one; or
 - `context_image`: the one image that was seen, and `action`: any label or number, without the space
   around it, and 1.0 the same as 1. The actions of the whole log, sorted, are what could be chosen;
-  see `LoggedRounds.with_actions`. Where not all could be in every round, `offered`, a list like
-  `arm_images`, names those that could.
+  see `LoggedRounds.with_actions`.
+- `offered`, where not all of them could be chosen in the round: a list, like `arm_images`, of the
+  actions that could, positions or labels.
 - `reward`: a finite number.
 - `propensity`: probability with which the action was chosen, in (0, 1]; in all rows or in none.
 
@@ -149,7 +150,7 @@ def _assemble(path: Path, rows: list[LogRow], image_size: int | None, dropped: i
     files = sorted({p for row in rows for p in row.images})
     index = {p: i for i, p in enumerate(files)}
     width = max(len(row.images) for row in rows)
-    labels = {label for row in rows for label in (str(row.action), *row.offered)}
+    labels = {str(label) for row in rows for label in (row.action, *row.offered)}
     names = tuple(sorted(labels, key=natural_order)) if is_context else ()
     widest = f"{len(rows):,} rounds of up to {max(width, len(names)):,} arms:"
     check_limit("log_cells", len(rows) * max(width, len(names)), f"log {path}: {widest}")
@@ -160,10 +161,10 @@ def _assemble(path: Path, rows: list[LogRow], image_size: int | None, dropped: i
         raise ValueError(f"log {path}: one action throughout; there is nothing to choose")
     number = {name: i for i, name in enumerate(names)}
     actions = [number[str(row.action)] if is_context else int(row.action) for row in rows]
-    mask = items >= 0
+    offered = [set(row.offered) for row in rows]
+    mask = (items >= 0) & [[not told or k in told for k in range(width)] for told in offered]
     if is_context:
-        offered = [set(row.offered) for row in rows]
-        mask = np.array([[not labels or name in labels for name in names] for labels in offered])
+        mask = np.array([[not told or name in told for name in names] for told in offered])
     propensities = [row.propensity for row in rows if row.propensity is not None]
     source = ImageFiles(path.parent, files)
     images = LazyImages(source.open, source.describe, len(files), image_size)

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
 from vitucb.envs.data.tables import label_text
@@ -25,7 +26,8 @@ class LogRow:
         line: Its 1-based line.
         images: Paths of the images as they stand in the file.
         is_context: Whether there is one image, which all actions share.
-        offered: Labels of the actions that could be chosen; empty for all of the log.
+        offered: Labels of the actions that could be chosen, or positions of the images; empty
+            for all of the log, or of the round.
         action: Position of the chosen image, or label of the action.
         reward: A finite number.
         propensity: In (0, 1], above it by rounding alone is 1; None if it was not kept.
@@ -34,7 +36,7 @@ class LogRow:
     line: int
     images: tuple[str, ...]
     is_context: bool
-    offered: tuple[str, ...]
+    offered: tuple[str | int, ...]
     action: str | int
     reward: float
     propensity: float | None
@@ -81,13 +83,12 @@ class LogRow:
         if action is None:
             allowed = "a label" if is_context else f"a position 0 to {len(images) - 1}"
             raise fail("action", f"{_short(given['action'])} is not {allowed}")
-        offered: tuple[str, ...] = ()
+        offered: tuple[str | int, ...] = ()
         if "offered" in given:
-            offered = _labels(given["offered"]) if is_context else ()
+            offered = _actions(given["offered"], None if is_context else len(images))
             if action not in offered:
-                wanted = (
-                    f"list with the action, {action!r}" if is_context else "field of arm_images"
-                )
+                kind = "labels" if is_context else f"positions 0 to {len(images) - 1}"
+                wanted = f"list of {kind} with the action, {action!r}"
                 raise fail("offered", f"{_short(given['offered'])} is no {wanted}")
         return cls(line, images, is_context, offered, action, reward, propensity)
 
@@ -109,10 +110,11 @@ def _paths(value: object, is_context: bool) -> tuple[str, ...]:
     return named if len(named) == len(paths) else ()
 
 
-def _labels(value: object) -> tuple[str, ...]:
-    """The labels of a list of actions; empty if one of them is none."""
-    labels = [_action(label, None) for label in _list(value)]
-    return tuple(map(str, labels)) if None not in labels else ()
+def _actions(value: object, arms: int | None) -> tuple[str | int, ...]:
+    """The actions of a list, as `_action` reads each; empty if one of them is none."""
+    actions = [_action(action, arms) for action in _list(value)]
+    known = tuple(action for action in actions if action is not None)
+    return known if len(known) == len(actions) else ()
 
 
 def _list(value: object) -> list[object]:
@@ -129,7 +131,7 @@ def _list(value: object) -> list[object]:
 
 def finite_number(value: object) -> float | None:
     """A number that is finite, of a number or its text; None of anything else."""
-    if not isinstance(value, str | int | float):
+    if not isinstance(value, str | int | float | Decimal):  # Parquet has decimals
         return None
     try:
         number = float(value)

@@ -76,7 +76,7 @@ class VwEvent:
             fields["propensity"] = self.propensity
         if _IMAGE in self.shared:
             named = {"context_image": self.shared[_IMAGE], "action": self.names[self.position]}
-            return fields | named
+            return fields | named | {"offered": list(self.names)}
         paths = [action.get(_IMAGE) for action in self.actions]
         return fields | {"arm_images": paths, "action": self.position}
 
@@ -124,8 +124,6 @@ def _check_like_the_first(path: Path, first: VwEvent, event: VwEvent) -> None:
             f"field 'pdrop': {event.dropped_before:g} here and {first.dropped_before:g} before; "
             "rounds of different weight are not supported"
         )
-    elif _IMAGE in event.shared and set(event.names) != set(first.names):
-        problem = f"field {_MULTI!r}: other actions than in line {first.line}; offer the same"
     else:
         return
     raise row_error(path, event.line, problem)

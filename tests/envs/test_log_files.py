@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import decimal
 import json
 import string
 import sys
@@ -94,8 +95,8 @@ def test_what_is_no_label_is_refused(folder: Path, label: str) -> None:
 @pytest.mark.parametrize(
     ("offered", "message"),
     [
-        ("b|c", "field 'offered': 'b|c' is no list with the action, 'a'"),
-        ("[1", "field 'offered': '\\[1' is no list with the action"),
+        ("b|c", "field 'offered': 'b|c' is no list of labels with the action, 'a'"),
+        ("[1", "field 'offered': '\\[1' is no list of labels with the action"),
     ],
 )
 def test_labels_on_offer_that_cannot_be_are_refused(
@@ -104,6 +105,15 @@ def test_labels_on_offer_that_cannot_be_are_refused(
     text = f"context_image,action,reward,offered\na.png,a,1,{offered}\na.png,b,1,\n"
     with pytest.raises(ValueError, match=message.replace("|", r"\|")):
         read_log(write(folder, text))
+
+
+def test_images_on_offer_are_told_by_position(folder: Path) -> None:
+    text = "arm_images,action,reward,offered\na.png|b.png|c.png,2,1,0|2\na.png|b.png|c.png,1,0,\n"
+    log = read_log(write(folder, text))
+    assert log.mask.tolist() == [[1, 0, 1], [1, 1, 1]]
+    for offered in ("0|1", "2|3", "a.png|c.png"):
+        with pytest.raises(ValueError, match="no list of positions 0 to 2 with the action, 2"):
+            read_log(write(folder, text.replace("0|2", offered)))
 
 
 def test_a_propensity_above_1_by_rounding_is_1(folder: Path) -> None:
@@ -244,6 +254,13 @@ def test_parquet_of_labels_in_dictionaries_and_small_numbers(folder: Path) -> No
     assert log.rewards.tolist() == [0, 1, 0, 1, 0, 1]
     assert log.propensities is not None
     assert log.propensities.tolist() == [0.25] * 6
+
+
+def test_parquet_decimals_are_numbers(folder: Path) -> None:
+    rewards = [decimal.Decimal("0.25"), decimal.Decimal("1.50")]
+    columns = {"arm_images": [["a.png", "b.png"]] * 2, "action": [0, 1], "reward": rewards}
+    log = read_log(write_parquet(folder / "log.parquet", columns))
+    assert log.rewards.tolist() == [0.25, 1.5]
 
 
 def test_parquet_with_holes_is_refused_where_they_are(folder: Path) -> None:

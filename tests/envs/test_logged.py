@@ -88,6 +88,16 @@ def test_the_order_follows_the_seed_and_not_the_actions() -> None:
     assert not np.array_equal(streams[0], streams[2])
 
 
+def test_a_long_log_is_played_to_its_end() -> None:
+    env = gymnasium.make("vitucb/Logged-v0", dataset=made_up_log(1_050))
+    env.reset(seed=0)
+    played, truncated = 0, False
+    while not truncated:
+        _, _, _, truncated, _ = env.step(0)
+        played += 1
+    assert played == 1_050
+
+
 def test_propensities_are_needed_unless_uniform_is_assumed() -> None:
     log, _ = uneven_log(10, seed=0)
     bare = LoggedRounds(

@@ -15,10 +15,33 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+import vitucb
 from vitucb.config import RunConfig, override
 from vitucb.envs.data.datasets import load_dataset
 from vitucb.experiment.environments import make_env
 from vitucb.storage.limits import Limits
+
+
+def test_a_picture_read_alone_is_that_of_a_data_set(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    for name, mode in (("a", "RGBA"), ("b", "LA"), ("c", "P")):
+        (folder / name).mkdir(parents=True)
+        exif = Image.Exif()
+        exif[274] = 6  # to be turned
+        Image.effect_noise((20, 12), 90).convert(mode).save(folder / name / "0.png", exif=exif)
+    dataset = load_dataset(str(folder), image_size=16)
+    for index, name in enumerate("abc"):
+        alone = vitucb.read_image(folder / name / "0.png", 16)
+        np.testing.assert_array_equal(alone, dataset.images[index])
+    assert vitucb.read_image(folder / "a" / "0.png").shape == (20, 12, 3)
+
+
+@pytest.mark.parametrize("content", [None, b"no picture"])
+def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(ValueError, match=r"cannot read image .*x\.png: .*; mend or remove it"):
+        vitucb.read_image(tmp_path / "x.png")
 
 
 def _noise(count: int, size: int = 16) -> NDArray[np.uint8]:

@@ -88,6 +88,8 @@ def test_a_picture_of_the_context_is_shared(tmp_path: Path) -> None:
     lines = [plain(i, -i, arms=2, _image="seen.png") for i in (0, 1)]
     log = read_log(write(tmp_path, *lines))
     assert log.action_names == ("0", "1")
+    lines = [plain(0, -1, arms=3, _image="seen.png"), plain(1, 0, arms=2, _image="seen.png")]
+    assert read_log(write(tmp_path, *lines)).mask.tolist() == [[1, 1, 1], [1, 1, 0]]
     assert log.observation(1)["images"].shape == (1, 4, 4, 3)
     assert log.observation(1)["images"][0, 0, 0, 0] == 7
 

@@ -2,8 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
-from vitucb.evaluation.cross_fitting import conditional_logit, cross_fitted_rewards, ridge_fit
+from vitucb.evaluation.cross_fitting import (
+    conditional_logit,
+    cross_fitted_rewards,
+    multinomial_logit,
+    ridge_fit,
+)
 
 
 def test_ridge_fit_solves_its_own_problem() -> None:
@@ -83,3 +89,22 @@ def test_a_choice_that_is_perfectly_predictable_stays_finite() -> None:
     p = conditional_logit(features, np.zeros(50, np.int64), np.ones((50, 2), np.int8))
     assert np.isfinite(p).all()
     assert (p[:, 0] > 0.9).all()
+
+
+@pytest.mark.parametrize("arms", [2, 4])
+def test_the_multinomial_logit_of_actions_that_are_always_on_offer_is_scikit_learns(
+    arms: int,
+) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 3))
+    actions = (x @ rng.normal(size=(3, arms)) + rng.gumbel(size=(400, arms))).argmax(axis=1)
+    p = multinomial_logit(x, actions, np.ones((400, arms), np.int8), ridge=2.0)
+    # Two classes share one vector of weights there, so that each bears half of the penalty.
+    strength = 1 / 2.0 if arms > 2 else 2 / 2.0
+    model = LogisticRegression(C=strength, tol=1e-8, max_iter=1_000).fit(x, actions)
+    np.testing.assert_allclose(p, model.predict_proba(x), atol=1e-4)
+
+
+def test_the_multinomial_logit_of_one_action_throughout_is_certain() -> None:
+    p = multinomial_logit(np.zeros((5, 2)), np.full(5, 1), np.ones((5, 3), np.int8))
+    np.testing.assert_allclose(p, [[0.0, 1.0, 0.0]] * 5)

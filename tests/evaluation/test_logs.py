@@ -214,6 +214,22 @@ def test_masked_actions_have_no_propensity() -> None:
     np.testing.assert_allclose(p.sum(axis=1), 1)
 
 
+def test_estimated_propensities_are_those_among_the_actions_on_offer() -> None:
+    rng, rounds = np.random.default_rng(0), 4_000
+    mask = np.ones((rounds, 3), np.int8)
+    mask[:, 0] = rng.random(rounds) < 0.5
+    weights = np.array([1.0, 2.0, 1.0]) * mask
+    actions = (weights.cumsum(axis=1) > rng.random((rounds, 1)) * weights.sum(1)[:, None]).argmax(1)
+    log = dataclasses.replace(
+        context_log(rounds), mask=mask, actions=actions, action_names=("a", "b", "c")
+    )
+    p = estimate_propensities(log, rng.normal(size=(10, 2)))
+    np.testing.assert_allclose(
+        p[mask[:, 0] == 1], [[0.25, 0.5, 0.25]] * mask[:, 0].sum(), atol=0.08
+    )
+    np.testing.assert_allclose(p[mask[:, 0] == 0, 1], 2 / 3, atol=0.08)
+
+
 def test_the_run_of_a_rank_is_a_log(tmp_path: Path) -> None:
     settings = {
         "out": str(tmp_path),

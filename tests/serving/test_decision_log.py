@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 
 import vitucb
 from vitucb.envs.data.log_files import read_log
+from vitucb.evaluation.evaluate import evaluate
 from vitucb.serving.decision_log import DecisionLog
 
 IMAGES = np.zeros((3, 8, 8, 3), np.uint8)
@@ -46,15 +49,65 @@ def test_rewards_join_their_decisions_in_the_order_of_these(log: DecisionLog) ->
     assert rounds.dropped == 1
 
 
-def test_arms_that_were_not_on_offer_are_not_written(log: DecisionLog) -> None:
+def test_arms_that_were_not_on_offer_keep_their_numbers(log: DecisionLog) -> None:
     agent = vitucb.deploy("random", num_arms=3)
-    mask = [0, 1, 1]
-    decision = agent.act(IMAGES, mask)
-    log.decided(decision, arm_images=PATHS, action_mask=mask)
-    log.rewarded(decision, 1)
-    written = json.loads(log.path.read_text().splitlines()[0])
-    assert written["arm_images"] == ["b.png", "c.png"]
-    assert written["arm_images"][written["action"]] == PATHS[decision.action]
+    masks = ([0, 1, 1], [1, 0, 1], [1, 1, 1])
+    decisions = [agent.act(IMAGES, mask) for mask in masks]
+    for decision, mask in zip(decisions, masks, strict=True):
+        log.decided(decision, arm_images=PATHS, action_mask=mask)
+        log.rewarded(decision, 1)
+    rounds = read_log(log.path)
+    assert rounds.mask.tolist() == [list(mask) for mask in masks]
+    assert rounds.actions.tolist() == [decision.action for decision in decisions]
+    assert (rounds.items >= 0).all()
+
+
+def test_an_agent_that_knows_arms_by_number_is_evaluated_on_a_log_with_masks(
+    log: DecisionLog, tmp_path: Path
+) -> None:
+    agent, rng = vitucb.deploy("random", num_arms=3), np.random.default_rng(0)
+    for _ in range(300):
+        mask = [int(rng.random() < 0.5), 1, 1]
+        decision = agent.act(IMAGES, mask)
+        log.decided(decision, arm_images=PATHS, action_mask=mask)
+        log.rewarded(decision, float(decision.action == 1))
+    judged = vitucb.deploy("ucb1", num_arms=3)
+    for _ in range(100):
+        decision = judged.act(IMAGES)
+        judged.observe(decision, float(decision.action == 1))
+    found = evaluate(log.path, judged.save(tmp_path / "ucb1"), num_resamples=50)
+    assert found.advised.value == pytest.approx(1.0)
+
+
+def test_an_agent_that_knows_arms_by_number_needs_all_of_them_in_every_round(
+    folder: Path, tmp_path: Path
+) -> None:
+    rows = [["a.png", "b.png", "c.png"], ["b.png", "c.png"]]
+    path = folder / "log.jsonl"
+    path.write_text(
+        "".join(json.dumps({"arm_images": r, "action": 0, "reward": 1}) + "\n" for r in rows)
+    )
+    policy = vitucb.deploy("ucb1", num_arms=3).save(tmp_path / "ucb1")
+    with pytest.raises(ValueError, match="different numbers of images, and the agent knows its"):
+        evaluate(path, policy)
+
+
+def test_a_line_that_cannot_be_written_whole_is_not_written(log: DecisionLog) -> None:
+    class Full(io.FileIO):
+        def write(self, line: Any) -> int:
+            return super().write(line[: len(line) // 2])
+
+    agent = vitucb.deploy("random", num_arms=3)
+    log.decided(agent.act(IMAGES), arm_images=PATHS)
+    before, sound = log.path.read_bytes(), log._file
+    log._file = Full(log.path, "ab")
+    with pytest.raises(OSError, match="bytes could be written"):
+        log.decided(agent.act(IMAGES), arm_images=PATHS)
+    log._file.close()
+    log._file = sound
+    assert log.path.read_bytes() == before
+    log.decided(agent.act(IMAGES), arm_images=PATHS)
+    assert len([json.loads(line) for line in log.path.read_text().splitlines()]) == 2
 
 
 def test_labels_of_a_shared_image_are_written_by_name(log: DecisionLog) -> None:

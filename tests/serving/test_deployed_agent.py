@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 import re
 import sys
@@ -281,14 +282,18 @@ def test_example_of_the_docs_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (DOCS / "take_away.md").read_text(encoding="utf-8")
-    loop, slates, adapters, sharing = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    loop, slates, logged, adapters, sharing = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len([line for line in loop.splitlines() if line.strip()]) <= 20
     monkeypatch.chdir(tmp_path)
     exec(loop, {})
     printed = capsys.readouterr().out
     assert printed.startswith("Counts(decided=20, learnt=10, waiting=10, forgotten=0")
-    exec(slates, {})
+    names: dict[str, Any] = {}
+    exec(slates, names)
     assert capsys.readouterr().out.endswith(" 60\n")
+    exec(logged, names)
+    lines = [json.loads(line) for line in Path("slates.jsonl").read_text().splitlines()]
+    assert [len(line.get("offered", range(10))) for line in lines] == [10, 9, 8]
     exec(adapters, {})
     monkeypatch.chdir(tmp_path.parent)
     exec(sharing, {})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -93,4 +95,25 @@ def test_what_it_cannot_use_is_refused(service: Any) -> None:
         ]
     assert [answer.status_code for answer in refused] == [404, 404, 422, 404, 422, 422]
     assert "not in [0, 1]" in refused[4].json()["detail"]
-    assert len(service.LOG.read_text().splitlines()) == 1
+    written = [json.loads(line) for line in service.LOG.read_text().splitlines()]
+    assert [line["decision_id"] for line in written] == [waiting, "x"]
+
+
+def test_rewards_of_decisions_that_a_crash_made_unknown_are_for_the_log(service: Any) -> None:
+    with testclient.TestClient(service.app) as client:
+        play(client, NAMES[:2])
+    shutil.copytree(service.AGENT, service.FOLDER / "saved")
+    with testclient.TestClient(service.app) as client:
+        lost = client.post("/decisions", json={"images": NAMES[:3]}).json()["decision_id"]
+    shutil.rmtree(service.AGENT)
+    (service.FOLDER / "saved").rename(service.AGENT)  # as if it had not been saved since
+    with testclient.TestClient(service.app) as client:
+        answer = client.post("/rewards", json={"decision_id": lost, "reward": 1})
+    assert answer.status_code == 404
+    assert read_log(service.LOG).rewards.tolist() == [0, 1]
+
+
+def test_names_that_no_file_can_have_are_not_found(service: Any) -> None:
+    with testclient.TestClient(service.app) as client:
+        for name in ("a\0.png", "n" * 300, "."):
+            assert client.post("/decisions", json={"images": [name]}).status_code == 404

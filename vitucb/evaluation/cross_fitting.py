@@ -2,21 +2,25 @@
 
 Rewards are cross-fitted: the estimate for a round comes from a model that never saw that round, so
 that the correction of the doubly robust estimator is not fitted away (Chernozhukov et al.,
-"Double/debiased machine learning" - https://arxiv.org/abs/1608.00060). Propensities come from the
-conditional logit model of McFadden, "Conditional logit analysis of qualitative choice behavior",
-1974: p(a) proportional to exp(theta' z_a), one theta for all arms.
+"Double/debiased machine learning" - https://arxiv.org/abs/1608.00060). Propensities of arms with
+features come from the conditional logit model of McFadden, "Conditional logit analysis of
+qualitative choice behavior", 1974: p(a) proportional to exp(theta' z_a), one theta for all arms;
+those of actions on a shared context from a multinomial one, exp(w_a' x + b_a).
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import log_softmax
 
 from vitucb.policies.choice import Array
 
 _FOLDS = 5
 _NEWTON_STEPS = 50
 _NEWTON_TOLERANCE = 1e-10
+_MOST_STEPS = 1_000
 
 
 def ridge_fit(x: Array, y: Array, ridge: float) -> tuple[Array, float]:
@@ -176,3 +180,51 @@ def _line_search(
         if reached >= objective:
             break
     return trial, p / total[:, None], reached
+
+
+def multinomial_logit(
+    features: NDArray[np.floating],
+    actions: NDArray[np.int64],
+    mask: NDArray[np.integer],
+    *,
+    ridge: float = 1.0,
+) -> Array:
+    """Probability of every allowed action under the logit model that best explains the choices.
+
+    Maximises sum_i log p(a_i) - ridge |W|^2 / 2 over W (K, d) and free intercepts, where p is
+    normalised over the actions on offer in round i.
+
+    Args:
+        features: x, (n, d), of the context that the actions share.
+        actions: Chosen actions, (n,).
+        mask: Nonzero where an action was on offer, (n, K).
+        ridge: Regularisation.
+
+    Returns:
+        Probabilities, float64 (n, K), rows sum to 1, 0 for masked actions and those never chosen.
+    """
+    rounds, arms = mask.shape
+    seen = np.unique(actions)
+    allowed = mask[:, seen].astype(bool)
+    x = np.column_stack([features, np.ones(rounds)]).astype(np.float64)
+    chosen = np.zeros(allowed.shape)
+    chosen[np.arange(rounds), np.searchsorted(seen, actions)] = 1.0
+    penalty = np.full(x.shape[1], ridge)
+    penalty[-1] = 0.0
+
+    def log_probabilities(parameters: Array) -> Array:
+        scores = x @ parameters.reshape(len(seen), -1).T
+        found: Array = log_softmax(np.where(allowed, scores, -np.inf), axis=1)
+        return found
+
+    def loss(parameters: Array) -> tuple[float, Array]:
+        weights, log_p = parameters.reshape(len(seen), -1), log_probabilities(parameters)
+        gradient = (np.exp(log_p) - chosen).T @ x + penalty * weights
+        value = -log_p[chosen > 0].sum() + (penalty * weights**2).sum() / 2
+        return float(value), gradient.ravel()
+
+    start = np.zeros(len(seen) * x.shape[1])
+    best = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": _MOST_STEPS})
+    probabilities = np.zeros((rounds, arms))
+    probabilities[:, seen] = np.exp(log_probabilities(best.x))
+    return probabilities

@@ -180,11 +180,17 @@ def _opened(
 
 
 def _check_sees(log: LoggedRounds, policy: PolicyFunction) -> None:
-    """Refuse an agent of images for a log that has none."""
+    """Refuse an agent of images for a log without, and one of numbers where these vary."""
     if log.contexts is not None and getattr(policy, "looks_at_images", False):
         raise ValueError(
             f"log {log.name}: it has no images, and the agent looks at them; add them to the log "
             "(see docs/off_policy_evaluation.md), or evaluate a function of obs['context']"
+        )
+    looks, fixed = getattr(policy, "looks_at_images", True), getattr(policy, "fixed_arms", None)
+    if not (looks or fixed is None or log.action_names) and (log.items < 0).any():
+        raise ValueError(
+            f"log {log.name}: its rounds have different numbers of images, and the agent knows its "
+            "arms by number: write all of them in every row, and those on offer as `offered`"
         )
 
 

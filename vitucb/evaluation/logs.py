@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from vitucb.config import RunConfig, load_config
 from vitucb.envs.data.log_files import FIELDS, read_log
 from vitucb.envs.data.logged_rounds import LoggedRounds
-from vitucb.evaluation.cross_fitting import conditional_logit
+from vitucb.evaluation.cross_fitting import conditional_logit, multinomial_logit
 from vitucb.experiment.reward_wrappers import wrapper_of_rewards
 from vitucb.experiment.rounds_file import read_rounds
 from vitucb.registry import reading_folder
@@ -220,7 +220,7 @@ def estimate_propensities(
     Args:
         log: The log.
         features: Features of its distinct images, (N, d).
-        ridge: Regularisation of the conditional logit, see `conditional_logit`.
+        ridge: Regularisation, see `conditional_logit` and `multinomial_logit`.
 
     Returns:
         Probabilities, float64 (n, K), rows sum to 1, 0 for masked arms.
@@ -229,21 +229,7 @@ def estimate_propensities(
     scaled = centred / np.maximum(centred.std(axis=0), 1e-12)
     if not log.action_names:
         return conditional_logit(scaled[log.items], log.actions, log.mask, ridge=ridge)
-    from sklearn.linear_model import LogisticRegression
-
-    rows = scaled[log.items[:, 0]]
-    seen = np.unique(log.actions)
-    probabilities = np.zeros((len(log), log.num_arms))
-    # In log files every action has been seen; a run may have never tried one.
-    if len(seen) == 1:
-        probabilities[:, seen[0]] = 1.0
-    else:
-        model = LogisticRegression(C=1 / ridge, max_iter=1_000).fit(rows, log.actions)
-        probabilities[:, seen] = model.predict_proba(rows)
-    # Every row keeps the action that was taken, which was not masked.
-    allowed = probabilities * log.mask
-    estimated: NDArray[np.float64] = allowed / allowed.sum(axis=1, keepdims=True)
-    return estimated
+    return multinomial_logit(scaled[log.items[:, 0]], log.actions, log.mask, ridge=ridge)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +271,7 @@ def inspect_log(log: LoggedRounds, propensities: NDArray[np.float64] | None = No
     if p is not None:
         facts["smallest propensity"] = float(p.min())
         facts["mean inverse propensity"] = float((1 / p).mean())
-        warnings += _propensity_warnings(p, arms)
+        warnings += _propensity_warnings(p, arms, are_logged=log.propensities is not None)
     return LogReport(facts, tuple(warnings))
 
 
@@ -316,7 +302,9 @@ def _general_warnings(log: LoggedRounds, facts: dict[str, float | int | str]) ->
     return warnings
 
 
-def _propensity_warnings(p: NDArray[np.float64], arms: NDArray[np.int64]) -> list[str]:
+def _propensity_warnings(
+    p: NDArray[np.float64], arms: NDArray[np.int64], *, are_logged: bool
+) -> list[str]:
     """E[1/p] is the mean number of arms that could be chosen, whatever the policy."""
     warnings = []
     certain = float((p[arms > 1] == 1).mean()) if (arms > 1).any() else 0.0
@@ -332,7 +320,11 @@ def _propensity_warnings(p: NDArray[np.float64], arms: NDArray[np.int64]) -> lis
     if certain == 0 and float(excess.mean()) > max(_SUSPICIOUS_Z * error, 1e-6 * float(arms.max())):
         warnings.append(
             f"the mean of 1/propensity is {float((1 / p).mean()):.3g}, but with true propensities "
-            f"it would be about the number of arms, {float(arms.mean()):.3g}: check that "
-            "'propensity' is the probability of the logged action at the time"
+            f"it would be about the number of arms, {float(arms.mean()):.3g}: "
+            + (
+                "check that 'propensity' is the probability of the logged action at the time"
+                if are_logged
+                else "the model of the choices does not fit them; log propensities"
+            )
         )
     return warnings

@@ -7,6 +7,7 @@ service that dies loses nothing but the line it was writing.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -63,11 +64,12 @@ class DecisionLog:
             arm_images: Path of every arm's image, in the order shown to the agent.
             context_image: Or of the one image that all arms share.
             action_names: Names of the arms that share it; their numbers if empty.
-            action_mask: As given to `act`: arms that were not on offer are not written.
+            action_mask: As given to `act`; in a slate, less the arms of the positions before.
             **more: Further fields, as JSON has them, e.g. `time`.
 
         Raises:
             ValueError: If both or none of the images are given, or not one for every arm.
+            OSError: If the line could not be written whole; nothing of it is left then.
         """
         if bool(arm_images) == bool(context_image):
             raise ValueError("give either arm_images or context_image, the images of the round")
@@ -82,15 +84,19 @@ class DecisionLog:
             arms = len(decision.mean)
             if len(arm_images) != arms:
                 raise ValueError(f"arm_images are {len(arm_images)} of {arms} arms; give each one")
-            mask = [True] * arms if action_mask is None else [bool(m) for m in _flat(action_mask)]
-            offered = [
-                path for path, is_offered in zip(arm_images, mask, strict=True) if is_offered
-            ]
-            fields |= {"arm_images": offered, "action": sum(mask[: decision.action])}
+            fields |= {"arm_images": list(arm_images), "action": decision.action}
+            mask = [True] * arms if action_mask is None else _flat(action_mask)
+            if not all(mask):
+                # All images are kept, so that an arm has one number throughout the log.
+                fields["offered"] = [arm for arm, m in zip(range(arms), mask, strict=True) if m]
         self._append(fields | more)
 
     def rewarded(self, decision: str | NumberedDecision, reward: float) -> None:
-        """Write down the reward of a decision, given by itself or its id."""
+        """Write down the reward of a decision, given by itself or its id.
+
+        Raises:
+            OSError: If the line could not be written whole; nothing of it is left then.
+        """
         self._append({"decision_id": decision_id(decision), "reward": float(reward)})
 
     def close(self) -> None:
@@ -104,9 +110,19 @@ class DecisionLog:
         self.close()
 
     def _append(self, fields: dict[str, Any]) -> None:
-        line = json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n"
+        line = (json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n").encode()
         with self._lock:
-            self._file.write(line.encode())
+            end = self._file.seek(0, os.SEEK_END)
+            try:
+                written = self._file.write(line)
+            except OSError:
+                self._file.truncate(end)
+                raise
+            if written != len(line):  # the disk is full: half a line would spoil the next one
+                self._file.truncate(end)
+                raise OSError(
+                    errno.ENOSPC, f"only {written} of {len(line)} bytes could be written", self.path
+                )
 
 
 def _unfinished_line(path: Path) -> bytes:
