@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +225,41 @@ def test_ranks_average_through_torch_distributed(tmp_path: Path) -> None:
             assert torch.equal(a, b)
     finally:
         torch.distributed.destroy_process_group()
+
+
+RANKED: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in ("sgd", "gd", "page", "mvr", "qgd", "marina", "ef21")),
+    ("subgradient", {"step_size": "polyak"}),
+]
+
+
+def _play_rank(rank: int, store: str) -> None:
+    """Two ranks with losses of their own end with one weight."""
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    try:
+        for name, options in RANKED:
+            problem = Quadratic.make()
+            problem.targets = [target + rank for target in problem.targets]
+            optimizer = create_optimizer(
+                "bernoulli-lora", problem.pairs, lr=0.05, estimator=name, distributed=True,
+                other_params=[problem.head], other_lr=0.01, **options,
+            )  # fmt: skip
+            run(problem, optimizer, 4)
+            mine = torch.cat([w.flatten() for w in (*problem.snapshot(), problem.head.detach())])
+            both = [torch.empty_like(mine) for _ in range(2)]
+            torch.distributed.all_gather(both, mine)
+            torch.testing.assert_close(both[0], both[1], msg=name)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_ranks_with_losses_of_their_own_stay_together(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    store = f"file://{tmp_path}/store"
+    ranks = [context.Process(target=_play_rank, args=(rank, store)) for rank in range(2)]
+    for each in ranks:
+        each.start()
+    for each in ranks:
+        each.join()
+    assert [each.exitcode for each in ranks] == [0, 0]

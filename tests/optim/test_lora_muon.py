@@ -237,3 +237,19 @@ def test_a_weak_direction_of_b_does_not_let_a_grow() -> None:
 def test_wrong_values_are_one_line_errors(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         create_optimizer("lora-muon", [make_pair()], lr=0.1, **options)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-38])
+def test_it_stays_finite_and_comes_to_rest_where_gradients_are_gone(scale: float) -> None:
+    problem = Quadratic.make(dtype=torch.float32)
+    optimizer = create_optimizer("lora-muon", problem.pairs, lr=0.02)
+    run(problem, optimizer, 3)
+    for step in range(900):
+        for pair in problem.pairs:
+            for factor in (pair.A, pair.B):
+                factor.grad = torch.full_like(factor, scale)
+        if step == 890:
+            before = problem.snapshot()
+        optimizer.step()
+    for now, then in zip(problem.snapshot(), before, strict=True):
+        torch.testing.assert_close(now, then)

@@ -49,6 +49,9 @@ from vitucb.optim.batched.linear_algebra import (
 )
 from vitucb.optim.batched.lora_optimizer import LoRAOptimizer, Work
 
+# Squared norm of a whitened moment below which there is none: without gradients it decays for ever.
+_NOTHING = 1e-60
+
 
 class LoRAMuon(LoRAOptimizer):
     """Orthogonalised steps of both factors, one moment and no second ones."""
@@ -105,7 +108,7 @@ class LoRAMuon(LoRAOptimizer):
             if shrinkage < 1.0:
                 torch._foreach_mul_(work.x, shrinkage)
             work.descend_(group, steps, own=shrinkage**2 * own)
-            if group["fix_gauge"]:
+            if group["fix_gauge"] and group["lr"]:
                 fix_gauge_(work.x, batch, momentum)
 
 
@@ -122,6 +125,7 @@ def _whitening(group: dict[str, Any], work: Work, momentum: list[Tensor]) -> tup
     values, vectors = torch.linalg.eigh(root @ gram(momentum, exact=True) @ root)
     floored = torch.maximum(values, group["eig_floor_rel"] * values[:, -1:])
     inverse = inverse_eigenvalues(floored, rcond=0.0).sqrt()
+    inverse = torch.where(values[:, -1:] > _NOTHING, inverse, 0.0)
     return own, root @ from_eigen(vectors, inverse) @ root
 
 

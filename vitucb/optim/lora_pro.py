@@ -272,6 +272,11 @@ def _decay(group: dict[str, Any], work: Work) -> None:
     rate = group["lr"] * group["weight_decay"]
     if not rate:
         return
+    if rate >= 1.0:
+        raise ValueError(
+            f"weight_decay {group['weight_decay']} times lr {group['lr']} must be below 1; lower "
+            "one"
+        )
     keep = 1.0 - rate if group["decay"] == "factor" else (1.0 - rate) ** 0.5
     torch._foreach_mul_(work.x, keep)
     if group["decay"] == "full":

@@ -234,9 +234,10 @@ def _momentum(work: Work, frame: _Frame, cross: Tensor, root: Tensor, beta1: Ten
 
 
 def _move(group: dict[str, Any], work: Work, frame: _Frame, directions: Stacks) -> None:
+    keep = 1.0 - group["lr"] * group["weight_decay"]
     if group["weight_decay"]:
-        torch._foreach_mul_(work.x, 1.0 - group["lr"] * group["weight_decay"])
-    work.descend_(group, directions, own=frame.gram)
+        torch._foreach_mul_(work.x, keep)
+    work.descend_(group, directions, own=keep**2 * frame.gram)
     # A group that was saved before there was a gauge has none; a rate of 0 moves nothing.
     if group.get("fix_gauge", False) and group["lr"]:
         fix_gauge_(work.x, work.batch)

@@ -24,6 +24,7 @@ class FactorState:
         # For every stack the factor that each of its rows belongs to.
         self._owners: dict[str, Sequence[Tensor]] = {}
         self._everyone = torch.arange(len(batch.parameters), device=batch.device)
+        self._saved: dict[str, Stacks] | None = None  # while a snapshot is open
 
     def _declare(
         self, name: str, stacks: Stacks, views: list[Tensor], owners: Sequence[Tensor]
@@ -38,6 +39,8 @@ class FactorState:
                 view.copy_(known)
             entries[name] = view
         self._stacks[name], self._owners[name] = stacks, owners
+        if self._saved is not None:  # made in the middle of a step, from what was there before it
+            self._saved[name] = [stack.clone() for stack in stacks]
 
     def factor(self, name: str) -> Stacks:
         """Stacks shaped like the factors, (f, r, d), zero at first."""
@@ -91,12 +94,13 @@ class FactorState:
         """
         before = [stack.clone() for stack in x]
         saved = {name: [s.clone() for s in stacks] for name, stacks in self._stacks.items()}
+        self._saved = saved
 
         def restore() -> None:
+            self._saved = None
             _restore(x, before, self.batch.split(mask))
             for name, stacks in self._stacks.items():
-                old = saved.get(name) or [torch.zeros_like(stack) for stack in stacks]
-                _restore(stacks, old, [mask[owner] for owner in self._owners[name]])
+                _restore(stacks, saved[name], [mask[owner] for owner in self._owners[name]])
 
         return restore
 

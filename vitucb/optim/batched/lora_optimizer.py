@@ -130,13 +130,23 @@ class LoRAOptimizer(Optimizer):
         self.sync_free: bool | None = None
 
     def _pair_group(self, pairs: Sequence[LoRAPair], **hyper: Any) -> dict[str, Any]:
-        for pair in pairs:
-            self._pairs[id(pair.A)] = pair
+        _check_pairs([*self._pairs.values(), *pairs])
+        self._pairs |= {id(pair.A): pair for pair in pairs}
         parameters = [p for pair in pairs for p in (pair.A, pair.B)]
         return {"params": parameters, "kind": "pairs", **self._hyper, **hyper}
 
     def add_pairs(self, pairs: Sequence[LoRAPair], **hyper: Any) -> None:
-        """Add a group of pairs with its own hyper-parameters, e.g. `lr`."""
+        """Add a group of pairs with its own hyper-parameters, e.g. `lr`.
+
+        Raises:
+            ValueError: If a hyper-parameter is unknown or out of range, or a pair shares a factor.
+        """
+        known = {"lr", *self._hyper}
+        if unknown := sorted(hyper.keys() - known):
+            raise ValueError(f"{unknown[0]} is no option; choose from {', '.join(sorted(known))}")
+        if not hyper.get("lr", 0.0) >= 0.0:
+            raise ValueError(f"lr {hyper['lr']} must not be negative")
+        _check_hyper(hyper)
         self.add_param_group(self._pair_group(pairs, **hyper))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -275,6 +285,20 @@ class LoRAOptimizer(Optimizer):
         super().__setstate__(state)
 
 
+def _check_pairs(pairs: Sequence[LoRAPair]) -> None:
+    owners: dict[int, str] = {}
+    for pair in pairs:
+        if pair.A.ndim != 2 or pair.B.ndim != 2:
+            raise ValueError(
+                f"pair {pair.name!r}: lora_A {tuple(pair.A.shape)} and lora_B {tuple(pair.B.shape)}"
+                " are no matrices; adapt linear layers, not convolutions"
+            )
+        for factor in (pair.A, pair.B):
+            owner = owners.setdefault(id(factor), pair.name)
+            if owner != pair.name:
+                raise ValueError(f"pairs {owner!r} and {pair.name!r} share a factor; untie them")
+
+
 def _check_hyper(hyper: dict[str, Any]) -> None:
     for beta in hyper.get("betas", ()):
         if not 0.0 <= beta < 1.0:
@@ -318,7 +342,8 @@ def _step_head(group: dict[str, Any], state: dict[Tensor, Any]) -> None:
     norms = torch.stack([torch.linalg.vector_norm(g.float()) for g in grads])
     adamw(
         parameters, grads, columns[0], columns[1], [], columns[2], fused=True,
-        found_inf=(~norms.isfinite().all()).float(), amsgrad=False, maximize=False, lr=group["lr"],
+        found_inf=(~norms.isfinite().all()).float(), amsgrad=False,
+        maximize=group.get("maximize", False), lr=group["lr"],
         beta1=group["betas"][0], beta2=group["betas"][1], eps=group["eps"],
         weight_decay=group["weight_decay"],
     )  # fmt: skip

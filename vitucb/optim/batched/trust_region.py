@@ -123,5 +123,6 @@ class MoveLimit:
             pieces = batch.split(scale.to(batch.dtype))
             for new, old, move, piece in zip(after, before, moves, pieces, strict=True):
                 a = piece[:, None, None]
-                new.copy_(torch.where(a < 1.0, old + a * move, new))
+                shorter = torch.where(a > 0.0, old + a * move, old)  # 0 times infinity is no move
+                new.copy_(torch.where(a < 1.0, shorter, new))
             batch.store(after)

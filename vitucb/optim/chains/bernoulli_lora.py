@@ -22,7 +22,12 @@ from vitucb.models.lora import LoRAPair
 from vitucb.optim.batched.trust_region import MAX_STEP
 from vitucb.optim.chains.chain import Chain
 from vitucb.optim.chains.draws import Draws
-from vitucb.optim.chains.estimators import Gradients, Query, make_estimator
+from vitucb.optim.chains.estimators import (
+    Gradients,
+    Query,
+    finite_or_before,
+    make_estimator,
+)
 from vitucb.optim.chains.finite_sum import FiniteSum, check_finite_sum_options
 from vitucb.optim.chains.full_gradients import Closure, FullGradients
 from vitucb.optim.chains.rac_lora import mean_over_ranks
@@ -99,7 +104,8 @@ class BernoulliLoRA(Chain):
         self.estimator = make_estimator(estimator, q=q, b=b, k=k)
         self.estimates: list[Gradients] = []
         self.previous_delta: Gradients = []
-        self._last_loss = 0.0
+        self.previous_others: Gradients = []
+        self._losses: list[float] = []
         self._other_grads: list[list[Tensor | None]] = []
         super().__init__(
             pairs,
@@ -115,8 +121,8 @@ class BernoulliLoRA(Chain):
 
     extra_attributes = (
         "p", "shared_coin", "distributed", "polyak", "f_star", "needs_full", "needs_closures",
-        "estimator", "estimates", "previous_delta", "full_gradients", "_last_loss", "clients",
-        "full_limit", "_other_grads",
+        "estimator", "estimates", "previous_delta", "previous_others", "full_gradients", "_losses",
+        "clients", "full_limit", "_other_grads",
     )  # fmt: skip
 
     def begin_pair(self, index: int, pair: LoRAPair) -> Parameter | None:
@@ -143,7 +149,7 @@ class BernoulliLoRA(Chain):
             clients: The clients' closures.
 
         Returns:
-            The loss of the last evaluation at the current weights, or None.
+            The mean loss of the evaluations at the current weights, or None.
 
         Raises:
             ValueError: If the estimator needs a closure and none is given.
@@ -152,12 +158,27 @@ class BernoulliLoRA(Chain):
             return super().step(closure)
         query = Query(self, self.draws, closure, full, clients)
         before = [delta.clone() for delta in self.weights.delta]
-        self.estimates = self.estimator.refresh(query, self.estimates)
+        others = [p.detach().clone() for p in self._others()]
+        self._losses = []
+        fresh = self.estimator.refresh(query, self.estimates)
+        loss = self._mean_loss()
         self._average_others()
-        self._project(self.estimates[0], self._polyak_step() if self.polyak else 1.0)
+        self._project(fresh[0], self._polyak_step(fresh[0], loss) if self.polyak else 1.0)
         self.inner_step()
-        self.previous_delta = before if self.estimator.needs_previous else []
-        return self._last_loss
+        # A layer whose gradients were not finite was left out of the step, its estimate included.
+        self.estimates = finite_or_before(fresh, self.estimates)
+        if self.estimator.needs_previous:
+            self.previous_delta, self.previous_others = before, others
+        return loss
+
+    def inner_step(self) -> None:
+        """As every chain, with the mean gradients of the ranks where there are several."""
+        if self.distributed and not self.needs_full:
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        (parameter.grad,) = self.average([parameter.grad])
+        super().inner_step()
 
     def step_on(self, terms: FiniteSum) -> float:
         """One block on the terms of a finite sum; the loss of the last evaluation.
@@ -189,14 +210,19 @@ class BernoulliLoRA(Chain):
                 (parameter.grad,) = self.average([torch.stack(known).mean(0)])
         self._other_grads = []
 
-    def _polyak_step(self) -> float:
+    def _mean_loss(self) -> float:
+        """Of the evaluations at the current weights, over clients and ranks."""
+        mean = torch.tensor(self._losses, dtype=torch.float64).mean()
+        return float(mean_over_ranks(mean.to(self.pairs[0].A.device), self.distributed))
+
+    def _polyak_step(self, estimate: Gradients, loss: float) -> float:
         """(f(W) - f*) / |G|^2, and 0 at a stationary point or where a sample's f is below f*.
 
         It multiplies the gradient, not the rate: the trust region stays that of the rate, without
         which a step is endless where the gradient vanishes, as under a head of 0.
         """
-        square = float(sum(g.double().square().sum() for g in self.estimates[0]))
-        return max(self._last_loss - self.f_star, 0.0) / square if square > 0.0 else 0.0
+        square = float(sum(g.double().square().sum() for g in estimate))
+        return max(loss - self.f_star, 0.0) / square if square > 0.0 else 0.0
 
     def _project(self, estimate: Gradients, scale: float) -> None:
         """Set the trained factors' gradients to what G gives, s B_S^T G or s G A_S^T, scaled."""
@@ -208,21 +234,28 @@ class BernoulliLoRA(Chain):
 
     def current(self, closure: Closure) -> Gradients:
         """Full gradients at the current weights."""
-        gradients, self._last_loss = self.full_gradients(closure)
+        gradients, loss = self.full_gradients(closure)
+        self._losses.append(loss)
         self._other_grads.append(
             [None if p.grad is None else p.grad.clone() for p in self._others()]
         )
         return gradients
 
     def previous(self, closure: Closure) -> Gradients:
-        """Full gradients at the weights of the previous step; the weights are put back."""
+        """Full gradients at the point of the previous step, head included; all is put back."""
+        others = self._others()
+        now = [p.detach().clone() for p in others]
         try:
-            for i, delta in enumerate(self.previous_delta):
-                self.weights.write(i, delta)
+            self._move_to(self.previous_delta, others, self.previous_others)
             return self.full_gradients(closure)[0]
         finally:
-            for i, delta in enumerate(self.weights.delta):
-                self.weights.write(i, delta)
+            self._move_to(self.weights.delta, others, now)
+
+    def _move_to(self, deltas: Gradients, others: list[Parameter], values: Gradients) -> None:
+        for i, delta in enumerate(deltas):
+            self.weights.write(i, delta)
+        for parameter, value in zip(others, values or others, strict=True):
+            parameter.copy_(value)
 
     def average(self, gradients: Gradients) -> Gradients:
         """Mean over ranks."""
@@ -236,15 +269,27 @@ class BernoulliLoRA(Chain):
                 entry[f"estimate{j}"] = estimate[i]
             if self.previous_delta:
                 entry["previous_delta"] = self.previous_delta[i]
+        for j, value in enumerate(self.previous_others):
+            saved[0][f"previous_other{j}"] = value
         return saved
 
     def load_chain_state(self, saved: list[dict[str, Any]]) -> None:
         """Put estimates and the previous point back too."""
         super().load_chain_state(saved)
+        like = self.weights.delta
+
+        def matrices(name: str) -> Gradients:
+            return [e[name].clone().to(d.device) for e, d in zip(saved, like, strict=True)]
+
         count = sum(name.startswith("estimate") for name in saved[0])
-        self.estimates = [[e[f"estimate{j}"].clone() for e in saved] for j in range(count)]
-        has_previous = "previous_delta" in saved[0]
-        self.previous_delta = [e["previous_delta"].clone() for e in saved] if has_previous else []
+        self.estimates = [matrices(f"estimate{j}") for j in range(count)]
+        self.previous_delta = matrices("previous_delta") if "previous_delta" in saved[0] else []
+        names = [name for name in saved[0] if name.startswith("previous_other")]
+        # States of earlier versions have none.
+        others = self._others()[: len(names)]
+        self.previous_others = [
+            saved[0][f"previous_other{j}"].clone().to(p.device) for j, p in enumerate(others)
+        ]
 
 
 def _distributed_rank() -> int:

@@ -217,6 +217,7 @@ class Chain(Optimizer):
             saved.append(
                 {
                     "delta": self.weights.delta[i],
+                    "pretrained": self.weights.fingerprint(i),
                     "A": pair.A.detach(),
                     "B": pair.B.detach(),
                     "position": torch.tensor([self.block_step, self.merges, side]),
@@ -226,7 +227,14 @@ class Chain(Optimizer):
         return saved
 
     def load_chain_state(self, saved: list[dict[str, Tensor]]) -> None:
-        """Put factors, base weights and draws back."""
+        """Put factors, base weights and draws back.
+
+        Raises:
+            ValueError: If the base weights are not those that the state began with.
+        """
+        for i, (pair, entry) in enumerate(zip(self.pairs, saved, strict=True)):
+            if "pretrained" in entry:  # states of earlier versions do not tell
+                self.weights.check_same(i, pair.name, entry["pretrained"])
         with torch.no_grad():
             for i, (pair, entry) in enumerate(zip(self.pairs, saved, strict=True)):
                 self.weights.delta[i].copy_(entry["delta"])

@@ -52,8 +52,13 @@ class Query:
     def full_gradient(self) -> Gradients:
         """The exact gradient: of the full closure, or the mean over clients."""
         if self.full is not None:
-            return self.oracle.current(self.full)
+            return self.oracle.average(self.oracle.current(self.full))
         return self.mean([self.oracle.current(client) for client in self.local()])
+
+    def at_both(self, closure: Closure) -> tuple[Gradients, Gradients]:
+        """A closure's gradients at the previous and at the current weights, means over ranks."""
+        old = self.oracle.average(self.oracle.previous(closure))
+        return old, self.oracle.average(self.oracle.current(closure))
 
     def local(self) -> Sequence[Closure]:
         """The clients; the sample's closure is the only one where none are given."""
@@ -140,9 +145,8 @@ class PAGE(Estimator):
         """Full gradient with probability q, else the recursive correction."""
         if not estimates or query.draws.estimator_coin(self.q):
             return [query.full_gradient()]
-        sample = query.needed_sample()
-        old = query.oracle.previous(sample)
-        return [_combine(_combine(estimates[0], old, -1.0), query.oracle.current(sample), 1.0)]
+        old, new = query.at_both(query.needed_sample())
+        return [_combine(_combine(estimates[0], old, -1.0), new, 1.0)]
 
 
 class MVR(Estimator):
@@ -158,9 +162,9 @@ class MVR(Estimator):
         """g(W+) + (1 - b) (G - g(W)) on one sample."""
         sample = query.needed_sample()
         if not estimates or self.b == 1.0:  # nothing of the past is kept: SGD
-            return [query.oracle.current(sample)]
-        error = _combine(estimates[0], query.oracle.previous(sample), -1.0)
-        return [_combine(query.oracle.current(sample), error, 1.0 - self.b)]
+            return [query.oracle.average(query.oracle.current(sample))]
+        old, new = query.at_both(sample)
+        return [_combine(new, _combine(estimates[0], old, -1.0), 1.0 - self.b)]
 
 
 class QGD(Estimator):
@@ -217,6 +221,20 @@ class EF21(Estimator):
         else:
             own = fresh
         return [query.mean(own), *own]
+
+
+def finite_or_before(fresh: list[Gradients], before: list[Gradients]) -> list[Gradients]:
+    """The new state, for layers with a value that is not finite the old one; none without one."""
+    sums = torch.stack([torch.stack([x.sum() for x in gradients]) for gradients in fresh])
+    is_sound = sums.isfinite().all(dim=0).tolist()
+    if all(is_sound):
+        return fresh
+    if len(before) != len(fresh):
+        return []
+    return [
+        [x if ok else y for x, y, ok in zip(new, old, is_sound, strict=True)]
+        for new, old in zip(fresh, before, strict=True)
+    ]
 
 
 def make_estimator(name: str, *, q: float, b: float, k: int) -> Estimator:

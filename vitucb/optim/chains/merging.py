@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from vitucb.models.lora import LoRAPair
 
+_ENTRIES = 64
+
 
 class BaseWeights:
     """The base weights of LoRA pairs as pretrained + delta.
@@ -45,6 +47,27 @@ class BaseWeights:
         """Set base weight `index` to pretrained + delta, rounded to its dtype."""
         # Not through .data: who shares the weight can tell by its version that it has changed.
         self.bases[index].copy_(self.pretrained[index] + delta)
+
+
+    def fingerprint(self, index: int) -> Tensor:
+        """Some entries of a pretrained weight, by which it is known again, at most 64."""
+        entries = self.pretrained[index].flatten()
+        return entries[:: max(1, len(entries) // _ENTRIES)][:_ENTRIES].clone()
+
+    def check_same(self, index: int, name: str, fingerprint: Tensor) -> None:
+        """See that a state belongs to the pretrained weight `index`, that of the pair `name`.
+
+        Raises:
+            ValueError: If it does not: merges would count twice.
+        """
+        own = self.fingerprint(index)
+        # Another dtype rounds by at most as much.
+        if not torch.allclose(own, fingerprint.to(own), rtol=2.0**-8, atol=1e-6):
+            raise ValueError(
+                f"pair {name!r}: the base weight is not the one that this optimizer state began "
+                "with; build the optimizer on the pretrained model, and load its state, which sets "
+                "the weights, after or instead of the model's"
+            )
 
 
 def _checked_base(pair: LoRAPair) -> Tensor:

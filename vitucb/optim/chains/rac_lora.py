@@ -135,9 +135,9 @@ class RACLoRA(Chain):
             The losses of all steps.
         """
         losses = []
-        trained = [pair.A if self.left else pair.B for pair in self.pairs]
-        total = [torch.zeros_like(p) for p in trained]
         with self._whole_block():
+            trained = [pair.A if self.left else pair.B for pair in self.pairs]
+            total = [torch.zeros_like(p) for p in trained]
             for closures in clients:
                 for parameter in trained:
                     parameter.data.zero_()
@@ -156,12 +156,14 @@ class RACLoRA(Chain):
 
 
 class _WholeBlock:
-    """Steps inside do not merge; leaving it does."""
+    """Steps inside do not merge; leaving it does. What was begun before is merged first."""
 
     def __init__(self, chain: Chain) -> None:
         self._chain, self._inner_steps = chain, chain.inner_steps
 
     def __enter__(self) -> None:
+        if self._chain.block_step:
+            self._chain.end_block()
         self._chain.inner_steps = None
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
