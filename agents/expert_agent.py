@@ -75,8 +75,9 @@ class ExpertAgent(Savable):
         self.parameters: dict[str, int] = {}
         for expert in experts.values():
             self.parameters |= getattr(expert, "parameters", {})
-        # The last round's offer: most rewards are of the round just played.
-        self._latest: tuple[int, Offer] | None = None
+        # The latest choice, its offer, and the array of images that the offer was made of: most
+        # rewards are of the round just played.
+        self._latest: tuple[int, Offer, object] | None = None
 
     @property
     def image_passes(self) -> int:
@@ -96,7 +97,7 @@ class ExpertAgent(Savable):
     def _decide(self, obs: Observation) -> Decision:
         decision, offer = self.propose(obs)
         self.count(offer, decision.action)
-        self._latest = (decision.round, offer)
+        self._latest = (decision.round, offer, obs["images"])
         return decision
 
     @with_gradients()
@@ -203,8 +204,12 @@ class ExpertAgent(Savable):
         return metrics
 
     def _learn(self, obs: Observation, decision: Decision, reward: float) -> dict[str, float]:
-        is_latest = self._latest is not None and self._latest[0] == decision.round
-        offer = self._latest[1] if self._latest is not None and is_latest else self.offer(obs)
+        offer = None
+        if self._latest is not None and self._latest[0] == decision.round:
+            # By identity: a buffer filled anew has the images of the round in the offer alone. Who
+            # gives others, as an agent does that kept one of them, is not to depend on a restart.
+            offer = self._latest[1] if self._latest[2] is obs["images"] else None
+        offer = offer or self.offer(obs)
         means = [np.nan] * len(self.experts) if decision.phi is None else decision.phi.tolist()
         return self.learn(offer, decision.action, reward, decision.round, means)
 

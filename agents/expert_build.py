@@ -130,7 +130,7 @@ def build_experts(
     frozen = build_frozen_features(config, env, device)
     context = ExpertContext(config, env, seed, device, frozen.dim, is_alone=len(experts) == 1)
     made: dict[str, Expert] = {name: lookup("expert", name, EXPERTS)(context) for name in experts}
-    return ExpertAgent(
+    agent = ExpertAgent(
         frozen,
         made,
         # Every expert multiplies its own width.
@@ -139,6 +139,11 @@ def build_experts(
         rule=rule,
         is_discounted=config.training.discount < 1,
     )
+    if any(isinstance(expert, ContextKernelExpert) for expert in made.values()):
+        agent.tied_to = (
+            "the ids of items and creatives (play with env.options context_ids false to save it)"
+        )
+    return agent
 
 
 def _check_unused(config: AgentConfig, experts: Sequence[str]) -> None:

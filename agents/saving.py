@@ -198,9 +198,11 @@ class Savable:
 
     Attributes:
         blueprint: What it was built from; None if it was put together by hand.
+        tied_to: What of its environment it cannot do without; empty for most.
     """
 
     blueprint: Blueprint | None = None
+    tied_to: str = ""
 
     @property
     def image_passes(self) -> int:
@@ -219,11 +221,14 @@ class Savable:
         """Write the agent to `folder`, for `vitucb.load_agent`; returns the folder.
 
         Raises:
-            ValueError: If the folder holds anything else, or nobody knows what the agent was built
-                from.
+            ValueError: If the folder holds anything else, nobody knows what the agent was built
+                from, or it cannot do without its environment.
         """
         if self.blueprint is None:
             raise ValueError("the agent was put together by hand; build it with make_agent")
+        if self.tied_to:
+            name = self.blueprint.config.name
+            raise ValueError(f"save: {name} needs {self.tied_to} and cannot be taken elsewhere")
         return save_agent(self, self.blueprint, folder)
 
 

@@ -27,6 +27,7 @@ from vitucb.config import PolicyConfig
 from vitucb.covariance import FeatureCovariance, oful_radius
 from vitucb.learning.change_detection import ChangeDetector
 from vitucb.learning.feature_history import Chosen, FeatureHistory
+from vitucb.learning.links import GaussianLink
 from vitucb.learning.trainer import OnlineTrainer
 from vitucb.models.grad_mode import with_gradients
 from vitucb.models.lora import lora_pairs, save_adapters
@@ -154,7 +155,7 @@ class ViTUCB(Savable):
             width=width,
             phi=phi[action],
             round=self.rounds - 1,
-            bonus=choice.bonus,
+            bonus=self._reward_bonus(score, mean, choice.bonus),
         )
 
     def _choose(
@@ -177,6 +178,21 @@ class ViTUCB(Savable):
 
         choice = choose(self._policy, given, given_width, mask, self.rounds, self.rng, joint)
         return score, mean, reward_width, choice
+
+    def _reward_bonus(self, score: Array, mean: Array, bonus: Array) -> Array:
+        """What the policy added to `mean`, (K,), reward units: policies on the link scale do not.
+
+        Args:
+            score: Outputs of the network.
+            mean: Their means, reward units.
+            bonus: What was added to what the policy was given.
+        """
+        link = self.trainer.link
+        is_scaled = self._config.name in _POLICIES_ON_THE_LINK_SCALE
+        if not is_scaled or isinstance(link, GaussianLink):
+            return bonus
+        upper: Array = link.reward(link.decision_scale(score) + bonus)
+        return upper - mean
 
     def _width_unit(self) -> float:
         """Confidence width per sqrt(phi' A^-1 phi), on the scale of the link."""

@@ -24,6 +24,7 @@ from vitucb.policies import (
     gaussian_win_probabilities,
     make_policy,
 )
+from vitucb.policies.choice import check_scores
 from vitucb.seeding import numpy_generator
 from vitucb.types import Decision, Observation, State, UnusableRewardError, require_usable
 
@@ -192,7 +193,7 @@ class GaussianThompson(SlotAgent):
     def probabilities(self, obs: Observation) -> Array:
         """Probability of choosing each arm now, float64 (K,); changes nothing."""
         means, width, mask = self._posterior(obs)
-        probabilities, allowed = np.zeros_like(means), mask.astype(bool)
+        probabilities, allowed = np.zeros_like(means), check_scores(means, mask)
         probabilities[allowed] = gaussian_win_probabilities(means[allowed], width[allowed])
         return probabilities
 
@@ -248,6 +249,7 @@ class BetaThompson(UnitRewardAgent):
     def _draw(self, obs: Observation, rng: np.random.Generator) -> tuple[Array, NDArray[np.int64]]:
         """Posterior draws (n, K), and the best allowed arm of each (n,)."""
         mask = obs["action_mask"]
+        check_scores(np.zeros(len(mask)), mask)
         draws = rng.beta(*self._counts, size=(_PROPENSITY_DRAWS + 1, len(mask)))
         return draws, np.where(mask.astype(bool), draws, -np.inf).argmax(axis=1)
 

@@ -34,6 +34,7 @@ _PRIOR_COUNT = 2.0
 # Least share of tau^2 in the variance of the rewards: none at all would end all exploration.
 _LEAST_SHARE = 0.05
 _AWAITED = 10_000
+_TINY = 1e-280  # a variance below has no quotients
 _NO_FEATURES = np.zeros(0)
 
 
@@ -131,7 +132,7 @@ class ItemUCB(Savable):
 
     def _variances(self, weight: float = 1.0) -> tuple[float, float]:
         """Variance of the noise and of the items' worth, squared reward units, both above 0."""
-        whole = self._scale.std**2
+        whole = max(self._scale.std**2, _TINY)
         freedom = max(weight * self._items.count - len(self._items), 0.0)
         within = weight * self._items.within()
         noise = (within + _PRIOR_COUNT * whole / 2) / (freedom + _PRIOR_COUNT)

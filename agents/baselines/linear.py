@@ -106,7 +106,9 @@ class LinearAgent(FeatureAgent):
     def _learn(self, obs: Observation, decision: Decision, reward: float) -> dict[str, float]:
         # A late reward counts as much as it would by now, had it come at once.
         weight = self._discount ** (self._rounds - 1 - decision.round)
-        self._response += weight * reward * decision.phi
+        # A decision that was written down as JSON has lost its features: they are frozen.
+        phi = self._features(obs)[decision.action] if decision.phi is None else decision.phi
+        self._response += weight * reward * phi
         return {}
 
     def state_dict(self) -> State:

@@ -6,8 +6,9 @@ A = ridge I + sum phi phi' and mu = A^-1 sum r phi,
 
     sigma^2 ~ IG(a0 + n / 2, b0 + (sum r^2 - mu' A mu) / 2),    beta ~ N(mu, sigma^2 A^-1),
 
-and the best arm under one draw a round is played. Propensities are those given the drawn sigma^2,
-which no reward of the round depends on, so importance weights with them stay unbiased.
+and the best arm under one draw a round is played, its deviation times `policy.alpha`, 0.3 unless
+set: 1 is the posterior, and the paper. Propensities are those given the drawn sigma^2, which no
+reward of the round depends on, so importance weights with them stay unbiased.
 """
 
 from __future__ import annotations

@@ -31,6 +31,8 @@ def telling(env: gym.Env[Any, Any], agent: str) -> gym.Env[Any, Any]:
 class Oracle(SlotAgent):
     """Chooses the arm with the largest mean reward, which it reads from the environment."""
 
+    tied_to = "an environment that tells its mean rewards"
+
     def __init__(self, env: gym.Env[Any, Any], num_arms: int, rng: np.random.Generator) -> None:
         """Watch `env`.
 
@@ -64,6 +66,8 @@ class BestFixedArm(SlotAgent):
     environment is played to its end: contexts do not depend on actions, so the copy shows the
     mean rewards to come. Where the best slot is masked, the next best is chosen.
     """
+
+    tied_to = "an environment that tells its mean rewards"
 
     def __init__(self, env: gym.Env[Any, Any], num_arms: int, rng: np.random.Generator) -> None:
         """Watch `env`.

@@ -92,6 +92,17 @@ def test_solves_the_two_arm_identity_problem(key: str) -> None:
     assert last.cumulative_regret < 0.5 * rounds * 0.45  # a random choice loses 0.45 a round
 
 
+@pytest.mark.parametrize("name", sorted((BLIND - {"oracle", "best-fixed-arm"}) | {"lin-ucb"}))
+def test_a_round_without_an_arm_on_offer_is_refused(name: str) -> None:
+    agent: Any = vitucb.make_agent(name, two_digits(30), seed=0)
+    obs, _ = observation(0, 2, [0, 0])
+    with pytest.raises(ValueError, match="action_mask has no allowed arm"):
+        agent.select_action(obs)
+    if hasattr(agent, "probabilities"):
+        with pytest.raises(ValueError, match="action_mask has no allowed arm"):
+            agent.probabilities(obs)
+
+
 @pytest.mark.parametrize("key", slow_but(AGENTS_ONCE, STATEFUL))
 def test_images_may_be_of_another_size_in_every_round(key: str, tmp_path: Path) -> None:
     agent, restored = make(key, two_digits(30)), make(key, two_digits(30), seed=9)

@@ -288,6 +288,23 @@ def test_the_card_beside_a_saved_agent_is_kept(tmp_path: Path) -> None:
     assert load_agent(folder).blueprint.num_arms == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "env", "needs"),
+    [
+        ("kernel-ucb", "Creatives", "needs the ids of items and creatives"),
+        ("oracle", "ImageArms", "oracle needs an environment that tells its mean rewards"),
+        ("best-fixed-arm", "ImageArms", "needs an environment that tells its mean rewards"),
+    ],
+)
+def test_an_agent_that_could_not_be_loaded_is_not_saved(
+    tmp_path: Path, name: str, env: str, needs: str
+) -> None:
+    agent: Any = vitucb.make_agent(name, gym.make(f"vitucb/{env}-v0", num_arms=3))
+    with pytest.raises(ValueError, match=f"{needs}.* cannot be taken elsewhere"):
+        agent.save(tmp_path / "agent")
+    assert not (tmp_path / "agent").exists()
+
+
 def test_agent_put_together_by_hand_says_so(tmp_path: Path) -> None:
     agent = vitucb.deploy("vit-ucb", num_arms=2, **SMALL).agent
     assert isinstance(agent, ExpertAgent)

@@ -112,6 +112,18 @@ def test_two_seeds_differ() -> None:
     assert not np.array_equal(one.decision.mean, two.decision.mean)
 
 
+@pytest.mark.parametrize("policy", ["ucb", "thompson", "greedy", "boltzmann"])
+def test_the_bonus_of_rewards_of_0_and_1_is_in_their_unit(policy: str) -> None:
+    _, rounds = played(link="bernoulli", policy={"name": policy, "alpha": 2.0})
+    for r in rounds:
+        upper = r.decision.mean + r.decision.bonus
+        assert ((upper > 0) & (upper < 1)).all()
+    if policy == "ucb":
+        assert all(
+            r.decision.action == (r.decision.mean + r.decision.bonus).argmax() for r in rounds
+        )
+
+
 VARIANTS: list[dict[str, Any]] = [
     {},
     {"head": "gradient"},

@@ -61,3 +61,11 @@ def test_state_continues_and_that_of_one_matrix_loads() -> None:
 def test_row_in_two_blocks_is_refused() -> None:
     with pytest.raises(ValueError, match="two blocks"):
         ridge_covariance(DIM, LABELS, ridge=1.0).update(torch.ones(DIM * LABELS))
+
+
+def test_a_row_that_is_not_finite_is_in_nobodys_block_and_left_out() -> None:
+    blocks = ridge_covariance(DIM, LABELS, ridge=1.0)
+    seen(blocks)
+    before = blocks.quad_form(rows(3, seed=2))
+    blocks.update(torch.full((DIM * LABELS,), torch.nan))
+    assert torch.equal(blocks.quad_form(rows(3, seed=2)), before)

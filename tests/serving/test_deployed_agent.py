@@ -299,6 +299,26 @@ def test_example_of_the_docs_runs(
     exec(sharing, {})
 
 
+@pytest.mark.parametrize("name", ["kernel-ucb", "vit-ucb"])
+def test_a_reward_right_after_a_restart_is_learnt_to_the_bit_as_without(
+    name: str, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    agent = vitucb.deploy(name, num_arms=4, image_shape=(8, 8, 3), seed=3)
+    for round in range(14):
+        images = rng.integers(0, 256, (3 + round % 5, 8, 8, 3), np.uint8)
+        decision = agent.act(images)
+        agent.save(tmp_path / "agent")
+        again = vitucb.load_agent(tmp_path / "agent")
+        reward = float(rng.random() < 0.5)
+        agent.observe(decision.id, reward)
+        again.observe(decision.id, reward)
+        one, two = agent.act(images), again.act(images)
+        np.testing.assert_array_equal(one.mean, two.mean)
+        np.testing.assert_array_equal(one.width, two.width)
+        agent.observe(one.id, reward)
+
+
 @pytest.mark.parametrize("reward", [1e31, -1e200, float("inf"), 10**400, -(10**400)])
 def test_a_reward_past_all_bounds_is_refused_and_changes_nothing(reward: float) -> None:
     agent = deploy("ucb1")

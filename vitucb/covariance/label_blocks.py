@@ -56,7 +56,8 @@ class LabelBlocks(FeatureCovariance):
             ValueError: If a row has features in two blocks.
         """
         blocks = phi.view(len(phi), len(self._blocks), self._size)
-        taken = (blocks != 0).any(dim=2)
+        # A row that is not finite is so in all blocks, by 0 times infinity: it is nobody's.
+        taken = (torch.nan_to_num(blocks, nan=0.0, posinf=0.0, neginf=0.0) != 0).any(dim=2)
         if bool((taken.sum(dim=1) > 1).any()):
             raise ValueError("features of an arm stand in two blocks; each arm has one of its own")
         which = taken.int().argmax(dim=1)

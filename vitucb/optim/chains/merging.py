@@ -48,7 +48,6 @@ class BaseWeights:
         # Not through .data: who shares the weight can tell by its version that it has changed.
         self.bases[index].copy_(self.pretrained[index] + delta)
 
-
     def fingerprint(self, index: int) -> Tensor:
         """Some entries of a pretrained weight, by which it is known again, at most 64."""
         entries = self.pretrained[index].flatten()
