@@ -155,7 +155,14 @@ class ExpertAgent(Savable):
     def _predict(self, offer: Offer) -> dict[str, Prediction]:
         """Name -> prediction, of the experts that are awake."""
         asleep = self.weights.asleep
-        return {n: expert.predict(offer) for n, expert in self.experts.items() if n not in asleep}
+        found = {n: expert.predict(offer) for n, expert in self.experts.items() if n not in asleep}
+        for name, prediction in found.items():
+            if not isinstance(prediction, Prediction):
+                raise ValueError(
+                    f"the expert {name} predicted a {type(prediction).__name__}; give a "
+                    "vitucb.learning.experts.expert.Prediction"
+                )
+        return found
 
     def _choose(
         self, offer: Offer, predictions: Mapping[str, Prediction], obs: Observation

@@ -130,6 +130,12 @@ def build_experts(
     frozen = build_frozen_features(config, env, device)
     context = ExpertContext(config, env, seed, device, frozen.dim, is_alone=len(experts) == 1)
     made: dict[str, Expert] = {name: lookup("expert", name, EXPERTS)(context) for name in experts}
+    for name, expert in made.items():
+        if not isinstance(expert, Expert):
+            raise ValueError(
+                f"agent.experts {name!r} made a {type(expert).__name__}, no expert: give it the "
+                "methods of vitucb.learning.experts.expert.Expert"
+            )
     agent = ExpertAgent(
         frozen,
         made,

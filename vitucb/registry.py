@@ -79,7 +79,11 @@ def _import(path: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise ValueError(f"cannot import {path!r}: {error}; check the module name") from error
+        root = module_name.partition(".")[0]
+        lies_here = error.name == root and (Path(f"{root}.py").exists() or Path(root).is_dir())
+        remedy = "python -m vitucb finds it in the current folder, vitucb does not"
+        remedy = remedy if lies_here else "check the module name"
+        raise ValueError(f"cannot import {path!r}: {error}; {remedy}") from error
     except (ImportError, SyntaxError) as error:
         raise ValueError(f"cannot import {path!r}: {error}; mend the module") from error
     try:

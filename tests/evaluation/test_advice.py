@@ -38,6 +38,19 @@ def test_a_log_that_never_did_what_the_policy_does_leaves_the_model() -> None:
     assert "nothing to check it" in advice.why
 
 
+def test_a_log_that_chose_with_certainty_is_no_ground_for_a_weighted_estimate() -> None:
+    rng = np.random.default_rng(0)
+    actions = rng.integers(0, 2, 300)
+    target = np.tile([0.0, 1.0], (300, 1))
+    advice = advise(check_logged(rng.random(300), actions, np.ones(300), target), are_logged=True)
+    assert (advice.estimator, advice.is_covered) == ("dm", False)
+    assert f"covers about {100 * actions.mean():.0f} %" in advice.why
+    sound = advise(
+        check_logged(rng.random(300), actions, np.full(300, 0.5), target), are_logged=True
+    )
+    assert sound.is_covered
+
+
 def test_the_standard_error_is_that_of_a_mean_where_weights_are_equal() -> None:
     x = np.random.default_rng(0).normal(size=50)
     ones, zeros = np.ones(50), np.zeros(50)

@@ -82,11 +82,22 @@ def test_a_log_of_certain_choices_knows_no_positions_and_says_so(tmp_path: Path)
     result = evaluate_slates(log, darkest, num_resamples=20)
     assert result.advised.name == "sn-reward-interaction"
     assert "item-position" in result.advice
-    assert "few slates decide it" in result.warnings[0]
+    said = " ".join(result.warnings)
+    assert "does not cover what the policy does, and no estimate is right" in said
+    assert "% of the positions the logging policy could choose one arm only" in said
+    assert "few slates decide it" in said
     with pytest.raises(ValueError, match="is not known; give position_propensities, or a log of"):
         estimated_examination(log)
     given = SlateLog(log.rounds, 3, log.examination, np.full((31, 3), 0.25))
     assert evaluate_slates(given, darkest, num_resamples=20).advised.name == "sn-item-position"
+
+
+def test_an_agent_that_is_judged_by_its_own_run_is_told_of(random_run: Path) -> None:
+    for result in (
+        evaluate_slates(random_run, random_run, num_resamples=5),
+        evaluate_slates(read_slate_run(random_run), str(random_run), num_resamples=5),
+    ):
+        assert "the policy is the agent that wrote this log" in result.warnings[0]
 
 
 def test_slates_are_not_evaluated_as_if_positions_were_rounds(random_run: Path) -> None:

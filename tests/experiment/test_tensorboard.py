@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from vitucb.config import RunConfig, override
+from vitucb.experiment.playing import play
 from vitucb.experiment.tensorboard import EventLog, arm_strip, event_files
 from vitucb.types import Decision, Round
 
@@ -99,6 +102,15 @@ def test_image_that_all_arms_share_is_shown_once_without_marks() -> None:
     strip = arm_strip(round_of(np.zeros((1, 8, 8, 3), np.uint8)))
     assert strip.shape == (12, 10, 3)
     assert not strip.any()
+
+
+def test_the_last_round_of_a_run_is_on_the_curve(tmp_path: Path) -> None:
+    settings = {"out": str(tmp_path), "agent": "random", "num_rounds": 25, "record_every": 10}
+    folder = play(override(RunConfig(), settings)).folder
+    points = read(folder).Scalars("regret/cumulative")
+    assert [point.step for point in points] == [0, 10, 20, 24]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert points[-1].value == pytest.approx(summary["cumulative_regret"])
 
 
 @pytest.mark.parametrize("count", [0, 3])

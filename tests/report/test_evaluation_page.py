@@ -74,6 +74,9 @@ def test_the_headline_decides_by_the_interval(evaluation: Evaluation) -> None:
     assert headline(with_interval(0.05, 0.2)).endswith("It is better than the log.")
     assert headline(with_interval(-0.2, -0.05)).endswith("It is worse than the log.")
     assert headline(with_interval(-0.1, 0.2)).endswith("does not tell it apart from the log.")
+    guess = dataclasses.replace(evaluation.advice, is_covered=False)
+    uncovered = dataclasses.replace(with_interval(0.05, 0.2), advice=guess)
+    assert headline(uncovered).endswith("the log does not cover what it does.")
     unknown = with_interval(math.nan, math.nan, math.nan)
     assert "the log says nothing about it" in headline(unknown)
     assert as_data(unknown)["gain"] == {"value": None, "low": None, "high": None}

@@ -111,6 +111,8 @@ def _evaluate_slates(args: EvaluateArgs) -> None:
         seed=args.seed,
         trust=args.trust,
     )
+    for warning in result.warnings:
+        print(f"warning: {visible(warning)}", file=sys.stderr)
     print(_text_of_slates(result))
     if args.out is not None:
         path = Path(args.out)
@@ -125,7 +127,7 @@ def _text_of_slates(result: SlateEvaluation) -> str:
         f"{result.slates} slates of {result.slots}: {visible(result.policy)} would have earned "
         f"{cell(read.value)} a slate ({cell(read.low)} to {cell(read.high)}), the log earned "
         f"{cell(result.logged_value)}",
-        "\n".join([f"read {read.name}: {result.advice}", *result.warnings]),
+        f"read {read.name}: {result.advice}",
         table(result.rows()),
         "" if result.true_value is None else f"true value: {cell(result.true_value)}",
     ]

@@ -24,7 +24,7 @@ class Outcome:
     Attributes:
         config: Its settings.
         regret: Cumulative regret, reward units; NaN where nobody knows the mean rewards.
-        reward: Mean reward of a round.
+        reward: Mean reward of a round; of the accepted ones where a log is replayed.
         seconds: Time it took, loading and all its parts together.
         round_seconds: Time the agent took for a round.
     """
@@ -43,6 +43,7 @@ class Outcome:
             summary = read_json(folder / "summary.json")
             timing = read_json(folder / "timing.json")
             values = [summary[name] for name in ("cumulative_regret", "mean_reward")]
+            values[1] = summary.get("accepted_mean_reward", values[1])
             values += [timing[name] for name in ("wall_seconds", "seconds_per_round")]
             numbers = [math.nan if value is None else float(value) for value in values]
         except (OSError, ValueError, LookupError, TypeError):

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitucb.envs.data.obp import read_bandit_feedback
-from vitucb.evaluation.advice import Advice, advise
+from vitucb.evaluation.advice import SUSPICIOUS_Z, Advice, advise
 from vitucb.evaluation.comparison import PolicyEstimate, Probe, compare
 from vitucb.evaluation.cross_fitting import cross_fitted_rewards
 from vitucb.evaluation.estimators import (
@@ -39,7 +39,6 @@ from vitucb.seeding import numpy_generator
 from vitucb.storage.limits import limit
 
 _IMAGES_AT_ONCE = 64
-_SUSPICIOUS_Z = 4.0
 # Below these, a handful of rounds decides the weighted estimates: see the coverage study.
 SMALL_SHARE, SMALL_SIZE = 0.02, 30
 
@@ -157,7 +156,7 @@ def evaluate(
         num_resamples=num_resamples,
         confidence=confidence,
     )
-    means = rounds.expected_rewards
+    means, own = rounds.expected_rewards, warnings_of_itself(rounds.name, policy)
     return Evaluation(
         estimates=tuple(compared[: len(ESTIMATORS)]),
         references=tuple(compared[len(ESTIMATORS) :]),
@@ -167,7 +166,17 @@ def evaluate(
         confidence=confidence,
         true_value=None if means is None else float((target * means).sum(axis=1).mean()),
         facts=report.facts | overlap.facts,
-        warnings=report.warnings + overlap.warnings,
+        warnings=own + report.warnings + overlap.warnings,
+    )
+
+
+def warnings_of_itself(log: str, policy: str | Path | PolicyFunction) -> tuple[str, ...]:
+    """What to say where the agent judged by the run in folder `log` is the one that played it."""
+    if callable(policy) or Path(policy).resolve() != Path(log).resolve():
+        return ()
+    return (
+        "the policy is the agent that wrote this log: it has learnt from these very rewards, and "
+        "what the log says of it is too good; judge it by a log that it has not learnt from",
     )
 
 
@@ -313,7 +322,7 @@ def _overlap(checked: Logged, target: Array) -> LogReport:
     }
     size = effective_sample_size(w)
     warnings = []
-    if abs(mean - 1) > max(_SUSPICIOUS_Z * error, 1e-6):
+    if abs(mean - 1) > max(SUSPICIOUS_Z * error, 1e-6):
         warnings.append(
             f"the mean weight is {mean:.3g} where 1 is expected: the log does not "
             "cover what the policy does, or the propensities are wrong; ips and dr are biased"

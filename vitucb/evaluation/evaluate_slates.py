@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vitucb.evaluation.advice import is_uncovered
 from vitucb.evaluation.evaluate import (
     SMALL_SHARE,
     SMALL_SIZE,
     match_actions,
     target_probabilities,
+    warnings_of_itself,
 )
 from vitucb.evaluation.slate_estimators import (
     ITEM_POSITION,
@@ -134,7 +136,7 @@ def evaluate_slates(
         estimates=tuple(estimates),
         advised=advised,
         advice=advice,
-        warnings=_warnings(advised, len(slates)),
+        warnings=warnings_of_itself(rounds.name, policy) + _warnings(advised, slates, weights),
         logged_value=float(slates.rewards.sum(axis=1).mean()),
         true_value=None if means is None or positions is None else _true(slates, positions, means),
     )
@@ -164,14 +166,32 @@ def _true(slates: SlateLog, positions: Array, means: Array) -> float:
     return float((slates.examination * np.einsum("nmk,nk->nm", positions, mu)).sum(axis=1).mean())
 
 
-def _warnings(read: SlateEstimate, slates: int) -> tuple[str, ...]:
-    size = read.effective_sample_size
-    if size >= max(SMALL_SHARE * slates, SMALL_SIZE):
-        return ()
-    return (
-        f"few slates decide it, effective sample size {size:.0f} of {slates}: its interval is too "
-        "short",
-    )
+def _warnings(
+    read: SlateEstimate, slates: SlateLog, weights: Mapping[str, Array]
+) -> tuple[str, ...]:
+    count, size = len(slates), read.effective_sample_size
+    has_choice = slates.by_slate(slates.rounds.mask.sum(axis=1)) > 1
+    certain = float((slates.propensities[has_choice] == 1).mean()) if has_choice.any() else 0.0
+    mass = weights[read.name.removeprefix(NORMALISED)]
+    missing = [float(column.mean()) for column in mass.T if is_uncovered(column)]
+    found = []
+    if missing:
+        found.append(
+            f"the mean weight is {min(missing):.3g} in one position, where 1 is expected: the log "
+            "does not cover what the policy does, and no estimate is right"
+        )
+    if certain > 0:
+        found.append(
+            f"in {100 * certain:.0f} % of the positions the logging policy could choose one arm "
+            "only (propensity 1): there the log says nothing about other arms, and weighting "
+            "cannot repair that"
+        )
+    if size < max(SMALL_SHARE * count, SMALL_SIZE):
+        found.append(
+            f"few slates decide it, effective sample size {size:.0f} of {count}: its interval is "
+            "too short"
+        )
+    return tuple(found)
 
 
 def _advised(estimates: Sequence[SlateEstimate]) -> tuple[SlateEstimate, str]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from vitucb.config import RunConfig, load_config
 from vitucb.envs.data.log_files import FIELDS, read_log
 from vitucb.envs.data.logged_rounds import LoggedRounds
+from vitucb.evaluation.advice import SUSPICIOUS_Z
 from vitucb.evaluation.cross_fitting import conditional_logit, multinomial_logit
 from vitucb.experiment.reward_wrappers import wrapper_of_rewards
 from vitucb.experiment.rounds_file import read_rounds
@@ -38,7 +39,6 @@ __all__ = [
 ]
 
 # A sum of n terms further from its mean than this many standard errors is no accident.
-_SUSPICIOUS_Z = 4.0
 _REWARD_TOLERANCE = 1e-9
 
 
@@ -317,7 +317,7 @@ def _propensity_warnings(
     excess = 1 / p - arms
     error = float(excess.std()) / math.sqrt(len(p))
     # With a few rare arms a sample mean of 1/p is mostly too small, so only excess is suspicious.
-    if certain == 0 and float(excess.mean()) > max(_SUSPICIOUS_Z * error, 1e-6 * float(arms.max())):
+    if certain == 0 and float(excess.mean()) > max(SUSPICIOUS_Z * error, 1e-6 * float(arms.max())):
         warnings.append(
             f"the mean of 1/propensity is {float((1 / p).mean()):.3g}, but with true propensities "
             f"it would be about the number of arms, {float(arms.mean()):.3g}: "

@@ -24,8 +24,12 @@ def headline(evaluation: Evaluation) -> str:
         return f"{name}: the log says nothing about it; {earned} a round."
     return (
         f"{name} would have earned {read.value:.4g} a round, {earned}: {read.gain:+.4g}, "
-        f"{share:g} % interval {read.gain_low:+.4g} to {read.gain_high:+.4g}. {_decision(read)}"
+        f"{share:g} % interval {read.gain_low:+.4g} to {read.gain_high:+.4g}. "
+        + (_decision(read) if evaluation.advice.is_covered else _GUESS)
     )
+
+
+_GUESS = "That is a guess of the reward model: the log does not cover what it does."
 
 
 def _decision(read: PolicyEstimate) -> str:

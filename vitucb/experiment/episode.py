@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from vitucb.experiment.reward_wrappers import check_reward_wrappers, wrapper_of_rewards
 from vitucb.experiment.round_checks import (
+    checked_decision,
     checked_info,
+    checked_metrics,
     checked_reward,
     copied_observation,
     first_observation,
@@ -125,6 +127,7 @@ class Episode:
         started = time.perf_counter()
         decision = self.agent.select_action(obs)
         seconds = time.perf_counter() - started
+        decision = checked_decision(index, decision, len(obs["action_mask"]))
         self._pending[index] = (obs, decision)
         reward, info, arrivals = self._step(decision.action)
         started = time.perf_counter()
@@ -187,7 +190,8 @@ class Episode:
                     "rewarded before or never played; check the environment's arrivals"
                 )
             learnt = checked_reward(self.index - 1, f"of round {index} arrived reward", reward)
-            reports.append(self.agent.update(*self._pending.pop(index), learnt))
+            report = self.agent.update(*self._pending.pop(index), learnt)
+            reports.append(checked_metrics(self.index - 1, report))
         return merged_metrics(reports)
 
     def state_dict(self) -> State:

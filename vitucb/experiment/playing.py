@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -31,6 +33,9 @@ from vitucb.experiment.resume import (
 from vitucb.experiment.run_folder import RunFolder
 from vitucb.models.threads import use_threads
 from vitucb.types import Agent, Round
+
+_logger = logging.getLogger(__name__)
+_ACCEPTED = ("acceptance_rate", "accepted_mean_reward")
 
 
 def play(config: RunConfig, on_round: Callable[[Round], None] | None = None) -> Recorder:
@@ -70,8 +75,15 @@ def play(config: RunConfig, on_round: Callable[[Round], None] | None = None) -> 
         episode, recorder = _begin(folder, env, agent, started)
         with recorder:
             _play_on(episode, recorder, hook, stop, on_round)
+            if episode.index < config.num_rounds:
+                _logger.warning(
+                    "%s: the environment ended after %s of %s rounds; an episode is a whole run",
+                    folder.path,
+                    f"{episode.index:,}",
+                    f"{config.num_rounds:,}",
+                )
             _save_checkpoint(agent, folder.path / "checkpoint")
-            recorder.finish(getattr(agent, "image_passes", None))
+            recorder.finish(getattr(agent, "image_passes", None), _of_accepted_rounds(env))
         hook.end_run()
         folder.checkpoints.clear()
     return recorder
@@ -150,6 +162,13 @@ def _play_on(
                 f"stopped after {episode.index:,} of {config.num_rounds:,} rounds, which are kept; "
                 f"{command} goes on from here"
             )
+
+
+def _of_accepted_rounds(env: gym.Env[Any, Any]) -> dict[str, float]:
+    """What a replayed log says of the agent: rejected rounds pay nothing, and are none."""
+    replay = env.unwrapped
+    rates = {name: getattr(replay, name, math.nan) for name in _ACCEPTED}
+    return {name: float(rate) for name, rate in rates.items() if math.isfinite(rate)}
 
 
 def _save_checkpoint(agent: Agent, folder: Path) -> None:

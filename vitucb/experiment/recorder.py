@@ -85,6 +85,7 @@ class Recorder:
         self._rewards = self._seconds = self._earlier_seconds = 0.0
         self._rounds, self._regret = 0, 0.0
         self._metrics: dict[str, tuple[int, float]] = {}
+        self._unwritten: Round | None = None  # the last round, unless its scalars were written
         self._offered, self._counts_passes = OfferedImages(), True
         self.folder.mkdir(parents=True, exist_ok=True)
         drop_leftovers(self.folder)
@@ -190,8 +191,10 @@ class Recorder:
             self._gallery.append(_gallery_entry(round))
         # Kept until they are due: a rebuild, say, reports in few rounds.
         self._metrics |= {name: (round.index, float(v)) for name, v in round.metrics.items()}
+        self._unwritten = round
         if round.index % self._config.record_every == 0:
             self._write_metrics(round.index, self._scalars(round))
+            self._unwritten = None
         if self._events is not None and round.index % self._images_every == 0:
             self._events.add_arms(round)
 
@@ -258,12 +261,15 @@ class Recorder:
         self._offered.load_state_dict(state.get("recurrence") or {})
         self._counts_passes = bool(state.get("counts_passes", False))
 
-    def finish(self, image_passes: int | None = None) -> None:
+    def finish(
+        self, image_passes: int | None = None, more: Mapping[str, float] | None = None
+    ) -> None:
         """Write gallery, times and, last, the summary that marks the run as finished.
 
         Args:
             image_passes: Images that the agent sent through a backbone, see `Savable`; None where
                 it does not tell.
+            more: Further entries of the summary.
 
         Raises:
             ValueError: If no round was recorded.
@@ -271,7 +277,8 @@ class Recorder:
         if not self._rounds:
             raise ValueError("num_rounds: the run has no rounds; ask for at least one")
         self._save_gallery()
-        self._write_metrics(self._rounds - 1, {})
+        last = self._unwritten
+        self._write_metrics(self._rounds - 1, {} if last is None else self._scalars(last))
         timing = {
             "seconds_per_round": self._seconds / self._rounds,
             "wall_seconds": self._wall_seconds(),
@@ -292,6 +299,7 @@ class Recorder:
             "mean_reward": self._rewards / self._rounds,
             **self._offered.summary(),
             **self._mean_passes(image_passes),
+            **(more or {}),
             "parameters": self.parameters,
             "version": metadata.version("vitucb"),
         }

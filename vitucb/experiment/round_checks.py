@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitucb.agents.context import num_label_actions, why_unfit
-from vitucb.types import LARGEST_REWARD, Observation
+from vitucb.types import LARGEST_REWARD, Decision, Observation, sound_propensities
 
 INFO = ("expected_reward", "optimal_reward", "optimal_action", "regret")
 """What the info of every step tells."""
@@ -120,6 +120,54 @@ def _check_mask(index: int, mask: NDArray[np.int8], num_arms: int) -> None:
             f"round {index}: action_mask allows no arm; the environment must offer at least one; "
             f"{_KEPT}"
         )
+
+
+def checked_decision(index: int, decision: object, num_arms: int) -> Decision:
+    """What an agent's `select_action` returned.
+
+    Raises:
+        ValueError: If it is no decision among `num_arms` arms, or its propensity no probability.
+    """
+    if not isinstance(decision, Decision):
+        raise ValueError(
+            f"round {index}: the agent's select_action returned a {type(decision).__name__}; give "
+            f"a vitucb.Decision; {_KEPT}"
+        )
+    action = decision.action
+    is_arm = isinstance(action, int | np.integer) and not isinstance(action, bool)
+    if not is_arm or not 0 <= action < num_arms:
+        raise ValueError(
+            f"round {index}: the agent chose {action!r}; give an arm 0..{num_arms - 1}; {_KEPT}"
+        )
+    if not np.isfinite(sound_propensities(float(decision.propensity))):
+        raise ValueError(
+            f"round {index}: the agent's propensity {decision.propensity!r} is no probability in "
+            f"(0, 1]; {_KEPT}"
+        )
+    for name in ("mean", "width", "bonus"):
+        shape = np.shape(getattr(decision, name))
+        if shape != (num_arms,):
+            raise ValueError(
+                f"round {index}: {name} of the agent's decision has shape {shape}; give a value "
+                f"for every arm, ({num_arms},); {_KEPT}"
+            )
+    return decision
+
+
+def checked_metrics(index: int, metrics: object) -> Mapping[str, float]:
+    """What an agent's `update` returned; none of None.
+
+    Raises:
+        ValueError: If it is neither None nor a mapping.
+    """
+    if metrics is None:
+        return {}
+    if not isinstance(metrics, Mapping):
+        raise ValueError(
+            f"round {index}: the agent's update returned a {type(metrics).__name__}; give metrics "
+            f"by name, or none; {_KEPT}"
+        )
+    return metrics
 
 
 def checked_reward(index: int, what: str, reward: object) -> float:

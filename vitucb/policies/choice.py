@@ -100,11 +100,21 @@ def choose(
         rng: Source of chance.
         covariance: Computes the joint covariance of the arms, float64 (K, K), whose diagonal is
             width^2; called only if it is wanted.
+
+    Raises:
+        ValueError: If the policy returns no choice.
     """
     if getattr(policy, "wants_covariance", False):
         joint = cast(JointPolicy, policy)
-        return joint(mean, width, mask, round, rng, covariance=covariance)
-    return policy(mean, width, mask, round, rng)
+        choice: object = joint(mean, width, mask, round, rng, covariance=covariance)
+    else:
+        choice = policy(mean, width, mask, round, rng)
+    if not isinstance(choice, Choice):
+        raise ValueError(
+            f"the policy returned a {type(choice).__name__}; give a vitucb.policies.Choice, as "
+            "vitucb.policies.draw makes it"
+        )
+    return choice
 
 
 def check_scores(score: Array, mask: Mask) -> NDArray[np.bool_]:
