@@ -6,6 +6,7 @@ Importing this module registers the embedded model with timm, so that
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -75,9 +76,9 @@ def create_backbone(
     options: dict[str, Any] = {**timm_options, "num_classes": 0}
     if img_size is not None:
         options["img_size"] = img_size
-    _check_architecture(name, options)
+    classifier = _check_architecture(name, options)
     if weights is not None:
-        return _with_weights_file(name, Path(weights), options)
+        return _with_weights_file(name, Path(weights), classifier, options)
     if not pretrained:
         return _build(name, pretrained=False, **options)
     return _with_own_weights(name, options)
@@ -86,10 +87,28 @@ def create_backbone(
 def _build(name: str, **options: Any) -> nn.Module:
     # Modules draw their first weights from the global generator: the fork keeps the caller's.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # that of the CPU alone, as the fork
         model: nn.Module = timm.create_model(name, **options)
     use_fast_linear(model)
+    # From the start: adapters that are loaded from a folder would not be called either.
+    call_every_layer(model)
+    _note_size(model, options)
     return model.eval()
+
+
+def _embedding(model: nn.Module) -> object:
+    """What cuts images into patches, by the names that timm has for it; None without."""
+    names = ("patch_embed", "embeds")
+    return next((getattr(model, name) for name in names if hasattr(model, name)), None)
+
+
+def _note_size(model: nn.Module, options: Mapping[str, Any]) -> None:
+    """Put a size that was asked for into the cfg, where timm's model does not tell it itself."""
+    if "img_size" in options and not hasattr(_embedding(model), "img_size"):
+        size = options["img_size"]
+        height, width = size if isinstance(size, Sequence) else (size, size)
+        cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]  # set by timm
+        cfg["input_size"] = (3, height, width)
 
 
 def _check_name(name: str) -> None:
@@ -139,8 +158,12 @@ def _check_weights_of(name: str, model: nn.Module) -> None:
         check_limit("model_parameters", size >> 20, what)
 
 
-def _check_architecture(name: str, options: dict[str, Any]) -> None:
-    """Raise ValueError unless it is a vision transformer that LoRA can adapt; costs no weights."""
+def _check_architecture(name: str, options: dict[str, Any]) -> str | Sequence[str]:
+    """Raise ValueError unless it is a vision transformer that LoRA can adapt; costs no weights.
+
+    Returns:
+        Names of the layers that classify.
+    """
     is_asked = name.partition(":")[0] in _HUBS
     try:
         with asked_if_it_answers() if is_asked else nullcontext(), torch.device("meta"):
@@ -157,22 +180,40 @@ def _check_architecture(name: str, options: dict[str, Any]) -> None:
     try:
         layers = find_layers(model)
         call_every_layer(model)
+        _note_size(model, options)
+        _check_patches(model, options)
         check_forward(model, layers, input_size(model))
-    except ValueError as error:
+    except (ValueError, AssertionError, RuntimeError) as error:
         raise ValueError(
             f"backbone '{name}' ({type(model).__name__}) cannot be adapted: {error}; choose a "
             "vision transformer of one width such as 'vitucb-nano' or 'vit_small_patch16_224'"
         ) from error
+    cfg: dict[str, Any] = model.pretrained_cfg  # set by timm
+    return cfg.get("classifier") or "head"
 
 
-def _with_weights_file(name: str, path: Path, options: dict[str, Any]) -> nn.Module:
+def _check_patches(model: nn.Module, options: Mapping[str, Any]) -> None:
+    """Refuse a size that patches do not fill: what is left over would never be seen."""
+    patch = getattr(_embedding(model), "patch_size", None)
+    if patch is None or options.get("dynamic_img_pad"):
+        return
+    for side, length in zip(input_size(model), patch, strict=True):
+        if side % length:
+            raise ValueError(
+                f"img_size {side} is not a multiple of {length}, its patch, and would be cut off; "
+                f"give {side - side % length or length} or {side - side % length + length}"
+            )
+
+
+def _with_weights_file(
+    name: str, path: Path, classifier: str | Sequence[str], options: dict[str, Any]
+) -> nn.Module:
     if path.suffix != ".safetensors" or not path.is_file():
         raise ValueError(f"weights '{path}': no such .safetensors file")
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"weights '{path}' cannot be read: {error}") from error
-    classifier = timm.get_pretrained_cfg_value(name, "classifier") or "head"
     prefixes = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     state = {
         key: value
@@ -180,7 +221,8 @@ def _with_weights_file(name: str, path: Path, options: dict[str, Any]) -> nn.Mod
         if not any(key.startswith(f"{prefix}.") for prefix in prefixes)
     }
     # num_classes=0 on both sides keeps timm's load strict; it relaxes it when they differ.
-    overlay = {"state_dict": state, "num_classes": 0, "custom_load": False}
+    # Without a source, or that of a folder or a hub would come before the file.
+    overlay = {"state_dict": state, "num_classes": 0, "custom_load": False, "source": ""}
     try:
         model = _build(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     except (RuntimeError, KeyError, AssertionError) as error:

@@ -8,6 +8,7 @@ way.
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import urllib.error
 import urllib.request
@@ -16,6 +17,8 @@ from collections.abc import Iterator
 _TIMEOUT_S = 5.0
 # Anything else, a certificate or a status that somebody does not like, is for the client to judge.
 _NO_WAY_THERE = (ConnectionError, TimeoutError, socket.gaierror)
+# Plain errors of the system, as those of certificates are.
+_NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN)
 
 
 @contextlib.contextmanager
@@ -43,6 +46,8 @@ def _answers(address: str) -> bool:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S):
             return True
     except urllib.error.URLError as error:
-        return not isinstance(error.reason, _NO_WAY_THERE)
+        reason = error.reason
+        lost = isinstance(reason, OSError) and reason.errno in _NO_ROUTE
+        return not (lost or isinstance(reason, _NO_WAY_THERE))
     except _NO_WAY_THERE:
         return False

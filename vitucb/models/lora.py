@@ -107,6 +107,8 @@ def target_regex(
         raise ValueError(f"the backbone cannot be adapted: {error}") from error
     depth = 1 + max(layer.block for layer in layers)
     numbers = block_numbers(blocks, depth, "lora.blocks")
+    if not numbers:
+        raise ValueError("lora.blocks is empty; name at least one block, or leave it out for all")
     names = [x.name for x in layers if x.role in targets and x.block in numbers]
     if not names:
         known = sorted({layer.role for layer in layers})
@@ -167,7 +169,7 @@ def add_lora(
     )
     # PEFT draws lora_A from the global generator; the fork keeps the caller's stream untouched.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # that of the CPU alone, as the fork
         model = get_peft_model(backbone, config)
     adapted = len(lora_pairs(model))
     if adapted != expected:

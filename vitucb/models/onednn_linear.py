@@ -66,6 +66,8 @@ class FastLinear(nn.Linear):
             return fast_linear(x, self.weight, self.bias)
         if self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad):
             return linear(x, self.weight, self.bias)
+        if torch.is_autocast_enabled(x.device.type):  # which does not reach into a function
+            return linear(x, self.weight, self.bias)
         if not x.requires_grad:
             return fast_linear(x, self.weight, self.bias)
         y: Tensor = _Frozen.apply(x, self.weight, self.bias)

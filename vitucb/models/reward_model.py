@@ -45,10 +45,9 @@ class RewardModel(nn.Module):
                 start with a standard deviation of at most 0.1.
         """
         super().__init__()
-        self.backbone = backbone
+        self.backbone = backbone.eval()
         self.prefix: FrozenPrefix | None = None
         self.precision: torch.dtype | None = None
-        self._parts: list[nn.Module] | None = None
         self._pooled: PooledBlock | None = find_pooled_block(backbone)
         self._is_checked = self._pooled is None
         # Made without weights: its first would be drawn from the global generator.
@@ -59,13 +58,13 @@ class RewardModel(nn.Module):
             self.head.bias.zero_()
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of every module; every round does so twice, and the usual way takes 3 ms."""
-        if self._parts is None:
-            self._parts = list(self.modules())
-        if any(type(module).train is not nn.Module.train for module in self._parts[1:]):
-            return super().train(mode)
-        for module in self._parts:
-            module.__dict__["training"] = mode
+        """Set the mode of the head; the backbone stays in evaluation mode.
+
+        Some of timm's networks have dropout in a position bias, or move their coordinates, while
+        they train, by the global generator: no seed would repeat a run.
+        """
+        self.training = mode
+        self.head.train(mode)
         return self
 
     def features(self, images: Tensor) -> Tensor:

@@ -222,8 +222,9 @@ def _made_by_layers(data: StartData, make: Callable[[Any], None]) -> Factors:
 def _seeded(data: StartData) -> Iterator[None]:
     """Inside, the global generator, from which PEFT's decompositions draw, is that of the start."""
     device = data.pairs[0].A.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(data.seed)
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        (torch.manual_seed if on_gpu else torch.default_generator.manual_seed)(data.seed)
         yield
 
 
