@@ -86,6 +86,22 @@ def test_gallery_shows_rounds_from_first_to_last(tmp_path: Path) -> None:
         np.testing.assert_allclose(gallery["regret"], recorded)
 
 
+def test_gallery_tells_what_was_on_offer(tmp_path: Path) -> None:
+    folder = play(config(tmp_path, env={"arm_subset": {"min_arms": 3}})).folder
+    with np.load(folder / "gallery.npz", allow_pickle=False) as gallery:
+        mask = gallery["action_mask"]
+        assert mask.shape == gallery["mean"].shape
+        assert 3 <= mask.sum(axis=1).min() < 10
+        np.testing.assert_array_equal(mask[np.arange(len(mask)), gallery["action"]], 1)
+
+
+def test_pictures_of_a_slate_are_offered_once_for_all_positions(tmp_path: Path) -> None:
+    folder = play(config(tmp_path, num_rounds=30, env={"slate": {"slots": 3}})).folder
+    summary = json.loads((folder / "summary.json").read_text())
+    offers = summary["distinct_images"] * summary["offers_per_image"]
+    assert offers == pytest.approx(10 * 10)  # ten slates from ten pictures
+
+
 def test_reward_that_is_not_finite_stops_the_run_and_keeps_the_rounds_before(
     tmp_path: Path,
 ) -> None:

@@ -98,6 +98,13 @@ def test_chosen_and_best_of_many_arms_are_on_the_strip() -> None:
     assert (strip[10:, 110:118] == 255).all()
 
 
+def test_what_is_not_on_offer_is_dark() -> None:
+    light = round_of(np.full((3, 8, 8, 1), 200, np.uint8))
+    obs = {**light.observation, "action_mask": np.array([0, 1, 1], np.int8)}
+    strip = arm_strip(dataclasses.replace(light, observation=obs))
+    assert strip[0, ::10, 0].tolist() == [50, 200, 200]
+
+
 def test_image_that_all_arms_share_is_shown_once_without_marks() -> None:
     strip = arm_strip(round_of(np.zeros((1, 8, 8, 3), np.uint8)))
     assert strip.shape == (12, 10, 3)

@@ -489,6 +489,22 @@ def test_a_picture_tells_the_regret_that_was_recorded(recorded: float | None, ca
     assert any(caption in text.get_text() for text in figure.texts)
 
 
+def test_arms_that_were_not_on_offer_are_faded_and_have_no_estimates() -> None:
+    truth, one = np.array([[0.2, 0.9, 0.25]]), np.array([1])
+    images = np.zeros((1, 3, 8, 8, 3), np.uint8)
+    figure = gallery_figure(
+        Gallery(
+            one, images, truth, truth, truth, one * 0, one * 2, one * 1.0,
+            action_mask=np.array([[1, 0, 1]]),
+        )
+    )  # fmt: skip
+    pictures, bars = figure.axes
+    assert [image.get_alpha() for image in pictures.images] == [1.0, 0.25, 1.0]
+    (means,) = (line.get_ydata() for line in bars.lines)
+    np.testing.assert_array_equal(np.isnan(np.asarray(means)), [False, True, False])
+    assert bars.get_ylim()[1] < 0.5
+
+
 def test_an_unknown_main_agent_is_refused(experiment: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="main 'nobody' has no runs here; choose from vit-ucb"):
         write_report(experiment, tmp_path, main="nobody")

@@ -183,7 +183,9 @@ class Recorder:
         )
         if self._classes_csv is not None and round.arm_classes is not None:
             self._classes_csv.writerow((round.index, int(round.arm_classes[chosen])))
-        self._offered.add(round.observation)
+        # The pictures of a slate stand for all of its positions.
+        if round.index % (self._config.env.slate.slots or 1) == 0:
+            self._offered.add(round.observation)
         self._rewards += round.reward
         self._seconds += round.seconds
         self._rounds, self._regret = round.index + 1, round.cumulative_regret
@@ -326,6 +328,7 @@ def _gallery_entry(round: Round) -> dict[str, Any]:
     columns = {
         "round": round.index,
         "images": round.observation["images"],
+        "action_mask": np.asarray(round.observation["action_mask"]).astype(np.int8),
         "mean": decision.mean,
         "width": decision.width,
         "bonus": decision.bonus,

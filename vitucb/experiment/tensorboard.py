@@ -153,9 +153,10 @@ def arm_strip(round: Round) -> NDArray[np.uint8]:
     """The offered images in a row, uint8 (H + 4, K * (W + 2), 3), at most 12 arms.
 
     A white bar stands under the chosen arm, a green one under the best: of more arms, these and the
-    first of the others are shown. Where all arms share one image there is only that one.
+    first of the others are shown. What is not on offer is dark. Where all arms share one image
+    there is only that one.
     """
-    images = list(round.observation["images"])
+    images, mask = list(round.observation["images"]), round.observation["action_mask"]
     marked = [arm for arm in (round.decision.action, round.optimal_action) if arm < len(images)]
     arms = sorted(list(dict.fromkeys([*marked, *range(len(images))]))[:_MAX_ARMS])
     if len({images[arm].shape[:2] for arm in arms}) > 1:
@@ -164,7 +165,9 @@ def arm_strip(round: Round) -> NDArray[np.uint8]:
     strip = np.zeros((height + 4, len(arms) * (width + 2), 3), np.uint8)
     for place, arm in enumerate(arms):
         left = place * (width + 2)
-        strip[:height, left : left + width] = images[arm]  # one channel spreads over three
+        is_dim = len(arms) > 1 and not mask[arm]
+        # One channel spreads over three.
+        strip[:height, left : left + width] = images[arm] // 4 if is_dim else images[arm]
         if len(arms) > 1 and arm == round.optimal_action:
             strip[height + 1 : height + 2, left : left + width] = (0, 200, 120)
         if len(arms) > 1 and arm == round.decision.action:

@@ -248,7 +248,11 @@ def _check_gallery(arrays: Mapping[str, NDArray[Any]]) -> None:
         raise ValueError(f"images are {images.dtype} {images.shape} of {count} rounds, {arms} arms")
     if 0 in images.shape[2:4]:
         raise ValueError(f"images have shape {images.shape}")
-    optional = (("classes", (count, arms), "iu"), ("regret", (count,), "f"))
+    optional = (
+        ("classes", (count, arms), "iu"),
+        ("regret", (count,), "f"),
+        ("action_mask", (count, arms), "iu"),
+    )
     for name, shape, kind in (
         *(column for column in optional if column[0] in arrays),
         ("mean", (count, arms), "f"),

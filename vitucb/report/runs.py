@@ -99,6 +99,7 @@ class Gallery:
         reward: Observed rewards (n,).
         regret: Of the rounds (n,), None in runs of older versions.
         classes: Classes of the images (n, K), None where nobody told.
+        action_mask: 1 where an arm was on offer (n, K), None in runs of older versions.
     """
 
     round: NDArray[np.int64]
@@ -111,6 +112,14 @@ class Gallery:
     reward: FloatArray
     regret: FloatArray | None = None
     classes: NDArray[np.int64] | None = None
+    action_mask: NDArray[np.int64] | None = None
+
+    def on_offer(self, row: int) -> NDArray[np.bool_]:
+        """Which arms could be chosen in a recorded round, (K,)."""
+        if self.action_mask is None:
+            return np.ones(self.mean.shape[1], bool)
+        mask: NDArray[np.bool_] = self.action_mask[row] != 0
+        return mask
 
 
 def load_runs(folder: str | Path) -> list[Run]:
@@ -236,7 +245,8 @@ def load_gallery(run: Run) -> Gallery | None:
         ValueError: If `gallery.npz` is damaged, an array is missing, or they do not fit each other.
     """
     names = [f.name for f in fields(Gallery)]
-    arrays = read_gallery(run.folder, names[:-2], optional=names[-2:])
+    optional = {f.name for f in fields(Gallery) if f.default is None}
+    arrays = read_gallery(run.folder, set(names) - optional, optional=optional)
     return Gallery(**arrays) if arrays is not None and len(arrays["round"]) else None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from vitucb.report.analysis import AgentResult
@@ -35,7 +37,7 @@ def covered(result: AgentResult) -> FloatArray:
 
 def overall_coverage(result: AgentResult) -> float:
     """Share of rounds in which mean +- bonus of the chosen arm held its true mean."""
-    if not has_bonus(result):
+    if not (has_bonus(result) and compares_means(result)):
         return float("nan")
     mean, bonus = result.column("mean"), result.column("bonus")
     return coverage(result.column("expected_reward"), mean - bonus, mean + bonus)
@@ -45,6 +47,13 @@ def _windowed(values: FloatArray, window: int) -> FloatArray:
     sums = values.cumsum(axis=-1)
     sums[..., window:] = sums[..., window:] - sums[..., :-window]
     return sums
+
+
+def compares_means(result: AgentResult) -> bool:
+    """Whether an agent's means are those of the rewards, and not of clicks in the last position."""
+    env = result.runs[0].config.get("env")
+    slate = env.get("slate") if isinstance(env, Mapping) else None
+    return not (isinstance(slate, Mapping) and slate.get("examination"))
 
 
 def has_bonus(result: AgentResult) -> bool:

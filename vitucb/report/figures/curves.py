@@ -20,7 +20,13 @@ from vitucb.report.figures.panels import (
 from vitucb.report.figures.theme import LineStyle, colour
 from vitucb.report.formatting import before_number, fixed, number
 from vitucb.report.measure import REGRET
-from vitucb.report.series import covered, has_bonus, smoothing_window, trailing_mean
+from vitucb.report.series import (
+    compares_means,
+    covered,
+    has_bonus,
+    smoothing_window,
+    trailing_mean,
+)
 from vitucb.statistics import Band, FloatArray
 
 if TYPE_CHECKING:
@@ -106,7 +112,7 @@ def calibration_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> F
         ("Share of non-greedy choices", _non_greedy),
         ("Bonus of the chosen arm", lambda result: result.column("bonus")),
     ]
-    if analysis.measure is REGRET:
+    if analysis.measure is REGRET and compares_means(analysis.main):
         panels.append(("True mean inside mean ± bonus", covered))
     return _trailing_figure(explorers, panels, styles, window)
 

@@ -22,6 +22,7 @@ _MAX_ROWS = 5
 _IMAGE_PIXELS = 112
 _LEFT_INCHES = 1.35
 _BAR_INCHES = 0.8
+_FADED = 0.25  # opacity of what was not on offer
 
 
 def gallery_rows(gallery: Gallery) -> list[int]:
@@ -90,8 +91,8 @@ def _axes(figure: Figure, box: tuple[float, float, float, float], height: float)
 
 
 def _shown_arms(gallery: Gallery, row: int, arms: int) -> NDArray[np.int64]:
-    """All arms if they fit; else the chosen, the best, and those with the highest truth."""
-    ranked = np.argsort(-gallery.expected_rewards[row], kind="stable")
+    """All arms if they fit; else the chosen, the best, and those on offer of the highest truth."""
+    ranked = np.lexsort((-gallery.expected_rewards[row], ~gallery.on_offer(row)))
     first = [int(gallery.action[row]), int(gallery.optimal_action[row])]
     kept = [arm for arm in dict.fromkeys([*first, *ranked.tolist()]) if arm >= 0][:arms]
     return np.array(sorted(kept))
@@ -101,7 +102,7 @@ def _draw_images(axes: Axes, gallery: Gallery, row: int, arms: NDArray[np.int64]
     from matplotlib.patches import Rectangle
 
     # One image that all arms share is drawn once, above the chosen one.
-    is_shared = gallery.images.shape[1] == 1
+    is_shared, on_offer = gallery.images.shape[1] == 1, gallery.on_offer(row)
     for x, arm in enumerate(arms.tolist()):
         if not is_shared or arm == gallery.action[row]:
             axes.imshow(
@@ -109,6 +110,7 @@ def _draw_images(axes: Axes, gallery: Gallery, row: int, arms: NDArray[np.int64]
                 extent=(x - 0.42, x + 0.42, 0, 0.84),
                 interpolation="nearest",
                 cmap="gray",
+                alpha=1.0 if on_offer[arm] else _FADED,
             )
         if arm == gallery.action[row]:
             frame = Rectangle((x - 0.45, -0.03), 0.9, 0.9, fill=False, linewidth=2.6)
@@ -132,13 +134,15 @@ def _draw_images(axes: Axes, gallery: Gallery, row: int, arms: NDArray[np.int64]
 
 def _draw_estimates(axes: Axes, gallery: Gallery, row: int, arms: NDArray[np.int64]) -> None:
     x = np.arange(len(arms))
-    mean, bonus = gallery.mean[row, arms], np.nan_to_num(gallery.bonus[row, arms])
+    is_shown = gallery.on_offer(row)[arms]
+    mean = np.where(is_shown, gallery.mean[row, arms], np.nan)
+    bonus = np.nan_to_num(gallery.bonus[row, arms])
     axes.vlines(x, mean - bonus, mean + bonus, color=colour("blue"), linewidth=5, alpha=0.35)
     axes.plot(x, mean, "o", color=colour("blue"), markersize=4.5)
-    truth = gallery.expected_rewards[row, arms]
+    truth = np.where(is_shown, gallery.expected_rewards[row, arms], np.nan)
     axes.hlines(truth, x - 0.3, x + 0.3, color=colour("green"), linewidth=2)
     axes.set_xlim(-0.5, len(arms) - 0.5)
-    axes.set_ylim(*_limits(gallery, row, arms))
+    axes.set_ylim(*_limits(gallery, row, arms[is_shown]))
     axes.tick_params(axis="x", length=0, pad=1)
     axes.tick_params(axis="y", labelsize=8)
     axes.locator_params(axis="y", nbins=3)
