@@ -87,7 +87,7 @@ def test_strip_underlines_the_chosen_arm_in_white_and_the_best_in_green() -> Non
 
 def test_chosen_and_best_of_many_arms_are_on_the_strip() -> None:
     images = np.arange(40, dtype=np.uint8)[:, None, None, None].repeat(8, 1).repeat(8, 2)
-    many = round_of(images)
+    many = round_of(images, arms=40)
     many = dataclasses.replace(
         many, decision=dataclasses.replace(many.decision, action=30), optimal_action=20
     )
