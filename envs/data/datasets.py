@@ -139,7 +139,7 @@ def _cannot_load(name: str, path: Path) -> ValueError:
         return dataset_error(
             name, "neither a folder nor a file .npz, .csv or .parquet; convert it to one of them"
         )
-    if path.suffix or len(path.parts) > 1:
+    if path.suffix or len(path.parts) > 1 or name.endswith(("/", os.sep)):
         near = difflib.get_close_matches(path.name, _names_beside(path), n=1)
         hint = f"did you mean {str(path.with_name(near[0]))!r}? " if near else ""
         return dataset_error(name, f"no such file or folder; {hint}check the path")

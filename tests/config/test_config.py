@@ -193,10 +193,13 @@ def test_a_setting_that_is_no_more_loads_where_it_changed_nothing(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "experiment", ["../x", "../../x", "/x", "a/../../x", "C:\\x", "\\\\host\\x", "..\\x", "a\nb"]
+    "experiment",
+    ["../x", "../../x", "/x", "a/../../x", "C:\\x", "\\\\host\\x", "..\\x", "a\nb", "", " "],
 )
 def test_an_experiment_stays_in_the_folder_of_experiments(experiment: str) -> None:
-    with pytest.raises(ValueError, match=r"leads out of the folder|control characters") as error:
+    with pytest.raises(
+        ValueError, match=r"leads out of the folder|control characters|is empty"
+    ) as error:
         RunConfig(experiment=experiment)
     assert "\n" not in str(error.value)
 

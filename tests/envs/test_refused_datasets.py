@@ -23,6 +23,7 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
 def test_a_missing_file_is_refused_with_the_nearest(tmp_path: Path) -> None:
     save(tmp_path, images=noise(), labels=[0, 1] * 3)
     assert_refused(tmp_path / "sett.npz", r"no such file or folder; did you mean '.*set\.npz'[?]")
+    assert_refused("nowhere/", "no such file or folder; check the path")
     assert_refused("nowhere/at/all.npz", "no such file or folder; check the path")
 
 

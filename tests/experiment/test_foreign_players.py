@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,22 @@ def test_an_environment_that_ends_early_is_told_of(
     caplog.clear()
     play(config(tmp_path))
     assert "the environment ended" not in caplog.text
+
+
+def test_the_expert_of_the_docs_is_mixed_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "agents.md").read_text(encoding="utf-8")
+    block = re.search(r"```python\n# my_experts.py\n(.*?)```", page, re.DOTALL)
+    assert block is not None
+    (tmp_path / "my_experts.py").write_text(block[1], encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    experts = ["kernel", "linear", "my_experts:brightness"]
+    env = gym.make("vitucb/ImageArms-v0", num_arms=3, max_episode_steps=20)
+    agent: Any = vitucb.make_agent("vit-ucb", env, experts=experts)
+    *_, last = vitucb.run(env, agent, seed=0)
+    assert last.metrics["expert/weight/my_experts:brightness"] > 0
+    again: Any = vitucb.make_agent("vit-ucb", env, experts=experts)
+    again.load_state_dict(agent.state_dict())
+    one, two = agent.select_action(last.observation), again.select_action(last.observation)
+    np.testing.assert_array_equal(one.mean, two.mean)

@@ -77,5 +77,7 @@ def _check_place(experiment: str) -> None:
             f"experiment {experiment!r} leads out of the folder of experiments; give a name, and "
             "that folder as --out"
         )
+    if not experiment.strip():
+        raise ValueError("experiment is empty; give a name")
     if not experiment.isprintable():
         raise ValueError(f"experiment {experiment!r} holds control characters; give a plain name")
