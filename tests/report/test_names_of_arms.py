@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from vitucb.config import AgentConfig, EnvConfig, RunConfig, SlateConfig
+from vitucb.config.env import ArmSubsetConfig, DelayConfig, DriftConfig
 from vitucb.experiment.playing import play
 from vitucb.report import load_gallery, write_report
 from vitucb.report.analysis import Analysis, analyse
@@ -59,6 +60,16 @@ def test_the_title_says_that_slates_were_shown(tmp_path: Path) -> None:
     env = EnvConfig(dataset="digits", num_arms=4, slate=SlateConfig(slots=3))
     title = section_title(played(tmp_path, env, "random"))
     assert title.startswith("digits, K = 4, slates of 3, a round a position, bernoulli reward · ")
+
+
+def test_the_title_says_what_is_done_to_rewards_and_arms(tmp_path: Path) -> None:
+    env = EnvConfig(
+        dataset="digits", num_arms=4, delay=DelayConfig(law="fixed", rounds=2),
+        drift=DriftConfig(kind="abrupt"), arm_subset=ArmSubsetConfig(min_arms=2),
+    )  # fmt: skip
+    title = section_title(played(tmp_path, env, "random"))
+    changes = "late rewards, abrupt drift, random subsets of arms"
+    assert title.startswith(f"digits, K = 4, bernoulli reward, {changes} · ")
 
 
 def test_labels_have_their_names(tmp_path: Path) -> None:

@@ -119,7 +119,25 @@ def _task_text(run: Run) -> str:
     parts += [f"K = {task['num_arms']}"] if "num_arms" in task else []
     parts += [f"slates of {task['slots']}, a round a position"] if "slots" in task else []
     parts += [f"{task['reward']} reward"] if "reward" in task else []
+    parts += _changes(run.config.get("env"))
     return visible(", ".join(part for part in parts if part))
+
+
+def _changes(env: Any) -> list[str]:
+    """What is done to rewards and arms, a word or two each."""
+
+    def setting(section: str, name: str) -> Any:
+        part = env.get(section) if isinstance(env, Mapping) else None
+        return part.get(name) if isinstance(part, Mapping) else None
+
+    loss, drift = setting("delay", "loss_probability"), setting("drift", "kind")
+    told = {
+        "late rewards": setting("delay", "law") not in (None, "none"),
+        "lost rewards": isinstance(loss, int | float) and loss > 0,
+        f"{drift} drift": drift not in (None, "none"),
+        "random subsets of arms": setting("arm_subset", "min_arms") is not None,
+    }
+    return [text for text, holds in told.items() if holds]
 
 
 def _by_agent(runs: list[Run]) -> dict[str, list[Run]]:
