@@ -22,6 +22,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from vitucb.config import flatten, save_config, to_dict
+from vitucb.experiment.gallery import gallery_entry, save_gallery
 from vitucb.experiment.offered_images import OfferedImages
 from vitucb.experiment.provenance import describe_environment, peak_memory_mib
 from vitucb.experiment.rounds_file import ROUND_COLUMNS
@@ -32,7 +33,6 @@ from vitucb.storage.atomic_files import (
     check_own,
     drop_leftovers,
     open_table,
-    replacing,
     sync,
     write_durably,
 )
@@ -190,7 +190,7 @@ class Recorder:
         self._seconds += round.seconds
         self._rounds, self._regret = round.index + 1, round.cumulative_regret
         if round.index in self._gallery_rounds:
-            self._gallery.append(_gallery_entry(round))
+            self._gallery.append(gallery_entry(round))
         # Kept until they are due: a rebuild, say, reports in few rounds.
         self._metrics |= {name: (round.index, float(v)) for name, v in round.metrics.items()}
         self._unwritten = round
@@ -278,7 +278,7 @@ class Recorder:
         """
         if not self._rounds:
             raise ValueError("num_rounds: the run has no rounds; ask for at least one")
-        self._save_gallery()
+        save_gallery(self._gallery, self.folder)
         last = self._unwritten
         self._write_metrics(self._rounds - 1, {} if last is None else self._scalars(last))
         timing = {
@@ -312,34 +312,6 @@ class Recorder:
         if image_passes is None or not self._counts_passes:
             return {}
         return {"image_passes": image_passes / self._rounds}
-
-    def _save_gallery(self) -> None:
-        if len({np.shape(entry["images"]) for entry in self._gallery}) != 1:
-            return
-        names = [name for name in self._gallery[0] if all(name in e for e in self._gallery)]
-        arrays = {name: np.stack([e[name] for e in self._gallery]) for name in names}
-        with replacing(self.folder / "gallery.npz") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # keywords are arrays
-
-
-def _gallery_entry(round: Round) -> dict[str, Any]:
-    decision = round.decision
-    unknown = np.full(len(decision.mean), np.nan)
-    columns = {
-        "round": round.index,
-        "images": round.observation["images"],
-        "action_mask": np.asarray(round.observation["action_mask"]).astype(np.int8),
-        "mean": decision.mean,
-        "width": decision.width,
-        "bonus": decision.bonus,
-        "expected_rewards": unknown if round.expected_rewards is None else round.expected_rewards,
-        "regret": round.regret,
-        "action": decision.action,
-        "optimal_action": round.optimal_action,
-        "reward": round.reward,
-        **({} if round.arm_classes is None else {"classes": round.arm_classes}),
-    }
-    return {name: np.asarray(value) for name, value in columns.items()}
 
 
 def _greedy_action(round: Round) -> int:
