@@ -40,6 +40,11 @@ def test_a_size_that_patches_do_not_fill_is_refused(tmp_path: Path) -> None:
     assert preprocess_for(model).size == (64, 64)
 
 
+def test_a_size_of_timms_own_is_taken_as_it_was_trained() -> None:
+    model = create_backbone("vit_so400m_patch14_siglip_384", pretrained=False, **TINY)
+    assert preprocess_for(model).size == (384, 384)
+
+
 def test_a_model_that_does_not_tell_its_size_has_the_one_that_was_asked_for() -> None:
     model = create_backbone("naflexvit_base_patch16_gap", img_size=64, pretrained=False, **TINY)
     assert preprocess_for(model).size == (64, 64)

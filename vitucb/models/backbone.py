@@ -193,9 +193,10 @@ def _check_architecture(name: str, options: dict[str, Any]) -> str | Sequence[st
 
 
 def _check_patches(model: nn.Module, options: Mapping[str, Any]) -> None:
-    """Refuse a size that patches do not fill: what is left over would never be seen."""
+    """Refuse a size asked for that patches do not fill: what is left over would never be seen."""
     patch = getattr(_embedding(model), "patch_size", None)
-    if patch is None or options.get("dynamic_img_pad"):
+    # Some of timm's own sizes are none: so they were trained.
+    if patch is None or "img_size" not in options or options.get("dynamic_img_pad"):
         return
     for side, length in zip(input_size(model), patch, strict=True):
         if side % length:
