@@ -20,6 +20,7 @@ from tests.covering import slow_but
 from vitucb.cli.main import main
 from vitucb.config import RunConfig, override
 from vitucb.config.lora import DATA_INITS
+from vitucb.experiment import recorder
 from vitucb.experiment.checkpoints import Checkpoints
 from vitucb.experiment.episode import Episode
 from vitucb.experiment.playing import play
@@ -159,9 +160,9 @@ def test_run_killed_twice_while_it_finishes_still_ends_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = config(tmp_path)
-    for method in ("_save_gallery", "finish"):
+    for place, name in ((recorder, "save_gallery"), (Recorder, "finish")):
         with monkeypatch.context() as patch:
-            patch.setattr(Recorder, method, _raise(Killed()))
+            patch.setattr(place, name, _raise(Killed()))
             with pytest.raises(Killed):
                 play(settings)
     assert resumed(settings) == uninterrupted(settings, tmp_path)
@@ -290,7 +291,7 @@ def test_events_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     killed_after(settings, 20)
     events = EventAccumulator(str(play(settings).folder), size_guidance={"scalars": 0}).Reload()
     steps = [point.step for point in events.Scalars("regret/cumulative")]
-    assert steps == list(range(0, 30, 2))
+    assert steps == [*range(0, 30, 2), 29]
 
 
 def test_finished_run_is_not_played_over_with_other_settings(tmp_path: Path) -> None:

@@ -49,8 +49,14 @@ class Trained:
 def train(name: str, options: dict[str, Any], device: str) -> Trained:
     """Four steps; half way a new optimizer takes the state of the first one over."""
     problem = _on(Quadratic.make(dtype=torch.float32), device)
+    bases = [pair.base for pair in problem.pairs if pair.base is not None]
+    pretrained = [base.detach().clone() for base in bases]
 
     def make() -> torch.optim.Optimizer:
+        # On pretrained weights: the state of a chain brings its merges along.
+        with torch.no_grad():
+            for base, value in zip(bases, pretrained, strict=True):
+                base.copy_(value)
         return create_optimizer(
             name, problem.pairs, lr=1e-2, other_params=[problem.head], **options
         )
@@ -64,7 +70,6 @@ def train(name: str, options: dict[str, Any], device: str) -> Trained:
         accelerator.take_waits()
         optimizer.step(problem.closure if getattr(optimizer, "needs_full", False) else None)
         waits = accelerator.take_waits()
-    bases = [pair.base for pair in problem.pairs if pair.base is not None]
     return Trained([_array(p) for p in (*problem.parameters(), *bases)], waits)
 
 
