@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 import vitucb
 from vitucb.agents import AGENTS
+from vitucb.agents.expert_agent import ExpertAgent
 from vitucb.serving.answers import Counts, Receipt
 from vitucb.serving.deployed_agent import DeployedAgent
 from vitucb.types import Decision, Observation, State
@@ -317,6 +318,27 @@ def test_a_reward_right_after_a_restart_is_learnt_to_the_bit_as_without(
         np.testing.assert_array_equal(one.mean, two.mean)
         np.testing.assert_array_equal(one.width, two.width)
         agent.observe(one.id, reward)
+
+
+def test_what_a_reward_is_learnt_from_does_not_depend_on_a_restart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    offered: list[object] = []
+    make = ExpertAgent.offer
+
+    def offer(self: ExpertAgent, obs: Any) -> Any:
+        offered.append(obs["images"])
+        return make(self, obs)
+
+    monkeypatch.setattr(ExpertAgent, "offer", offer)
+    agent = vitucb.deploy("kernel-ucb", num_arms=3)
+    decision = agent.act(pictures(0))
+    agent.observe(decision.id, 1.0)
+    assert len(offered) == 2  # from the image kept, as after a restart
+    obs = {"images": pictures(0), "action_mask": np.ones(3, np.int8)}
+    raw: Any = agent.agent
+    raw.update(obs, raw.select_action(obs), 1.0)
+    assert len(offered) == 3
 
 
 @pytest.mark.parametrize("reward", [1e31, -1e200, float("inf"), 10**400, -(10**400)])

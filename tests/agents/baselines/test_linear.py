@@ -14,7 +14,7 @@ from vitucb.agents.baselines.frozen_features import FrozenFeatures
 from vitucb.agents.baselines.linear import LinearAgent
 from vitucb.models.preprocess import Preprocess
 from vitucb.policies import Choice
-from vitucb.types import Observation, Round
+from vitucb.types import Decision, Observation, Round
 
 RIDGE = 0.05
 
@@ -42,6 +42,16 @@ def test_mean_and_width_equal_the_closed_forms() -> None:
     quad = (query * np.linalg.solve(gram, query.T).T).sum(axis=1)
     ratio = last.decision.width / np.sqrt(quad)
     np.testing.assert_allclose(ratio, ratio[0])
+
+
+def test_a_decision_that_was_json_is_learnt_as_it_was() -> None:
+    one, two = played(5)[0], played(5)[0]
+    obs = played(1)[1][0].observation
+    decision = one.select_action(obs)
+    one.update(obs, decision, 1.0)
+    two.update(obs, Decision.from_dict(two.select_action(obs).to_dict()), 1.0)
+    mean, again = one.select_action(obs).mean, two.select_action(obs).mean
+    np.testing.assert_allclose(again, mean, rtol=1e-12)
 
 
 def test_first_width_is_the_norm_over_the_root_of_the_ridge() -> None:
