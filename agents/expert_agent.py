@@ -202,11 +202,12 @@ class ExpertAgent(Savable):
         """Learn from several rewards; returns the metrics of the last.
 
         Raises:
-            UnusableRewardError: If one is not finite or above 1e30 in size; then none is learnt.
+            UnusableRewardError: If one is no number, not finite or above 1e30 in size; then none
+                is learnt.
         """
-        require_usable(*(reward for _, _, reward in feedback))
+        rewards = require_usable(*(reward for _, _, reward in feedback))
         metrics: dict[str, float] = {}
-        for obs, decision, reward in feedback:
+        for (obs, decision, _), reward in zip(feedback, rewards, strict=True):
             metrics |= self._learn(obs, decision, reward)
         return metrics
 

@@ -103,9 +103,9 @@ class FeatureAgent(Savable, abc.ABC):
         """Learn from the reward of an earlier decision.
 
         Raises:
-            UnusableRewardError: If it is not finite or above 1e30 in size.
+            UnusableRewardError: If it is no number, not finite or above 1e30 in size.
         """
-        require_usable(reward)
+        (reward,) = require_usable(reward)
         self._noise.add(reward - float(decision.mean[decision.action]))
         self._noise.see(reward)
         metrics = self._learn(obs, decision, reward)

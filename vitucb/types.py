@@ -32,17 +32,29 @@ class UnusableRewardError(ValueError):
     """A reward that an agent cannot learn from; raised before anything of it was learnt."""
 
 
-def require_usable(*rewards: float) -> None:
-    """Refuse what nobody can learn from.
+def require_usable(*rewards: float) -> tuple[float, ...]:
+    """Rewards as Python's floats, of what anybody can learn from.
+
+    NumPy's own numbers count differently: 0 - 1 is 255 in uint8, and no difference at all of bools.
 
     Raises:
-        UnusableRewardError: If a reward is not finite or above `LARGEST_REWARD` in size.
+        UnusableRewardError: If a reward is no number, not finite or above `LARGEST_REWARD` in size.
     """
-    for reward in rewards:
-        if not abs(reward) <= LARGEST_REWARD:  # so, NaN is refused too
-            raise UnusableRewardError(
-                f"reward {reward}; give finite numbers of size {LARGEST_REWARD:g} at most"
-            )
+    return tuple(map(_usable, rewards))
+
+
+def _usable(reward: float) -> float:
+    if isinstance(reward, str | bytes) or np.ndim(reward) > 0:
+        raise UnusableRewardError(f"reward {reward!r}; give a number, one for each decision")
+    try:
+        value = float(reward)
+    except (TypeError, ValueError):
+        raise UnusableRewardError(f"reward {reward!r}; give a number") from None
+    if not abs(value) <= LARGEST_REWARD:  # so, NaN is refused too
+        raise UnusableRewardError(
+            f"reward {value}; give finite numbers of size {LARGEST_REWARD:g} at most"
+        )
+    return value
 
 
 PROBABILITY_TOLERANCE = 1e-6

@@ -97,9 +97,9 @@ class SlotAgent(Savable):
         """Count the reward of the chosen slot.
 
         Raises:
-            UnusableRewardError: If it is not finite or above 1e30 in size.
+            UnusableRewardError: If it is no number, not finite or above 1e30 in size.
         """
-        require_usable(reward)
+        (reward,) = require_usable(reward)
         self.slots.add(decision.action, reward)
         return {}
 
@@ -212,6 +212,7 @@ class UnitRewardAgent(SlotAgent):
         Raises:
             UnusableRewardError: If the reward is not in [0, 1].
         """
+        (reward,) = require_usable(reward)
         if not 0 <= reward <= 1:
             raise UnusableRewardError(
                 f"reward {reward} is not in [0, 1]; choose gaussian-ts or ucb1 for such rewards"

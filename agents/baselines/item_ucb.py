@@ -109,9 +109,9 @@ class ItemUCB(Savable):
         """Learn from the reward of an earlier decision; it weighs what it would by now.
 
         Raises:
-            UnusableRewardError: If it is not finite or above 1e30 in size.
+            UnusableRewardError: If it is no number, not finite or above 1e30 in size.
         """
-        require_usable(reward)
+        (reward,) = require_usable(reward)
         key = item_keys(obs)[decision.action]
         age = self._rounds - 1 - decision.round
         self._awaited.take(key, age)

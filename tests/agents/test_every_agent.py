@@ -367,3 +367,33 @@ def test_a_reward_that_is_none_is_refused_and_changes_nothing(name: str, reward:
         agent.update(obs, decision, reward)
     agent.update(obs, decision, 1.0)
     assert np.isfinite(agent.select_action(obs).mean).all()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [np.bool_, np.uint8, np.float16, torch.tensor],
+    ids=["bool", "uint8", "float16", "torch"],
+)
+@pytest.mark.parametrize("name", ["kernel-ucb", "lin-ucb", "item-ucb", "ucb1", "beta-ts"])
+def test_rewards_may_be_numbers_of_any_kind(name: str, kind: Any) -> None:
+    def means(number: Any) -> list[float]:
+        agent = vitucb.make_agent(name, two_digits(9), seed=0)
+        found = []
+        for t in range(6):
+            obs, digits = observation(t, 2, [1, 1])
+            decision = agent.select_action(obs)
+            found += decision.mean.tolist()
+            agent.update(obs, decision, number(1 - digits[decision.action]))
+        return found
+
+    assert means(kind) == means(float)
+
+
+@pytest.mark.parametrize("reward", [np.ones(1), None, "1.0"])
+def test_what_is_no_number_is_refused_as_a_reward(reward: Any) -> None:
+    agent = vitucb.make_agent("lin-ucb", two_digits(9), seed=0)
+    obs, _ = observation(0, 2, [1, 1])
+    decision = agent.select_action(obs)
+    with pytest.raises(UnusableRewardError, match=r"reward .* give a number"):
+        agent.update(obs, decision, reward)
+    assert agent.update(obs, decision, 1.0)["score/noise"] == 1.0
