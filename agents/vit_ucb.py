@@ -223,10 +223,11 @@ class ViTUCB(Savable):
         """Learn from several rewards; returns the metrics of the last.
 
         Raises:
-            UnusableRewardError: If one is no number, not finite or above 1e30 in size; then none
-                is learnt.
+            UnusableRewardError: If one is no number, not finite or above 1e30 in size, or one that
+                the link cannot have produced; then none is learnt.
         """
         rewards = require_usable(*(reward for _, _, reward in feedback))
+        self.trainer.link.check(*rewards)
         metrics: dict[str, float] = {}
         for (obs, decision, _), reward in zip(feedback, rewards, strict=True):
             metrics |= self._learn(obs, decision, reward)

@@ -288,6 +288,18 @@ def test_logistic_agent_refuses_other_rewards() -> None:
         list(vitucb.run(env, make(env, link="bernoulli"), seed=0))
 
 
+def test_of_a_batch_with_a_reward_that_the_link_refuses_none_is_learnt() -> None:
+    env = arms()
+    agent = make(env, link="bernoulli")
+    obs, _ = env.reset(seed=0)
+    decisions = agent.select_actions([obs, obs])
+    with pytest.raises(ValueError, match=r"reward 2.0 is outside \[0, 1\]"):
+        agent.update_batch([(obs, decisions[0], 1.0), (obs, decisions[1], 2.0)])
+    assert len(agent.trainer.replay) == 0
+    agent.update_batch([(obs, decision, 1.0) for decision in decisions])
+    assert len(agent.trainer.replay) == 2
+
+
 @pytest.mark.parametrize("name", ["rac-lora", "bernoulli-lora", "cola", "asymmetric-lora"])
 def test_draws_of_the_optimizer_follow_the_seed_of_the_run_unless_given_one(name: str) -> None:
     def draws(of_run: int, **options: Any) -> torch.Tensor:

@@ -63,6 +63,14 @@ class Link(Protocol):
         """Weight of an observation in the covariance."""
         ...
 
+    def check(self, *rewards: float) -> None:
+        """Refuse rewards that the link cannot have produced.
+
+        Raises:
+            UnusableRewardError: If there is one.
+        """
+        ...
+
     def add(self, reward: float) -> None:
         """Take in one reward."""
         ...
@@ -119,6 +127,9 @@ class GaussianLink:
         """1."""
         return np.ones_like(score)
 
+    def check(self, *rewards: float) -> None:
+        """Nothing to refuse."""
+
     def add(self, reward: float) -> None:
         """Take in one reward."""
         self._scale.add(reward)
@@ -162,17 +173,26 @@ class BernoulliLink:
         p = _sigmoid(score)
         return np.maximum(p * (1 - p), _LEAST_CURVATURE)
 
+    def check(self, *rewards: float) -> None:
+        """Refuse what is no reward of this link.
+
+        Raises:
+            UnusableRewardError: If one is outside [0, 1].
+        """
+        for reward in rewards:
+            if not 0 <= reward <= 1:
+                raise UnusableRewardError(
+                    f"reward {reward} is outside [0, 1]; agent.link bernoulli needs 0/1 rewards, "
+                    "use gaussian"
+                )
+
     def add(self, reward: float) -> None:
         """Check one reward.
 
         Raises:
             UnusableRewardError: If it is outside [0, 1].
         """
-        if not 0 <= reward <= 1:
-            raise UnusableRewardError(
-                f"reward {reward} is outside [0, 1]; agent.link bernoulli needs 0/1 rewards, "
-                "use gaussian"
-            )
+        self.check(reward)
 
     def add_error(self, error: float) -> None:
         """Nothing: the noise follows from the probability."""
