@@ -145,15 +145,16 @@ class ViTUCB(Savable):
         weight = float(self.trainer.link.weight(score)[action])
         image = chosen_image(obs, action)
         self.history.choose(action, weight, self.rounds, image, output)
+        own = phi[action].clone()  # a view would keep the features of all arms alive
         if self.on_choice is not None:
-            self.on_choice(Chosen(self.rounds, phi[action], weight, image, output))
+            self.on_choice(Chosen(self.rounds, own, weight, image, output))
         self.rounds += 1
         return Decision(
             action=action,
             propensity=choice.propensity,
             mean=mean,
             width=width,
-            phi=phi[action],
+            phi=own,
             round=self.rounds - 1,
             bonus=self._reward_bonus(score, mean, choice.bonus),
         )

@@ -288,6 +288,13 @@ def test_logistic_agent_refuses_other_rewards() -> None:
         list(vitucb.run(env, make(env, link="bernoulli"), seed=0))
 
 
+def test_a_decision_keeps_the_features_of_its_own_arm_alone() -> None:
+    env = arms()
+    obs, _ = env.reset(seed=0)
+    phi = make(env).select_action(obs).phi
+    assert phi.untyped_storage().nbytes() == phi.nbytes
+
+
 def test_of_a_batch_with_a_reward_that_the_link_refuses_none_is_learnt() -> None:
     env = arms()
     agent = make(env, link="bernoulli")
