@@ -32,6 +32,15 @@ def test_noise_of_constant_errors_converges_to_their_size() -> None:
     assert noise.std == pytest.approx(0.3, rel=1e-3)
 
 
+@pytest.mark.parametrize("unit", [1e-160, 1e-300, 5e-324])
+def test_noise_is_above_0_in_units_whose_squares_are_0(unit: float) -> None:
+    noise = ResidualNoise()
+    for error in (1.0, -0.5, 0.2):
+        noise.add(error * unit)
+        noise.see(unit)
+    assert 0 < noise.std < 1e-100
+
+
 def test_noise_is_a_plain_average_within_its_window() -> None:
     noise = ResidualNoise(prior=1.0, window=100)
     errors = np.random.default_rng(0).normal(size=50)

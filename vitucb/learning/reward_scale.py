@@ -11,6 +11,8 @@ _LEVEL_REWARDS = 10
 _LEVEL_RATIO = 10.0
 # Least variance of the errors, of the square of the largest reward.
 _LEAST_SHARE = 1e-12
+# Least variance at all: squares of rewards below some 1e-150 are 0, and no width explores.
+_LEAST = 1e-280
 
 
 class ResidualNoise:
@@ -21,7 +23,7 @@ class ResidualNoise:
     where it is below the prior, errors so far were made in too large a unit, and the average starts
     again from its size. Errors made before the level of the rewards was known are as large as that
     level: where they make the deviation ten times that of the rewards themselves, the average
-    starts again from the latter.
+    starts again from the latter. It is never below 1e-140, whatever the unit.
     """
 
     def __init__(self, prior: float = 1.0, window: int = 200) -> None:
@@ -51,7 +53,7 @@ class ResidualNoise:
     @property
     def _least(self) -> float:
         """A noiseless stream must not end with width 0 and a division by it."""
-        return _LEAST_SHARE * (self._largest or 1.0) ** 2
+        return max(_LEAST_SHARE * (self._largest or 1.0) ** 2, _LEAST)
 
     def see(self, reward: float) -> None:
         """Look at a reward whose error was taken in, for its size and the level of all."""
