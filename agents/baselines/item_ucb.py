@@ -133,7 +133,7 @@ class ItemUCB(Savable):
     def _variances(self, weight: float = 1.0) -> tuple[float, float]:
         """Variance of the noise and of the items' worth, squared reward units, both above 0."""
         whole = max(self._scale.std**2, _TINY)
-        freedom = max(weight * self._items.count - len(self._items), 0.0)
+        freedom = weight * self._items.freedom
         within = weight * self._items.within()
         noise = (within + _PRIOR_COUNT * whole / 2) / (freedom + _PRIOR_COUNT)
         # A deviation is above 0 as `RewardScale.std` is; a noise of 0 has no width to divide by.

@@ -109,6 +109,18 @@ def test_told_widths_are_those_of_the_choice_while_noise_is_forgotten() -> None:
         made.update(r.observation, decision, r.reward)
 
 
+@pytest.mark.parametrize("num_items", [10, 100])
+def test_the_noise_is_that_of_the_rewards_however_fast_they_fade(num_items: int) -> None:
+    made, rng, images = agent(discount=0.99), np.random.default_rng(0), pictures(num_items)
+    worth, found = rng.normal(scale=2, size=num_items), []
+    for _ in range(2_000):
+        item = rng.integers(num_items)
+        obs = observation(images[[item]], 1)
+        reward = worth[item] + rng.normal()
+        found.append(made.update(obs, made.select_action(obs), reward)["score/noise"] ** 2)
+    assert np.mean(found[1_000:]) == pytest.approx(1, abs=0.15)
+
+
 def test_a_late_reward_counts_as_one_at_once_by_now() -> None:
     late, prompt = agent(discount=0.5), agent(discount=0.5)
     obs = observation(pictures(1), 1)

@@ -47,6 +47,18 @@ def test_discounted_rewards_count_less() -> None:
     assert sums.mean == pytest.approx((0.5 * 1 + 4) / 1.5)
 
 
+def test_sums_of_an_older_state_have_no_freedom_below_0() -> None:
+    sums, other = RewardSums(8), RewardSums(8)
+    for key in (b"a" * 16, b"b" * 16):
+        sums.add(key, 1.0)
+    assert sums.freedom == 0
+    sums.discount(0.5)
+    state = sums.state_dict()
+    del state["squared_weights"]
+    other.load_state_dict(state)
+    assert other.freedom == 0
+
+
 def test_past_the_bound_the_item_rewarded_least_recently_is_forgotten() -> None:
     sums = RewardSums(2)
     for key, reward in ((A, 1.0), (B, 2.0), (A, 1.0), (C, 6.0)):

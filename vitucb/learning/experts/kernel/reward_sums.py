@@ -38,7 +38,7 @@ class RewardSums:
             raise ValueError(f"capacity {capacity} must be at least 2")
         self._capacity = capacity
         self._rows: OrderedDict[bytes, int] = OrderedDict()  # the least recently rewarded first
-        self._counts, self._sums = np.zeros(0), np.zeros(0)
+        self._counts, self._sums, self._squared_weights = np.zeros((3, 0))
         self.squares = 0.0
         self.origin: float | None = None
 
@@ -59,6 +59,16 @@ class RewardSums:
     def count(self) -> float:
         """Discounted number of rewards."""
         return float(self.counts.sum())
+
+    @property
+    def freedom(self) -> float:
+        """What `within` is of a noise of variance 1 on average: n - 1 of every item's n rewards.
+
+        Of rewards that fade, W - V / W with W the sum of their weights and V that of the squares.
+        """
+        squared = self._squared_weights[: len(self)]
+        freedom = (self.counts - squared / np.maximum(self.counts, _TINY)).sum()
+        return max(float(freedom), 0.0)
 
     @property
     def mean(self) -> float:
@@ -95,6 +105,7 @@ class RewardSums:
         row = self._row_of(key)
         self._counts[row] += weight
         self._sums[row] += weight * (reward - self.origin)
+        self._squared_weights[row] += weight**2
         self.squares += weight * (reward - self.origin) ** 2
         return row
 
@@ -102,6 +113,7 @@ class RewardSums:
         """Let a round pass: every reward counts `gamma` times what it did."""
         self._counts *= gamma
         self._sums *= gamma
+        self._squared_weights *= gamma**2
         self.squares *= gamma
 
     def _row_of(self, key: bytes) -> int:
@@ -115,7 +127,7 @@ class RewardSums:
             self._rows.popitem(last=False)
         elif row == len(self._counts):
             self._grow(min(max(64, 2 * row), self._capacity))
-        self._counts[row] = self._sums[row] = 0.0
+        self._counts[row] = self._sums[row] = self._squared_weights[row] = 0.0
         self._rows[key] = row
         return row
 
@@ -129,6 +141,7 @@ class RewardSums:
         added = np.zeros(size - len(self._counts))
         self._counts = np.concatenate([self._counts, added])
         self._sums = np.concatenate([self._sums, added])
+        self._squared_weights = np.concatenate([self._squared_weights, added])
 
     def state_dict(self) -> State:
         """Keys with their rows, and the sums."""
@@ -137,6 +150,7 @@ class RewardSums:
             "rows": np.array(list(self._rows.values()), np.int64),
             "counts": self.counts.copy(),
             "sums": self.sums.copy(),
+            "squared_weights": self._squared_weights[: len(self)].copy(),
             "squares": self.squares,
             "origin": self.origin,
         }
@@ -147,6 +161,9 @@ class RewardSums:
         self._rows = OrderedDict(zip(unpack_keys(state["keys"]), rows, strict=True))
         self._counts = np.array(state["counts"], np.float64)
         self._sums = np.array(state["sums"], np.float64)
+        # Older states do not tell; without a discount they are the numbers.
+        squared = state.get("squared_weights", state["counts"])
+        self._squared_weights = np.array(squared, np.float64)
         self.squares = float(state["squares"])
         self.origin = None if state["origin"] is None else float(state["origin"])
 
@@ -192,6 +209,7 @@ class RewardedImages(RewardSums):
         nearest = int(distances.argmin())
         self._counts[nearest] += self._counts[row]
         self._sums[nearest] += self._sums[row]
+        self._squared_weights[nearest] += self._squared_weights[row]
 
     def state_dict(self) -> State:
         """That of the sums, and the features."""
