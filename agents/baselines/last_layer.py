@@ -104,6 +104,8 @@ class LastLayerAgent(FeatureAgent):
         self._passes = 0
         self._next_rebuild = _FIRST_REBUILD
         self._pending: dict[int, _Pending] = {}
+        # Of the choices before it, A has those alone that are in the history or pending.
+        self._counted_from = 0
         self._trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
         trainable = sum(p.numel() for p in self._trainable.values())
         self.parameters["trainable_parameters"] = trainable if optimizer else 0
@@ -179,7 +181,8 @@ class LastLayerAgent(FeatureAgent):
         output = decision.action if is_image_context(obs) else 0
         image = torch.as_tensor(np.array(chosen_image(obs, decision.action)))
         pending = self._pending.pop(decision.round, None)
-        self._take_in(decision.phi if pending is None else pending.phi, reward)
+        phi = self._recalled(image, output, decision.round) if pending is None else pending.phi
+        self._take_in(phi, reward)
         self._rewards.add(reward)
         self._history.add(image, output, reward)
         metrics: dict[str, float] = {}
@@ -193,6 +196,13 @@ class LastLayerAgent(FeatureAgent):
             self._rebuild()
             self._next_rebuild = 2 * self._history.seen
         return metrics
+
+    def _recalled(self, image: Tensor, output: int, round: int) -> Tensor:
+        """The row (p,) of a choice that was not remembered so long; it is in A afterwards."""
+        phi = self._encode([image], torch.tensor([output]))[1]
+        if round < self._counted_from:
+            self._covariance.update(phi)
+        return phi[0].clone()
 
     def _train(self) -> float:
         """Optimizer steps on batches of the history; the last mean squared error."""
@@ -226,6 +236,7 @@ class LastLayerAgent(FeatureAgent):
             phi = self._encode(images, outputs)[1]
             self._covariance.update(phi, weight)
             self._rebuilt(phi, rewards, weight)
+        self._counted_from = min(self._pending, default=self._rounds)
         for waiting in _chunks(list(self._pending.values()), _CHUNK):
             outputs = torch.tensor([w.output for w in waiting])
             phi = self._encode([w.image for w in waiting], outputs)[1]
@@ -245,6 +256,7 @@ class LastLayerAgent(FeatureAgent):
             "passes": self._passes,
             "next_rebuild": self._next_rebuild,
             "pending": waiting,
+            "counted_from": self._counted_from,
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -258,7 +270,9 @@ class LastLayerAgent(FeatureAgent):
         self._history.load_state_dict(state["history"])
         self._rewards.load_state_dict(state["rewards"])
         self._scale, self._next_rebuild = state["scale"], int(state["next_rebuild"])
-        self._passes = int(state.get("passes", 0))  # older states do not tell
+        # Older states tell neither.
+        self._passes = int(state.get("passes", 0))
+        self._counted_from = int(state.get("counted_from", 0))
         self._pending = {
             int(t): _Pending(image, int(output), phi)
             for t, (image, output, phi) in state["pending"].items()

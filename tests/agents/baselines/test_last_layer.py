@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import gymnasium as gym
@@ -12,6 +13,7 @@ from torch import Tensor
 
 import vitucb
 from tests.agents.two_digits import two_digits
+from vitucb.agents.baselines import last_layer
 from vitucb.agents.baselines.full_finetune import FullFinetune
 from vitucb.agents.baselines.last_layer import LastLayerAgent
 from vitucb.agents.baselines.neural_linear import NeuralLinear
@@ -112,6 +114,29 @@ def test_choices_awaiting_their_reward_survive_a_rebuild() -> None:
     fresh = agent._encode(list(torch.as_tensor(np.stack(images))), outputs)[1]
     assert_counts_once(agent, fresh, 2.0)
     assert set(agent._pending) == {decision.round for decision in waiting[2:]}
+
+
+@pytest.mark.parametrize("is_lost_before", [True, False])
+def test_a_reward_that_was_no_longer_awaited_is_of_a_row_in_the_covariance(
+    is_lost_before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(last_layer, "_MAX_PENDING", 3)
+    options = {"options": {"refresh_every": 5, "steps": 2, "ridge": 0.25}}
+    agent, rounds = played("neural-linear", 4, **options)
+    assert isinstance(agent, NeuralLinear)
+    more = [r.observation for r in rounds] + [rounds[0].observation]
+    before = 5 if is_lost_before else 3
+    waiting = [(obs, agent.select_action(obs), 1.0) for obs in more[:before]]
+    agent.update(*waiting.pop())  # the fifth reward: all rows are made anew
+    waiting += [(obs, agent.select_action(obs), 1.0) for obs in more[before:]]
+    assert len(waiting) > len(agent._pending)
+    for obs, decision, reward in waiting:
+        agent.update(obs, dataclasses.replace(decision, phi=None), reward)  # as JSON leaves it
+    images, outputs, rewards = agent._history.sample(100)
+    phi = agent._encode(images, outputs)[1]
+    assert len(phi) == agent._covariance.count == agent._rounds
+    assert_counts_once(agent, phi, 0.25)
+    torch.testing.assert_close(agent._response, rewards @ phi, rtol=0, atol=1e-5)
 
 
 def test_full_finetune_trains_every_weight_and_rebuild_can_be_left_out() -> None:
