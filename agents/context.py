@@ -8,7 +8,9 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from vitucb.agents.saving import Blueprint
 from vitucb.agents.table import AGENTS
+from vitucb.policies.choice import check_scores
 from vitucb.types import Observation, shares_image
 
 
@@ -96,6 +98,35 @@ def why_unfit(
     if (is_shared or knows_numbers) and arms != num_arms:
         return f"{num_arms} arms, not for {arms}"
     return None
+
+
+def require_arms(obs: Observation, made: Blueprint | None = None) -> None:
+    """Refuse a round in which an agent cannot choose, before anything of it counts.
+
+    Args:
+        obs: What it offers.
+        made: What the agent was built from; None where it takes arms of any number and kind.
+
+    Raises:
+        ValueError: If no arm is allowed, images and arms do not match, or the agent was made for
+            arms of another number or kind.
+    """
+    images, arms = len(obs["images"]), len(obs["action_mask"])
+    check_scores(np.zeros(arms), obs["action_mask"])
+    if images not in (1, arms):
+        raise ValueError(
+            f"images: {images} of them where action_mask has {arms} arms; give one for every arm, "
+            "or one for all"
+        )
+    if made is None:
+        return
+    name, of, shares = made.config.name, made.num_arms, is_image_context(obs)
+    if problem := why_unfit(name, of, made.shares_image, arms=arms, shares_one=shares):
+        can_mask = shares == made.shares_image and arms < of
+        raise ValueError(
+            f"the agent was made for {problem}; build it for an environment with these arms"
+            + (", or mask those that may not be chosen" if can_mask else "")
+        )
 
 
 def num_label_actions(env: gym.Env[Any, Any]) -> int | None:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from vitucb.agents.baselines.frozen_features import FrozenFeatures
+from vitucb.agents.context import require_arms
 from vitucb.agents.saving import Savable
 from vitucb.learning.experts.adapted.expert import AdaptedExpert
 from vitucb.learning.experts.expert import Expert, Offer, Prediction, Sleeper
@@ -91,7 +92,14 @@ class ExpertAgent(Savable):
 
     @with_gradients()
     def select_actions(self, observations: Sequence[Observation]) -> list[Decision]:
-        """Choose for several contexts; every choice counts before the next one is made."""
+        """Choose for several contexts; every choice counts before the next one is made.
+
+        Raises:
+            ValueError: If the agent was made for other arms than one of them has, or one allows
+                none; then none counts.
+        """
+        for obs in observations:
+            require_arms(obs, self.blueprint)
         return [self._decide(obs) for obs in observations]
 
     def _decide(self, obs: Observation) -> Decision:
@@ -133,8 +141,10 @@ class ExpertAgent(Savable):
         """Probability of choosing each arm now, float64 (K,); changes nothing.
 
         Raises:
-            ValueError: If the policy does not tell them.
+            ValueError: If the policy does not tell them, the agent was made for other arms, or none
+                is allowed.
         """
+        require_arms(obs, self.blueprint)
         # The first images set the scale of the features, and a discount lets a round pass.
         before = self.state_dict() if self.rounds == 0 or self._is_discounted else None
         try:

@@ -7,6 +7,7 @@ import abc
 import numpy as np
 from torch import Tensor
 
+from vitucb.agents.context import require_arms
 from vitucb.agents.saving import Savable
 from vitucb.covariance import FeatureCovariance
 from vitucb.learning.reward_scale import ResidualNoise
@@ -46,13 +47,22 @@ class FeatureAgent(Savable, abc.ABC):
     def _learn(self, obs: Observation, decision: Decision, reward: float) -> dict[str, float]:
         """Learn from a reward; returns metrics."""
 
+    def _let_pass(self) -> None:
+        """Let a round pass, before its arms are scored."""
+
     def _width_unit(self) -> float:
         """What sqrt(phi' A^-1 phi) is multiplied by, reward units: the estimated noise."""
         return self._noise.std
 
     @with_gradients()
     def select_action(self, obs: Observation) -> Decision:
-        """Score every arm, let the policy choose, and count the choice in the covariance."""
+        """Score every arm, let the policy choose, and count the choice in the covariance.
+
+        Raises:
+            ValueError: If the agent was made for other arms, or none is allowed.
+        """
+        require_arms(obs, self.blueprint)
+        self._let_pass()
         mean, width, phi, choice = self._choose(obs)
         self._covariance.update(index=choice.action)
         self._rounds += 1
@@ -71,8 +81,10 @@ class FeatureAgent(Savable, abc.ABC):
         """Probability of choosing each arm now, float64 (K,); changes nothing.
 
         Raises:
-            ValueError: If the policy does not tell them.
+            ValueError: If the policy does not tell them, the agent was made for other arms, or none
+                is allowed.
         """
+        require_arms(obs, self.blueprint)
         # The first images that are scored set the scale of the features.
         start = self.state_dict() if self._rounds == 0 else None
         try:

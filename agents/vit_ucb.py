@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitucb.agents.context import chosen_image, is_image_context
+from vitucb.agents.context import chosen_image, is_image_context, require_arms
 from vitucb.agents.saving import Savable
 from vitucb.config import PolicyConfig
 from vitucb.covariance import FeatureCovariance, oful_radius
@@ -104,7 +104,13 @@ class ViTUCB(Savable):
 
         Every choice counts in the covariance before the next one is made, so that a batch does not
         explore the same thing again and again.
+
+        Raises:
+            ValueError: If the agent was made for other arms than one of them has, or one allows
+                none; then none counts.
         """
+        for obs in observations:
+            require_arms(obs, self.blueprint)
         sizes = [len(obs["action_mask"]) for obs in observations]
         images = [image for obs in observations for image in _arm_images(obs)]
         actions = np.concatenate([_outputs(obs) for obs in observations])
@@ -123,8 +129,10 @@ class ViTUCB(Savable):
         """Probability of choosing each arm now, float64 (K,); changes nothing.
 
         Raises:
-            ValueError: If the policy does not tell them.
+            ValueError: If the policy does not tell them, the agent was made for other arms, or none
+                is allowed.
         """
+        require_arms(obs, self.blueprint)
         before = self.covariance.state_dict() if self.history.is_discounted else None
         self.trainer.model.eval()
         scores, phi = self.history.score(_arm_images(obs), _outputs(obs))

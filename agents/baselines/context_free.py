@@ -103,6 +103,20 @@ class SlotAgent(Savable):
         self.slots.add(decision.action, reward)
         return {}
 
+    def _mask_of(self, obs: Observation) -> Mask:
+        """The mask of a round of as many slots as there are.
+
+        Raises:
+            ValueError: If there are more or fewer.
+        """
+        mask: Mask = obs["action_mask"]
+        if len(mask) != (slots := len(self.slots.chosen)):
+            raise ValueError(
+                f"action_mask has {len(mask)} arms, and the agent knows {slots} by their number; "
+                "mask those that may not be chosen, or build the agent for as many"
+            )
+        return mask
+
     def _decide(
         self,
         probabilities: Array,
@@ -153,7 +167,7 @@ class RandomAgent(SlotAgent):
 
     def select_action(self, obs: Observation) -> Decision:
         """Choose uniformly."""
-        mask = obs["action_mask"]
+        mask = self._mask_of(obs)
         zeros = np.zeros(len(mask))
         return self._decide(argmax_probabilities(zeros, mask), zeros, zeros, zeros)
 
@@ -168,7 +182,7 @@ class UCB1(SlotAgent):
 
     def select_action(self, obs: Observation) -> Decision:
         """Choose an untried slot if there is one, else the largest upper bound."""
-        mask = obs["action_mask"]
+        mask = self._mask_of(obs)
         width = self.slots.noise / np.sqrt(np.maximum(self.slots.chosen, 1))
         bonus = width * np.sqrt(2 * np.log(max(self.rounds, 1)))
         probabilities = argmax_probabilities(self.slots.means + bonus, self._untried(mask))
@@ -200,7 +214,7 @@ class GaussianThompson(SlotAgent):
     def _posterior(self, obs: Observation) -> tuple[Array, Array, Mask]:
         """Means and deviations of the slots (K,), and which of them are drawn."""
         width = self.slots.noise / np.sqrt(np.maximum(self.slots.chosen, 1))
-        return self.slots.means, width, self._untried(obs["action_mask"])
+        return self.slots.means, width, self._untried(self._mask_of(obs))
 
 
 class UnitRewardAgent(SlotAgent):
@@ -249,7 +263,7 @@ class BetaThompson(UnitRewardAgent):
 
     def _draw(self, obs: Observation, rng: np.random.Generator) -> tuple[Array, NDArray[np.int64]]:
         """Posterior draws (n, K), and the best allowed arm of each (n,)."""
-        mask = obs["action_mask"]
+        mask = self._mask_of(obs)
         check_scores(np.zeros(len(mask)), mask)
         draws = rng.beta(*self._counts, size=(_PROPENSITY_DRAWS + 1, len(mask)))
         return draws, np.where(mask.astype(bool), draws, -np.inf).argmax(axis=1)
@@ -266,7 +280,7 @@ class KLUCB(UnitRewardAgent):
         """Choose an untried slot if there is one, else the largest upper bound."""
         means, chosen = self.slots.means, np.maximum(self.slots.chosen, 1)
         bound = kl_upper_bound(means, np.log(max(self.rounds, 1)) / chosen)
-        probabilities = argmax_probabilities(bound, self._untried(obs["action_mask"]))
+        probabilities = argmax_probabilities(bound, self._untried(self._mask_of(obs)))
         return self._decide(probabilities, means, 1 / np.sqrt(chosen), bound - means)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from vitucb.agents.context import require_arms
 from vitucb.agents.options import read_options
 from vitucb.agents.saving import Savable
 from vitucb.config import AgentConfig
@@ -81,7 +82,12 @@ class ItemUCB(Savable):
         self._rounds = 0
 
     def select_action(self, obs: Observation) -> Decision:
-        """Choose the largest upper bound; ties are broken at random."""
+        """Choose the largest upper bound; ties are broken at random.
+
+        Raises:
+            ValueError: If images and arms do not match, or no arm is allowed.
+        """
+        require_arms(obs)
         if self._discount < 1:
             self._items.discount(self._discount)
         keys = item_keys(obs)
@@ -101,7 +107,12 @@ class ItemUCB(Savable):
         )
 
     def probabilities(self, obs: Observation) -> Array:
-        """Probability of choosing each arm now, float64 (K,); changes nothing."""
+        """Probability of choosing each arm now, float64 (K,); changes nothing.
+
+        Raises:
+            ValueError: If images and arms do not match, or no arm is allowed.
+        """
+        require_arms(obs)
         mean, width = self._posterior(item_keys(obs), self._discount)
         return argmax_probabilities(mean + self._alpha * width, obs["action_mask"])
 

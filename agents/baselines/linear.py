@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from vitucb.agents.baselines.frozen_features import FrozenFeatures, build_frozen_features
-from vitucb.agents.context import is_image_context, num_label_actions
+from vitucb.agents.context import is_image_context, num_label_actions, require_arms
 from vitucb.agents.feature_agent import FeatureAgent
 from vitucb.agents.options import refuse_options
 from vitucb.agents.ridges import head_ridge
@@ -70,31 +70,29 @@ class LinearAgent(FeatureAgent):
             phi = torch.kron(torch.eye(len(obs["action_mask"]), dtype=h.dtype), phi)
         return phi
 
-    def select_action(self, obs: Observation) -> Decision:
-        """Let a round pass for the discount, then score every arm and choose."""
-        if self._discount < 1:
-            self._decay()
-        return super().select_action(obs)
-
     @with_gradients()
     def probabilities(self, obs: Observation) -> Array:
         """Probability of choosing each arm now, float64 (K,); changes nothing.
 
         Raises:
-            ValueError: If the policy does not tell them.
+            ValueError: If the policy does not tell them, the agent was made for other arms, or none
+                is allowed.
         """
         if self._discount == 1:
             return super().probabilities(obs)
+        require_arms(obs, self.blueprint)
         covariance, response = self._covariance.state_dict(), self._response.clone()
-        self._decay()  # as the choice would
+        self._let_pass()  # as the choice would
         try:
             return super().probabilities(obs)
         finally:
             self._covariance.load_state_dict(covariance)
             self._response = response
 
-    def _decay(self) -> None:
+    def _let_pass(self) -> None:
         """Let a round pass: every observation counts `discount` times what it did."""
+        if self._discount == 1:
+            return
         self._covariance.discount(self._discount)
         self._response *= self._discount
 

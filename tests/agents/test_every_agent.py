@@ -397,3 +397,41 @@ def test_what_is_no_number_is_refused_as_a_reward(reward: Any) -> None:
     with pytest.raises(UnusableRewardError, match=r"reward .* give a number"):
         agent.update(obs, decision, reward)
     assert agent.update(obs, decision, 1.0)["score/noise"] == 1.0
+
+
+@pytest.mark.parametrize("name", ["lin-ucb", "vit-ucb", "adapted", "neural-linear"])
+def test_a_raw_agent_says_for_which_arms_it_was_made(name: str) -> None:
+    def made(env_id: str) -> Any:
+        env = gym.make(f"vitucb/{env_id}-v0", dataset="digits", num_arms=None)
+        if name == "adapted":
+            return vitucb.make_agent("vit-ucb", env, seed=0, experts=["adapted"])
+        return vitucb.make_agent(name, env, seed=0)
+
+    own, _ = observation(0, 3, [1, 1, 1])
+    shared = {**own, "images": own["images"][:1]}
+    agent = made("ImageContext")
+    with pytest.raises(ValueError, match=r"made for 10 arms, not for 3; .* or mask those"):
+        agent.select_action(shared)
+    with pytest.raises(ValueError, match="made for one image for all arms, not for an image per"):
+        agent.probabilities(own)
+    agent = made("ImageArms")
+    with pytest.raises(ValueError, match="made for an image per arm, not for one image for all"):
+        agent.select_action(shared)
+    with pytest.raises(ValueError, match="images: 2 of them where action_mask has 3 arms; give"):
+        agent.select_action({**own, "images": own["images"][:2]})
+    assert agent.select_action(own).round == 0
+
+
+@pytest.mark.parametrize("name", ["lin-ucb", "item-ucb", "vit-ucb"])
+def test_a_round_that_is_refused_is_no_round(name: str) -> None:
+    agent: Any = vitucb.make_agent(name, two_digits(9), seed=0, training={"discount": 0.5})
+    obs, digits = observation(0, 2, [1, 1])
+    agent.update(obs, decision := agent.select_action(obs), float(digits[decision.action]))
+    before = str(agent.state_dict())
+    refused = {**obs, "action_mask": np.zeros(2, np.int8)}
+    with pytest.raises(ValueError, match="no allowed arm"):
+        agent.select_action(refused)
+    if hasattr(agent, "select_actions"):
+        with pytest.raises(ValueError, match="no allowed arm"):
+            agent.select_actions([obs, refused])
+    assert str(agent.state_dict()) == before

@@ -255,3 +255,13 @@ def test_a_slot_whose_first_reward_was_lost_is_tried_again_at_any_level(name: st
             reward = 100 + 5 * (decision.action == 2) + rng.standard_normal()
             agent.update(obs, decision, float(reward))
     assert chosen.count(2) > 250
+
+
+@pytest.mark.parametrize("name", ["ucb1", "kl-ucb", "gaussian-ts", "beta-ts", "random"])
+def test_another_number_of_slots_is_refused(name: str) -> None:
+    env = gym.make("vitucb/ImageArms-v0", num_arms=4, max_episode_steps=4)
+    agent = vitucb.make_agent(name, env, seed=0)
+    obs, _ = env.reset(seed=0)
+    for mask in (np.ones(3, np.int8), np.ones(5, np.int8)):
+        with pytest.raises(ValueError, match=f"has {len(mask)} arms, and the agent knows 4 by"):
+            agent.select_action({**obs, "action_mask": mask})
