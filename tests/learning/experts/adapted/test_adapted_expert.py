@@ -359,6 +359,17 @@ def test_more_labels_than_outputs_are_refused() -> None:
         expert().predict(Offer(images, frozen(images), 5))
 
 
+def test_tokens_too_large_for_half_precision_leave_the_network_finite() -> None:
+    learner = expert()
+    embed = next(m for n, m in learner.network.model.named_modules() if n.endswith("patch_embed"))
+    with torch.no_grad():
+        embed.proj.bias[0] = 1e5
+    assert np.isfinite(play(learner, 12)).all()
+    image = picture(np.random.default_rng(0), 0)
+    assert bool(torch.isfinite(learner.network.tokens([image])).all())
+    assert all(bool(torch.isfinite(p).all()) for p in learner.network.model.parameters())
+
+
 def test_softmax_needs_labels() -> None:
     with pytest.raises(ValueError, match="labels that share an image"):
         expert(labels=None, likelihood="softmax")

@@ -41,6 +41,7 @@ _HEAD_DECAY = 1e-4
 _HEAD_BETAS = (0.9, 0.99)
 # Past this many features of one output a p x p matrix for each costs more than a sketch.
 _DENSE_FEATURES = 1_024
+_LARGEST_TOKEN = torch.finfo(torch.float16).max
 
 
 def build_adapted_expert(
@@ -225,7 +226,8 @@ def _copies(
 
     def make(inputs: torch.Tensor) -> torch.Tensor:
         # Tokens are near 1, and three digits are more than a frozen stem is worth: half the memory.
-        return prefix.before(inputs).half()
+        # The few backbones with larger ones than it holds would train on infinities.
+        return prefix.before(inputs).clamp(-_LARGEST_TOKEN, _LARGEST_TOKEN).half()
 
     return ImageCopies(
         make,
