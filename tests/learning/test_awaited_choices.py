@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from vitucb.learning.awaited_choices import AwaitedChoices
 
@@ -50,3 +51,13 @@ def test_with_a_discount_a_choice_counts_for_less_with_every_one_after_it() -> N
         assert choices.weights == [0.25, 0.5, 1.0]
     awaited.take(A, 0)
     assert awaited.count(A) == 0.25
+
+
+def test_without_a_discount_choices_are_counted_and_not_weighed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    awaited = AwaitedChoices(10)
+    for key in (A, B, A):
+        awaited.add(key, np.zeros(1))
+    monkeypatch.delattr(AwaitedChoices, "_weight")
+    assert (awaited.count(A), awaited.count(B), awaited.count(b"c" * 16)) == (2.0, 1.0, 0.0)

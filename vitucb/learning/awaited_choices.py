@@ -52,7 +52,10 @@ class AwaitedChoices:
 
     def count(self, key: bytes) -> float:
         """How many choices of this image wait, each at its weight."""
-        return sum(map(self._weight, self._numbers.get(key, ())), 0.0)
+        numbers = self._numbers.get(key, ())
+        if self._discount == 1:  # where rewards are lost thousands may wait, and every arm asks
+            return float(len(numbers))
+        return sum(map(self._weight, numbers), 0.0)
 
     def add(self, key: bytes, features: Array) -> None:
         """A choice of an image with `features` (d,) was made."""
