@@ -66,6 +66,13 @@ def test_metrics_hold_the_last_report_of_every_kind(tmp_path: Path) -> None:
     assert noise == [0, 10, 14]
 
 
+def test_one_of_several_arms_thought_best_is_a_greedy_choice(tmp_path: Path) -> None:
+    """Every image is new, so `item-ucb` thinks the same of all of them: it explores nothing."""
+    env = {"num_arms": 5, "dataset": "digits"}
+    table = rows(play(config(tmp_path, agent={"name": "item-ucb"}, env=env, num_rounds=8)).folder)
+    assert [row["greedy_action"] for row in table] == [row["action"] for row in table]
+
+
 def test_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path: Path) -> None:
     files = [
         (play(config(tmp_path / name, seed=seed)).folder / "rounds.csv").read_bytes()

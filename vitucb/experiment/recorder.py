@@ -315,8 +315,11 @@ class Recorder:
 
 
 def _greedy_action(round: Round) -> int:
+    """The arm thought best; the chosen one where several are, which is no exploration."""
     allowed = np.asarray(round.observation["action_mask"]).astype(bool)
-    return int(np.argmax(np.where(allowed, round.decision.mean, -np.inf)))
+    means = np.where(allowed, round.decision.mean, -np.inf)
+    chosen = round.decision.action
+    return chosen if means[chosen] == means.max() else int(means.argmax())
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
