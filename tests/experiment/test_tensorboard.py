@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import io
 import json
@@ -118,6 +119,18 @@ def test_the_last_round_of_a_run_is_on_the_curve(tmp_path: Path) -> None:
     assert [point.step for point in points] == [0, 10, 20, 24]
     summary = json.loads((folder / "summary.json").read_text())
     assert points[-1].value == pytest.approx(summary["cumulative_regret"])
+
+
+def test_a_metric_is_shown_at_the_round_that_reported_it(tmp_path: Path) -> None:
+    """Rewards come late, so the last report of ten rounds is seldom of the tenth."""
+    delay = {"law": "geometric", "rounds": 6}
+    settings = {"out": str(tmp_path), "agent": "lin-ucb", "num_rounds": 25, "env": {"delay": delay}}
+    folder = play(override(RunConfig(), settings)).folder
+    with (folder / "metrics.csv").open(newline="") as file:
+        table = [row for row in csv.DictReader(file) if row["metric"] == "score/noise"]
+    told = [int(row["round"]) for row in table]
+    assert set(told) - {0, 10, 20, 24}
+    assert [point.step for point in read(folder).Scalars("score/noise")] == told
 
 
 @pytest.mark.parametrize("count", [0, 3])

@@ -201,11 +201,13 @@ class Recorder:
             self._events.add_arms(round)
 
     def _write_metrics(self, round: int, scalars: Mapping[str, float]) -> None:
+        points = {round: dict(scalars)} if scalars else {}
         for name, (index, value) in self._metrics.items():
             self._metrics_csv.writerow((index, name, value))
-        latest = {name: value for name, (_, value) in self._metrics.items()}
+            points.setdefault(index, {})[name] = value
         for sink in self._sinks:
-            sink.add_scalars({**scalars, **latest}, round)
+            for index in sorted(points):  # trackers take no step twice, and none back
+                sink.add_scalars(points[index], index)
         self._metrics.clear()
 
     def _scalars(self, round: Round) -> dict[str, float]:
