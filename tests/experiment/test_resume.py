@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.covering import slow_but
 from vitucb.cli.main import main
@@ -282,6 +283,18 @@ def test_resume_flag_explains_what_it_found(
     assert "nothing there to resume" in capsys.readouterr().err
     main(words)
     assert "finished" in capsys.readouterr().err
+
+
+def test_the_last_round_is_on_the_curve_of_a_run_killed_while_it_finishes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(tmp_path, tensorboard=True, num_rounds=28)  # a checkpoint after the last
+    with monkeypatch.context() as patch:
+        patch.setattr("vitucb.experiment.playing._save_checkpoint", _raise(Killed()))
+        with pytest.raises(Killed):
+            play(settings)
+    points = EventAccumulator(str(play(settings).folder)).Reload().Scalars("regret/cumulative")
+    assert [point.step for point in points] == [0, 10, 20, 27]
 
 
 def test_events_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:

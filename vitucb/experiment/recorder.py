@@ -85,7 +85,7 @@ class Recorder:
         self._rewards = self._seconds = self._earlier_seconds = 0.0
         self._rounds, self._regret = 0, 0.0
         self._metrics: dict[str, tuple[int, float]] = {}
-        self._unwritten: Round | None = None  # the last round, unless its scalars were written
+        self._unwritten: dict[str, float] = {}  # scalars of the last round, unless written
         self._offered, self._counts_passes = OfferedImages(), True
         self.folder.mkdir(parents=True, exist_ok=True)
         drop_leftovers(self.folder)
@@ -193,10 +193,10 @@ class Recorder:
             self._gallery.append(gallery_entry(round))
         # Kept until they are due: a rebuild, say, reports in few rounds.
         self._metrics |= {name: (round.index, float(v)) for name, v in round.metrics.items()}
-        self._unwritten = round
+        self._unwritten = self._scalars(round)
         if round.index % self._config.record_every == 0:
-            self._write_metrics(round.index, self._scalars(round))
-            self._unwritten = None
+            self._write_metrics(round.index, self._unwritten)
+            self._unwritten = {}
         if self._events is not None and round.index % self._images_every == 0:
             self._events.add_arms(round)
 
@@ -241,6 +241,7 @@ class Recorder:
             "rounds": self._rounds,
             "regret": self._regret,
             "metrics": {name: list(pair) for name, pair in self._metrics.items()},
+            "unwritten": self._unwritten,
             "recurrence": self._offered.state_dict(),
             "counts_passes": self._counts_passes,
         }
@@ -261,7 +262,8 @@ class Recorder:
         self._rounds, self._regret = int(state["rounds"]), float(state["regret"])
         pairs = state["metrics"].items()
         self._metrics = {name: (int(index), float(value)) for name, (index, value) in pairs}
-        # Older checkpoints have none: counting from here on would pass for the whole run.
+        self._unwritten = dict(state.get("unwritten", {}))  # older checkpoints have none
+        # Nor these: counting from here on would pass for the whole run.
         self._offered.load_state_dict(state.get("recurrence") or {})
         self._counts_passes = bool(state.get("counts_passes", False))
 
@@ -281,8 +283,7 @@ class Recorder:
         if not self._rounds:
             raise ValueError("num_rounds: the run has no rounds; ask for at least one")
         save_gallery(self._gallery, self.folder)
-        last = self._unwritten
-        self._write_metrics(self._rounds - 1, {} if last is None else self._scalars(last))
+        self._write_metrics(self._rounds - 1, self._unwritten)
         timing = {
             "seconds_per_round": self._seconds / self._rounds,
             "wall_seconds": self._wall_seconds(),
