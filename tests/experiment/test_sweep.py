@@ -175,6 +175,16 @@ def test_job_reports_its_error_in_one_line(tmp_path: Path) -> None:
     assert sum(counted) == 20
 
 
+def test_run_that_another_sweep_has_finished_meanwhile_is_not_played_again(tmp_path: Path) -> None:
+    job, counted = config(tmp_path), list[int]()
+    play(job)
+    assert play_job(job, counted.append) is None
+    assert counted == []
+    assert play_job(dataclasses.replace(job, overwrite=True), counted.append) is None
+    assert sum(counted) == 20
+    assert "other settings" in str(play_job(dataclasses.replace(job, num_rounds=30)))
+
+
 def test_workers_leave_room_for_the_threads_of_a_job(tmp_path: Path) -> None:
     assert workers_that_fit([config(tmp_path, threads=10_000)]) == 1
     assert workers_that_fit([config(tmp_path)]) >= 1

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from vitucb.config import RunConfig
+from vitucb.experiment.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from vitucb.types import Round
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 def play_job(job: RunConfig, on_rounds: Callable[[int], None] | None = None) -> str | None:
     """Play `job` into its run folder; the error in one line, or None.
+
+    A run that has been finished since the job was listed, by another sweep of the same runs, say,
+    or by a process that died after it, is left as it is.
 
     Args:
         job: The run.
@@ -28,8 +32,11 @@ def play_job(job: RunConfig, on_rounds: Callable[[int], None] | None = None) -> 
             on_rounds(round.index + 1 - last)
         last = round.index + 1
 
+    folder = RunFolder.of(job)
     try:
-        play(job, count)
+        folder.check_same_config()
+        if folder.needs_playing:
+            play(job, count)
     except Exception as error:  # whatever it is, the other jobs go on and the user is told
         return one_line(error)
     return None
