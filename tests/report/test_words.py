@@ -69,6 +69,7 @@ def test_shares_and_p_values_read_naturally() -> None:
         ([2.0] * 6, "worse", "a loses to b by 2.00 regret, lower in 0 of 6 seeds"),
         ([0.0, 0.0], "open", "No difference between a and b is shown at n = 2: 0 regret"),
         ([2.0], "open", "One seed: a is 2.00 above b"),
+        ([0.0], "open", "One seed: a and b have the same regret."),
     ],
 )
 def test_sentences_say_what_the_data_allow(gaps: list[float], verdict: str, start: str) -> None:

@@ -208,7 +208,10 @@ def difference_sentence(
     wins = f"{measure.better} in {num_better} of {n} seeds"
     if n == 1:
         order = "below" if gap.value < 0 else "above"
-        return Sentence(f"One seed: {a} is {number(abs(gap.value))} {order} {b}.", "open")
+        text = f"{a} is {number(abs(gap.value))} {order} {b}"
+        if gap.value == 0:
+            text = f"{a} and {b} have the same {measure.name}"
+        return Sentence(f"One seed: {text}.", "open")
     outcome = verdict(paired, measure)
     if outcome != "open":
         verb = "beats" if outcome == "better" else "loses to"
