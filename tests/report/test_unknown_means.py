@@ -136,6 +136,18 @@ def test_the_page_shows_rewards_and_no_regret(page: Path) -> None:
         assert absent not in html
 
 
+def test_only_a_second_panel_that_was_drawn_is_explained(
+    page: Path, tmp_path: Path, write_run: WriteRun
+) -> None:
+    for agent in ("vit-ucb", "ucb1"):
+        forget_means(write_run(tmp_path / "alone", agent, 0, rounds=30))
+    alone = write_report(tmp_path / "alone", tmp_path / "out").read_text(encoding="utf-8")
+    assert "Higher is better.</figcaption>" in alone
+    told = "in the second panel, what random play got on the same seeds is taken off."
+    assert told in page.read_text(encoding="utf-8")
+    assert "random play got" not in alone
+
+
 def test_tables_hold_rewards_and_leave_regret_empty(page: Path, runs: Path) -> None:
     with (page.parent / "tables" / "summary.csv").open(encoding="utf-8", newline="") as file:
         rows = {row["agent"]: row for row in csv.DictReader(file)}
