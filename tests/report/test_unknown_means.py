@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -99,6 +99,32 @@ def test_what_was_earned_beyond_random_choices_is_paired_by_seed(
     assert sentence is not None
     assert sentence.text.startswith(f"vit-ucb earned {gaps.mean():.1f} [")
     assert "more reward than random choices over 200 rounds" in sentence.text
+
+
+def test_rates_beside_what_was_earned_are_of_the_same_seeds(
+    tmp_path: Path, write_run: WriteRun
+) -> None:
+    """Of seeds that random play lacks, the agent's rewards of 0 take nothing from its lead."""
+    for seed in range(12):
+        run = write_run(tmp_path / "exp", "vit-ucb", seed, rounds=20)
+        set_rewards(run, [seed < 6] * 20)
+        if seed < 6:
+            run = write_run(tmp_path / "exp", "random", seed, rounds=20)
+            set_rewards(run, [True] * 15 + [False] * 5)
+    (group,) = group_runs(load_runs(tmp_path / "exp"))
+    sentence = gain_sentence(analyse(group))
+    assert sentence is not None
+    assert sentence.text.endswith("(1.00 a round against 0.750, 33 % more).")
+
+
+def set_rewards(run: Path, rewards: Sequence[bool]) -> None:
+    header, *table = (run / "rounds.csv").read_text(encoding="utf-8").splitlines()
+    place = header.split(",").index("reward")
+    rows = [row.split(",") for row in table]
+    for row, reward in zip(rows, rewards, strict=True):
+        row[place] = str(float(reward))
+    lines = [header, *(",".join(row) for row in rows)]
+    (run / "rounds.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def test_the_agent_that_earned_least_comes_last_and_is_warned_of(

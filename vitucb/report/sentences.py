@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -81,10 +81,12 @@ def gain_sentence(analysis: Analysis) -> Sentence | None:
         return None
     outcome = verdict(gain, REWARD)
     size = estimate_text(gain.difference)
-    rates = f"{_rate(main)} a round against {_rate(uniform)}"
-    base = uniform.reward.value
+    # Of the seeds that the difference is of: others may tell another story.
+    shared = set(main.seeds) & set(uniform.seeds)
+    rate, base = (_rate(each, shared) for each in (main, uniform))
+    rates = f"{fixed(rate, main.reward)} a round against {fixed(base, uniform.reward)}"
     if outcome == "better" and base > 0:
-        rates += f", {percent(main.reward.value / base - 1)} more"
+        rates += f", {percent(rate / base - 1)} more"
     rounds = f"over {analysis.group.horizon:,} rounds"
     if gain.num_pairs == 1:
         text = f"Reward earned beyond random choices {rounds}, one seed: {size} ({rates})."
@@ -97,8 +99,10 @@ def gain_sentence(analysis: Analysis) -> Sentence | None:
     return Sentence(text, outcome)
 
 
-def _rate(result: AgentResult) -> str:
-    return fixed(result.reward.value, result.reward)
+def _rate(result: AgentResult, seeds: Container[int]) -> float:
+    """Mean reward per round over some of the seeds."""
+    rewards = result.column("reward").mean(axis=1)
+    return float(rewards[[seed in seeds for seed in result.seeds]].mean())
 
 
 def _size(gap: IntervalEstimate) -> IntervalEstimate:
