@@ -23,6 +23,7 @@ from vitucb.report.figures.forest import difference_figure
 from vitucb.report.figures.gallery import gallery_figure
 from vitucb.report.figures.theme import line_styles
 from vitucb.report.groups import group_runs
+from vitucb.report.notes import warnings
 from vitucb.report.runs import load_runs
 
 WriteRun: TypeAlias = Callable[..., Path]
@@ -276,6 +277,28 @@ def test_a_contextual_agent_behind_ucb1_is_flagged(tmp_path: Path, write_run: Wr
         (folder / "config.yaml").write_text(config, encoding="utf-8")
     text = words(write_report(tmp_path / "exp", tmp_path / "out"))
     assert "vit-ucb loses to ucb1, which never looks at the images" in text
+
+
+@pytest.mark.parametrize(
+    ("main", "simpler"),
+    [
+        ("full-finetune", ["lin-ucb", "kernel-ucb", "item-ucb"]),
+        ("kernel-ucb", ["lin-ucb", "item-ucb"]),
+        ("greedy", ["item-ucb"]),
+        ("item-ucb", []),
+    ],
+)
+def test_only_simpler_agents_are_said_to_be_simpler(
+    main: str, simpler: list[str], tmp_path: Path, write_run: WriteRun
+) -> None:
+    for agent in ("full-finetune", "greedy", "lin-ucb", "kernel-ucb", "item-ucb"):
+        run = write_run(tmp_path / "exp", agent, 0, rounds=20)
+        set_regret(run, [0.5 if agent == main else 0.1] * 20)
+    (group,) = group_runs(load_runs(tmp_path / "exp"))
+    told = warnings(analyse(group, main=main))
+    assert sorted(text.split(",")[0] for text in told) == sorted(
+        f"{main} does not beat {agent}" for agent in simpler
+    )
 
 
 def test_names_are_escaped(tmp_path: Path, write_run: WriteRun) -> None:

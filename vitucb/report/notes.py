@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from vitucb.report.analysis import AgentResult, Analysis, compare
 from vitucb.report.formatting import estimate_text, fixed
@@ -14,6 +14,12 @@ _SIMPLER: Mapping[str, str] = {
     "kernel-ucb": "which trains no network",
     "item-ucb": "which remembers images and sees no pixel",
 }
+# Main agents that are no less simple in this way.
+_AS_SIMPLE: Mapping[str, Collection[str]] = {
+    "lin-ucb": ("lin-ucb", "lin-ts", "greedy", "item-ucb"),
+    "kernel-ucb": ("kernel-ucb", "lin-ucb", "lin-ts", "greedy", "item-ucb"),
+    "item-ucb": ("item-ucb",),
+}
 
 
 def warnings(analysis: Analysis) -> list[str]:
@@ -22,9 +28,10 @@ def warnings(analysis: Analysis) -> list[str]:
     for result in analysis.of_family("contextual"):
         for reference in analysis.of_family("context-free"):
             found += _behind(result, reference, measure, "which never looks at the images")
-    simpler = [r for r in analysis.results if r.name in _SIMPLER and r is not analysis.main]
-    for reference in simpler if analysis.main.family == "contextual" else []:
-        found += _behind(analysis.main, reference, measure, _SIMPLER[reference.name])
+    main = analysis.main
+    for reference in analysis.results if main.family == "contextual" else []:
+        if reference.name in _SIMPLER and main.name not in _AS_SIMPLE[reference.name]:
+            found += _behind(main, reference, measure, _SIMPLER[reference.name])
     for reference in analysis.of_family("random"):
         for result in analysis.results:
             if result.family in ("contextual", "context-free"):
