@@ -472,6 +472,18 @@ def test_unfinished_runs_are_never_silent(tmp_path: Path, write_run: WriteRun) -
     assert "Unfinished runs are included: all curves stop at round 12." in words(page)
 
 
+def test_runs_that_ended_earlier_are_never_silent(tmp_path: Path, write_run: WriteRun) -> None:
+    """An environment may end its episode before the rounds that were asked for."""
+    write_run(tmp_path / "exp", "vit-ucb", 0, rounds=30)
+    write_run(tmp_path / "exp", "random", 0, rounds=12, num_rounds=30)
+    text = words(write_report(tmp_path / "exp", tmp_path / "out"))
+    assert "Some runs ended earlier: of all, 12 rounds are counted." in text
+    both = [
+        write_run(tmp_path / "both", a, 0, rounds=12, num_rounds=30) for a in ("ucb1", "greedy")
+    ]
+    assert "ended earlier" not in words(write_report(both[0].parent, tmp_path / "b"))
+
+
 def test_one_round_of_one_seed_makes_a_page(tmp_path: Path, write_run: WriteRun) -> None:
     write_run(tmp_path / "exp", "oracle", 0, rounds=1)
     text = words(write_report(tmp_path / "exp", tmp_path / "out"))

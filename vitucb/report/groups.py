@@ -48,6 +48,11 @@ class Group:
     task: str = ""
     untold: str = ""
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether some runs have more rounds than are compared."""
+        return any(run.rounds > self.horizon for runs in self.agents.values() for run in runs)
+
 
 def group_runs(runs: Iterable[Run], *, include_unfinished: bool = False) -> list[Group]:
     """Sort runs into groups that share experiment, environment settings and horizon.

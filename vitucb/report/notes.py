@@ -56,6 +56,8 @@ def caveats(analysis: Analysis) -> list[str]:
     found += _unknown_means(analysis)
     if group.is_truncated:
         found.append(f"Unfinished runs are included: all curves stop at round {group.horizon:,}.")
+    elif group.is_cut:
+        found.append(f"Some runs ended earlier: of all, {group.horizon:,} rounds are counted.")
     if group.unfinished:
         names = ", ".join(f"{r.folder.name} ({r.rounds:,} rounds)" for r in group.unfinished)
         found.append(f"Not finished and left out: {names}.")

@@ -128,7 +128,7 @@ def images_line(analysis: Analysis) -> str:
     counts = [
         (s["distinct_images"], s["offers_per_image"]) for s in summaries if s.keys() >= _RECURS
     ]
-    if not counts or analysis.group.is_truncated:
+    if not counts or analysis.group.is_cut:
         return ""
     distinct, offers = (sum(column) / len(counts) for column in zip(*counts, strict=True))
     return f"Images: {distinct:,.0f} distinct, each offered {offers:,.1f} times on average."
