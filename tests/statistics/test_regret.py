@@ -57,6 +57,14 @@ def test_summary_intervals_hold_the_estimates() -> None:
         assert estimate.low <= estimate.value <= estimate.high
 
 
+def test_ratio_to_random_play_that_one_seed_alone_defines_has_no_interval() -> None:
+    """Without that seed random play has no regret at all, and the ratio is infinite."""
+    random = np.array([[0.0, 0.0], [0.0, 2.0]])
+    share = regret_summary(np.ones((2, 2)), random_regret=random).normalised_regret
+    assert share.value == 2.0
+    assert np.isnan([share.low, share.high]).all()
+
+
 def test_summary_of_other_seeds_than_those_of_random_play_is_not_paired() -> None:
     """Rows that only happen to be as many, here in proportion, must not cancel."""
     regret = np.linspace(1.0, 2.0, 8)[:, None] * np.ones(20)

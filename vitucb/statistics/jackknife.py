@@ -37,8 +37,8 @@ def jackknife_half(without: Sequence[FloatArray], confidence: float) -> float:
         confidence: Nominal coverage, in (0, 1).
 
     Returns:
-        Half the length; NaN where a figure is not known or a group has one run. With two groups the
-        degrees of freedom are those of the smaller.
+        Half the length; NaN where a figure is unknown or infinite, or a group has one run. With two
+        groups the degrees of freedom are those of the smaller.
 
     Raises:
         ValueError: If `confidence` is outside (0, 1).
@@ -48,7 +48,7 @@ def jackknife_half(without: Sequence[FloatArray], confidence: float) -> float:
     from scipy.special import stdtrit
 
     fewest = min(map(len, without))
-    if fewest < 2:
+    if fewest < 2 or not all(np.isfinite(each).all() for each in without):
         return math.nan
     # A figure without one run strays (n - 1) times less than a run does from their mean.
     variance = sum((len(each) - 1) * float(each.var()) for each in without)
