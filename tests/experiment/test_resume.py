@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.covering import slow_but
 from vitucb.cli.main import main
-from vitucb.config import RunConfig, override
+from vitucb.config import RunConfig, load_config, override
 from vitucb.config.lora import DATA_INITS
 from vitucb.experiment import recorder
 from vitucb.experiment.checkpoints import Checkpoints
@@ -248,6 +248,13 @@ def test_overwrite_starts_anew(tmp_path: Path) -> None:
     killed_after(settings, 20)
     changed = dataclasses.replace(settings, num_rounds=12, overwrite=True)
     assert json.loads((play(changed).folder / "summary.json").read_text())["rounds"] == 12
+
+
+def test_the_settings_of_a_run_that_was_begun_anew_go_on_with_it(tmp_path: Path) -> None:
+    folder = killed_after(config(tmp_path, overwrite=True), 20)
+    seen: list[int] = []
+    play(load_config(folder / "config.yaml"), lambda round: seen.append(round.index))
+    assert seen == list(range(14, 30))
 
 
 def test_sigterm_ends_the_round_and_leaves_a_checkpoint(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import math
 import sys
 from pathlib import Path
@@ -89,11 +90,13 @@ def test_search_uses_other_seeds_and_images_and_resumes(
     )
     base = override(base, {"env": {"dataset": "digits"}})
     space = [Dimension("env.num_arms", (3, 10)), Dimension("agent.policy.alpha", (), 0.5, 2.0)]
-    best, trials = search_settings(base, space, trials=3, seeds=2)
+    anew = dataclasses.replace(base, overwrite=True)
+    best, trials = search_settings(anew, space, trials=3, seeds=2)
     played = [load_config(path) for path in tmp_path.rglob("config.yaml")]
     assert {config.seed for config in played} == {TUNING_SEED, TUNING_SEED + 1}
     assert {config.env.data.split for config in played} == {"tune"}
     assert load_config(best).env.data.split == "eval"
+    assert not load_config(best).overwrite
     with (best.parent / "trials.csv").open() as file:
         assert [row["trial"] for row in csv.DictReader(file)] == ["0", "1", "2"]
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("summary.json")}

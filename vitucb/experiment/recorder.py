@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import json
 import math
 import os
@@ -96,7 +97,8 @@ class Recorder:
         else:
             self._restore(state)
         self._cut_files({} if state is None else state["sizes"])
-        save_config(config, self.folder / "config.yaml")
+        # Who goes on from the file, or repeats it, does not ask for a run to be deleted.
+        save_config(dataclasses.replace(config, overwrite=False), self.folder / "config.yaml")
         named: dict[str, Any] = {"action_names": list(action_names)} if action_names else {}
         named |= {"task": dict(task)} if task else {}
         _write_json(self.folder / "environment.json", describe_environment() | named)

@@ -278,5 +278,6 @@ def _write(base: RunConfig, trials: Sequence[Trial]) -> Path:
     best = override_keys(base, min(known, key=lambda trial: trial.regret).values)
     if best.env.data.split in ("all", "tune"):
         best = override(best, {"env": {"data": {"split": "eval"}}})
-    save_config(best, folder / "best.yaml")
+    # Trials were played anew, if asked for; evaluations of the file should not be.
+    save_config(dataclasses.replace(best, overwrite=False), folder / "best.yaml")
     return folder / "best.yaml"
