@@ -35,6 +35,7 @@ from vitucb.experiment.tune import (
         ("agent.options.b=1..8", Dimension("agent.options.b", (), 1, 8, False, True)),
         ("agent.options.b=1..8.0", Dimension("agent.options.b", (), 1, 8)),
         ("agent.lora.rank=1..8", Dimension("agent.lora.rank", (), 1, 8, False, True)),
+        ("--agent.policy.alpha=1..3", Dimension("agent.policy.alpha", (), 1, 3)),
         ("agent.optimizer.lr=1e-5..1e-2", Dimension("agent.optimizer.lr", (), 1e-5, 1e-2)),
         ("agent.optimizer.name=adamw,sgd", Dimension("agent.optimizer.name", ("adamw", "sgd"))),
     ],
@@ -43,7 +44,9 @@ def test_dimensions_are_ranges_or_choices(text: str, dimension: Dimension) -> No
     assert parse_dimension(text) == dimension
 
 
-@pytest.mark.parametrize("text", ["a=3..1", "a=0..1:log", "a=x..2", "a=1..2:lin", "a=", "..3"])
+@pytest.mark.parametrize(
+    "text", ["a=3..1", "a=0..1:log", "a=x..2", "a=1..2:lin", "a=", "..3", "a=1..inf"]
+)
 def test_what_is_no_dimension_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"is no range|is no number|names no values"):
         parse_dimension(text)

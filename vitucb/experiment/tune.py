@@ -110,9 +110,10 @@ def parse_dimension(text: str) -> Dimension:
         return Dimension(name, tuple(values))
     bounds, _, scale = space.partition(":")
     low, high = (_number(part, text) for part in bounds.split("..", 1))
-    if not low < high or scale not in ("", "log") or (scale and low <= 0):
+    is_range = -math.inf < low < high < math.inf
+    if not is_range or scale not in ("", "log") or (scale and low <= 0):
         raise ValueError(f"{text!r} is no range; write key=0.1..3 or, above zero, key=0.1..3:log")
-    key = key.replace("-", "_")
+    key = key.removeprefix("--").replace("-", "_")
     is_integer = _is_integer(key, isinstance(low, int) and isinstance(high, int), text)
     return Dimension(key, (), low, high, scale == "log", is_integer)
 
