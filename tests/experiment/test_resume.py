@@ -314,6 +314,22 @@ def test_events_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     assert steps == [*range(0, 30, 2), 29]
 
 
+def test_curves_outlive_a_part_of_the_run_without_them(tmp_path: Path) -> None:
+    settings = config(tmp_path, tensorboard=True)
+    killed_after(settings, 12)
+    killed_after(dataclasses.replace(settings, tensorboard=False), 22)
+    events = EventAccumulator(str(play(settings).folder)).Reload()
+    assert [point.step for point in events.Scalars("regret/cumulative")] == [0, 29]
+
+
+def test_settings_are_in_curves_that_begin_on_the_way(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    killed_after(settings, 12)
+    folder = play(dataclasses.replace(settings, tensorboard=True)).folder
+    events = EventAccumulator(str(folder)).Reload()
+    assert "_hparams_/session_start_info" in events.summary_metadata
+
+
 def test_finished_run_is_not_played_over_with_other_settings(tmp_path: Path) -> None:
     settings = config(tmp_path, num_rounds=3)
     before = contents(play(settings).folder)

@@ -103,7 +103,7 @@ class Recorder:
         named |= {"task": dict(task)} if task else {}
         _write_json(self.folder / "environment.json", describe_environment() | named)
         self._tells_classes = bool(task and task.get("class_names"))
-        self._open_files(is_new=state is None)
+        self._open_files()
 
     def __enter__(self) -> Recorder:
         return self
@@ -116,7 +116,7 @@ class Recorder:
     ) -> None:
         self._closing.close()
 
-    def _open_files(self, *, is_new: bool) -> None:
+    def _open_files(self) -> None:
         with contextlib.ExitStack() as stack:  # All are closed, also where one cannot be written.
             self._file, self._csv = self._open_table(stack, "rounds.csv", ROUND_COLUMNS)
             self._metrics_file, self._metrics_csv = self._open_table(
@@ -128,11 +128,12 @@ class Recorder:
                 self._classes_file, self._classes_csv = self._open_table(
                     stack, "classes.csv", CLASS_COLUMNS
                 )
+            is_described = bool(event_files(self.folder))
             self._events = EventLog(self.folder) if self._config.tensorboard else None
             if self._events is not None:
                 stack.callback(self._events.close)
             settings = flatten(to_dict(self._config))
-            if self._events is not None and is_new:
+            if self._events is not None and not is_described:
                 self._events.describe(settings)
             self._sinks: list[EventLog | Tracker] = [] if self._events is None else [self._events]
             if self._config.track != "none":
@@ -233,8 +234,10 @@ class Recorder:
         self._flush()
         tables = [self.folder / name for name in _TABLES if (self.folder / name).exists()]
         sizes = {path.name: path.stat().st_size for path in tables}
+        # Those of earlier parts of the run are kept where this one writes none.
+        events = {path.name: path.stat().st_size for path in event_files(self.folder)}
         return {
-            "sizes": sizes | ({} if self._events is None else self._events.sizes()),
+            "sizes": sizes | (events if self._events is None else self._events.sizes()),
             "sha256": {path.name: sha256_of_start(path, sizes[path.name]) for path in tables},
             "gallery": self._gallery,
             "rewards": self._rewards,
