@@ -185,6 +185,10 @@ def test_the_default_config_wraps_nothing() -> None:
         ({"delay": {"loss_probability": 0.5}}, "env.delay.law is not set"),
         ({"arm_subset": {"max_arms": 2}}, "env.arm_subset.min_arms is not set"),
         ({"drift": {"kind": "abrupt", "at": 40}}, "env.drift.at 40 is past the last round 39"),
+        (
+            {"drift": {"kind": "abrupt", "at": 20}, "slate": {"slots": 2}},
+            "env.drift.at 20 is past the last slate 19, and counts slates",
+        ),
         ({"drift": {"kind": "gradual", "period": 0}}, "env.drift.period 0 must be at least 1"),
         ({"delay": {"law": "fixed", "rounds": -1}}, "env.delay.rounds -1 must be at least 0"),
         ({"arm_subset": {"min_arms": 4}}, "there are 3 arms; give at most 3"),

@@ -142,7 +142,8 @@ def _wrapped(env: gym.Env[Any, Any], config: EnvConfig) -> gym.Env[Any, Any]:
     if subset.min_arms is not None:
         env = RandomArmSubset(env, subset.min_arms, subset.max_arms)
     if drift.kind != "none":
-        env = DriftingRewards(env, drift.kind, *_drift_rounds(drift, env))
+        unit = "round" if slate.slots is None else "slate"
+        env = DriftingRewards(env, drift.kind, *_drift_rounds(drift, env, unit))
     if slate.slots is not None:
         if delay.law != "none":
             raise ValueError(
@@ -160,14 +161,23 @@ def _wrapped(env: gym.Env[Any, Any], config: EnvConfig) -> gym.Env[Any, Any]:
     return env
 
 
-def _drift_rounds(drift: DriftConfig, env: gym.Env[Any, Any]) -> tuple[int, int | None]:
-    """First round and period of the drift, in proportion to the horizon where not given."""
+def _drift_rounds(drift: DriftConfig, env: gym.Env[Any, Any], unit: str) -> tuple[int, int | None]:
+    """First round and period of the drift, in proportion to the horizon where not given.
+
+    Args:
+        drift: What is given.
+        env: Tells the horizon.
+        unit: What is counted, for messages.
+    """
     horizon = env.spec.max_episode_steps if env.spec else None
     if horizon is None and (drift.at is None or drift.period is None):
         raise ValueError("env.drift: the environment has no horizon; give at and period")
     at = (horizon or 0) // 2 if drift.at is None else drift.at
     if horizon is not None and at >= horizon:
-        raise ValueError(f"env.drift.at {at} is past the last round {horizon - 1}; give an earlier")
+        raise ValueError(
+            f"env.drift.at {at} is past the last {unit} {horizon - 1}, and counts {unit}s; give a "
+            "smaller number"
+        )
     if drift.period is None and drift.kind != "abrupt":
         return at, max(1, (horizon or 0) // 10)
     return at, drift.period
