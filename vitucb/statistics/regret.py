@@ -137,6 +137,8 @@ def regret_summary(
     uniform = _uniform_play(random_regret, horizon)
     is_paired = is_paired and uniform.num_runs == num_seeds
     tail = rounds[:, -math.ceil(horizon / 10) :].mean(axis=1)
+    # Under the line, the mean of t / T over t = 1..T, is (T + 1) / 2T.
+    per_line = 2 * horizon / (horizon + 1)
     low, high = bootstrap_ci(
         curves[:, -1],
         confidence=confidence,
@@ -151,7 +153,7 @@ def regret_summary(
         final_regret=final.estimate(confidence),
         interquartile_regret=quartiles,
         normalised_regret=final.over(uniform, is_paired).estimate(confidence),
-        auc=area.over(uniform, is_paired).times(2).estimate(confidence),
+        auc=area.over(uniform, is_paired).times(per_line).estimate(confidence),
         tail_slope=_Jackknifed.of_mean(tail).estimate(confidence),
         growth_exponent=_exponents(curves).estimate(confidence),
     )
