@@ -450,6 +450,18 @@ def test_regret_below_zero_is_drawn(tmp_path: Path, write_run: WriteRun) -> None
     assert "vit-ucb: regret −15" in words(write_report(tmp_path / "exp", tmp_path / "out"))
 
 
+def test_a_seed_far_above_the_others_stays_in_the_picture(
+    tmp_path: Path, write_run: WriteRun
+) -> None:
+    for seed in range(8):
+        run = write_run(tmp_path / "exp", "vit-ucb", seed, rounds=30)
+        set_regret(run, [10.0 if seed == 3 else 0.1] * 30)
+    (group,) = group_runs(load_runs(tmp_path / "exp"))
+    analysis = analyse(group)
+    (axes,) = regret_figure(analysis, line_styles(analysis.results, analysis.main)).axes
+    assert axes.get_ylim()[1] > 300
+
+
 def test_other_seeds_than_those_of_random_play_are_not_paired_with_it(
     tmp_path: Path, write_run: WriteRun
 ) -> None:

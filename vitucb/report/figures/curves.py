@@ -46,7 +46,7 @@ def regret_figure(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Figure
     ceiling = _zoom_ceiling(analysis)
     if ceiling is None:
         figure, (axes,) = make_panels([texts.values()], [1], height=4.3)
-        axes.set_ylim(*_range(results))
+        axes.set_ylim(*_range(results, _seed_curves(results, rounds)))
         _draw_seeds(axes, rounds, results, styles)
         _draw_bands(axes, rounds, results, styles, texts)
         finish_axes(axes, "Cumulative regret", rounds)
@@ -135,10 +135,20 @@ def _zoom_ceiling(analysis: Analysis) -> float | None:
     return 1.12 * highest if 0 < highest * _DWARFING < tallest else None
 
 
-def _range(results: Sequence[AgentResult]) -> tuple[float, float]:
-    """Limits of the panel that shows all: from zero, or lower where regret is below it."""
-    top = 1.05 * max(0.0, *(float(_upper(r.band).max()) for r in results))
-    bottom = min(0.0, *(float(r.band.mean.min()) for r in results))
+def _range(
+    results: Sequence[AgentResult], seeds: Iterable[tuple[AgentResult, FloatArray]] = ()
+) -> tuple[float, float]:
+    """Limits of a panel that shows all: from zero, or lower where regret is below it.
+
+    Args:
+        results: Agents, whose means and bands are shown.
+        seeds: Curves of single seeds beside them.
+    """
+    curves = [curve for _, curve in seeds]
+    highest = [_upper(r.band) for r in results] + curves
+    lowest = [r.band.mean for r in results] + curves
+    top = 1.05 * max(0.0, *(float(curve.max()) for curve in highest))
+    bottom = min(0.0, *(float(curve.min()) for curve in lowest))
     return bottom, top or (1.0 if bottom == 0 else 0.0)
 
 
@@ -212,11 +222,20 @@ def _draw_seeds(
     results: Sequence[AgentResult],
     styles: Mapping[str, LineStyle],
 ) -> None:
-    for result in results:
-        if len(result.runs) > _MAX_SEED_LINES or result.family == "oracle":
-            continue
-        for curve in result.cumulative[:, rounds - 1]:
-            axes.plot(rounds, curve, color=styles[result.label].colour, alpha=0.28, linewidth=0.6)
+    for result, curve in _seed_curves(results, rounds):
+        axes.plot(rounds, curve, color=styles[result.label].colour, alpha=0.28, linewidth=0.6)
+
+
+def _seed_curves(
+    results: Sequence[AgentResult], rounds: NDArray[np.int64]
+) -> list[tuple[AgentResult, FloatArray]]:
+    """The regret of single seeds, of agents with few of them."""
+    return [
+        (result, curve)
+        for result in results
+        if len(result.runs) <= _MAX_SEED_LINES and result.family != "oracle"
+        for curve in result.cumulative[:, rounds - 1]
+    ]
 
 
 def _draw_guides(axes: Axes, rounds: NDArray[np.int64], curves: Sequence[FloatArray]) -> None:
