@@ -99,6 +99,13 @@ def test_chosen_and_best_of_many_arms_are_on_the_strip() -> None:
     assert (strip[10:, 110:118] == 255).all()
 
 
+def test_no_arm_is_the_best_where_it_is_not_known() -> None:
+    images = 10 * np.arange(1, 4, dtype=np.uint8)[:, None, None, None].repeat(8, 1).repeat(8, 2)
+    strip = arm_strip(dataclasses.replace(round_of(images), optimal_action=-1))
+    assert strip[0, ::10, 0].tolist() == [10, 20, 30]
+    assert not (strip == (0, 200, 120)).all(axis=-1).any()
+
+
 def test_what_is_not_on_offer_is_dark() -> None:
     light = round_of(np.full((3, 8, 8, 1), 200, np.uint8))
     obs = {**light.observation, "action_mask": np.array([0, 1, 1], np.int8)}

@@ -157,7 +157,9 @@ def arm_strip(round: Round) -> NDArray[np.uint8]:
     there is only that one.
     """
     images, mask = list(round.observation["images"]), round.observation["action_mask"]
-    marked = [arm for arm in (round.decision.action, round.optimal_action) if arm < len(images)]
+    # The best one is -1 where nobody knows it.
+    told = (round.decision.action, round.optimal_action)
+    marked = [arm for arm in told if 0 <= arm < len(images)]
     arms = sorted(list(dict.fromkeys([*marked, *range(len(images))]))[:_MAX_ARMS])
     if len({images[arm].shape[:2] for arm in arms}) > 1:
         arms = [min(round.decision.action, len(images) - 1)]
