@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Any
 
@@ -80,6 +81,8 @@ class Altered(gym.Wrapper[Any, Any, Any, Any]):
         (lambda obs, info: (obs["images"][0, 0], info), r"the observation is array\("),
         (lambda obs, info: (obs, {**info, "regret": None}), "info has regret None; give each"),
         (lambda obs, info: (obs, {**info, "optimal_action": "left"}), "optimal_action 'left';"),
+        (lambda obs, info: (obs, {**info, "optimal_action": math.nan}), "optimal_action nan; give"),
+        (lambda obs, info: (obs, {**info, "optimal_action": 0.5}), "optimal_action 0.5; give"),
     ],
 )
 def test_observations_and_infos_of_another_kind_are_refused_by_their_round(

@@ -192,7 +192,7 @@ def checked_info(index: int, info: Mapping[str, Any]) -> dict[str, Any]:
     """`info` with means, regret and best arm as numbers.
 
     Raises:
-        ValueError: If one is missing or no number.
+        ValueError: If one is missing or no number, or the best arm is none.
     """
     what = f"round {index}: the environment's info"
     if missing := [name for name in INFO if name not in info]:
@@ -200,6 +200,9 @@ def checked_info(index: int, info: Mapping[str, Any]) -> dict[str, Any]:
     numbers = {name: _number(info[name]) for name in INFO}
     if wrong := [f"{name} {info[name]!r}" for name, value in numbers.items() if value is None]:
         raise ValueError(f"{what} has {', '.join(wrong)}; {_INFO}")
+    best = numbers["optimal_action"]
+    if best is None or best < -1 or not best.is_integer():  # so, NaN is refused too
+        raise ValueError(f"{what} has optimal_action {info['optimal_action']!r}; {_INFO}")
     return {**info, **numbers}
 
 
