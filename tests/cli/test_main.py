@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -287,3 +288,12 @@ def test_an_error_of_a_module_of_the_users_own_says_where_it_was_raised(
     played = ["--num-rounds", "2", "--out", str(tmp_path)]
     line = refused(["run", "--agent.name", "adding_none:build", *played], capsys)
     assert line.endswith("'NoneType' (raised in line 2 of adding_none)")
+
+
+def test_a_folder_whose_name_is_no_utf8_is_refused_before_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = refused(["run", "--agent", "random", "--out", os.fsdecode(b"caf\xe9")], capsys)
+    assert "out 'caf\\udce9' is no text in UTF-8" in said
+    assert list(tmp_path.iterdir()) == []

@@ -15,6 +15,7 @@ from vitucb.config import (
     OptimizerConfig,
     RunConfig,
     differences,
+    flatten,
     load_config,
     override,
     override_key,
@@ -289,3 +290,24 @@ def test_a_text_option_that_looks_like_a_number_stays_text(
     found = load_config(file).env.options["a"]
     assert found == read
     assert type(found) is type(read)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"out": "runs\udcff"},
+        {"agent": {"label": "caf\udce9"}},
+        {"env": {"data": {"classes": ["a", "\udce9"]}}},
+        {"agent": {"options": {"file": "\udce9"}}},
+    ],
+)
+def test_text_that_no_config_file_can_hold_is_refused(values: dict[str, Any]) -> None:
+    key = next(iter(flatten(values)))
+    with pytest.raises(ValueError, match=rf"^{key} .* is no text in UTF-8.*give another name"):
+        override(RunConfig(), values)
+
+
+def test_text_of_all_planes_is_read_back(tmp_path: Path) -> None:
+    config = override(RunConfig(), {"out": "Fotos/Äpfel 🍏", "agent": {"label": "ucb β"}})
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitucb.config.options import normalised
-from vitucb.config.override import shown
+from vitucb.config.override import flatten, shown, to_dict
 from vitucb.storage.limits import check_limit
 
 FREE_OPTIONS = ("env.options", "agent.options", "agent.optimizer.options")
@@ -19,6 +19,22 @@ FREE_OPTIONS = ("env.options", "agent.options", "agent.optimizer.options")
 def normalise_options(section: Any, prefix: str) -> None:
     """Check the options of a frozen `section` and read truth values in any case."""
     object.__setattr__(section, "options", normalised(section.options, f"{prefix}options"))
+
+
+def check_text(section: Any) -> None:
+    """Refuse text that no file in UTF-8 can hold, e.g. a path whose bytes are of another encoding.
+
+    Raises:
+        ValueError: Names setting and value.
+    """
+    for key, value in flatten(to_dict(section)).items():
+        for text in value if isinstance(value, list) else (value,):
+            # Python keeps bytes that it could not decode as surrogates, which have no encoding.
+            if isinstance(text, str) and any("\ud800" <= c <= "\udfff" for c in text):
+                raise ValueError(
+                    f"{key} {shown(text)} is no text in UTF-8, and could not be read back from "
+                    "config.yaml; give another name, or rename the file or folder"
+                )
 
 
 def check_most(section: Any, prefix: str, limit_name: str, *names: str) -> None:

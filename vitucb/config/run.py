@@ -7,7 +7,7 @@ from pathlib import PureWindowsPath
 from typing import Literal
 
 from vitucb.config.agent import AgentConfig
-from vitucb.config.checks import NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, check_ranges
+from vitucb.config.checks import NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, check_ranges, check_text
 from vitucb.config.env import EnvConfig
 
 
@@ -63,9 +63,10 @@ class RunConfig:
     parallel: ParallelConfig = ParallelConfig()
 
     def __post_init__(self) -> None:
-        """Refuse no round, no thread, negative seeds, and names that are no folder."""
+        """Refuse no round, no thread, negative seeds, text that no file can hold, and names that are no folder."""
         names = ("num_rounds", "record_every", "images_every", "checkpoint_every", "threads")
         check_ranges(self, "", {**dict.fromkeys(names, ONE_OR_MORE), "seed": NOT_NEGATIVE})
+        check_text(self)
         _check_place(self.experiment)
 
 
