@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -49,6 +50,27 @@ def test_run_prints_the_short_help(words: list[str], capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out == f"{short_help()}\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "own"),
+    [
+        (["sweep", "--seeds", "3", "--help"], "--grid KEY=A,B"),
+        (["sweep", "--grid", "agent.name=random", "-h"], "--dry-run"),
+        (["tune", "--trials", "3", "--help"], "--search KEY=LOW..HIGH"),
+        (["list", "envs", "--help"], "usage: vitucb list"),
+    ],
+)
+def test_help_is_that_of_the_command_wherever_it_is_asked_for(
+    words: list[str], own: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.suppress(SystemExit):
+        main(words)
+    said = capsys.readouterr()
+    assert own in said.out
+    assert said.err == ""
+    if words[0] != "list":
+        assert "--config FILE.yaml" in said.out
+
+
 def test_help_all_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["run", "--help-all"])
@@ -72,7 +94,15 @@ def test_completion_knows_commands_options_and_names(
 ) -> None:
     main(["completion", shell])
     script = capsys.readouterr().out
-    for word in ("sweep", "agent.policy.alpha", "lin-ucb", "no-tensorboard", "grid", "geometric"):
+    for word in (
+        "sweep",
+        "resume",
+        "agent.policy.alpha",
+        "lin-ucb",
+        "no-tensorboard",
+        "grid",
+        "geometric",
+    ):
         assert word in script
 
 

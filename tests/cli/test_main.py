@@ -146,6 +146,8 @@ OPTION = ("--agent.optimizer.options",)
         ([*OPTIMIZER, "bernoulli-lora", *OPTION, "estimator", "page"], "choose estimator sgd"),
         (["--config"], "--config needs a file name"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--config", ""], "--config .: it is no regular file; check the path"),
+        (["--config="], "--config .: it is no regular file; check the path"),
     ],
 )
 def test_mistake_is_one_line_with_the_remedy(
@@ -262,6 +264,7 @@ def test_list_shows_names(kind: str, capsys: pytest.CaptureFixture[str]) -> None
 
 def test_unknown_kind_and_command_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean 'agents'?" in refused(["list", "agent"], capsys)
+    assert "did you mean 'agents'?" in refused(["list", "envs", "agent"], capsys)
     assert "did you mean 'report'?" in refused(["reprot"], capsys)
 
 

@@ -66,7 +66,7 @@ def parse_run(words: Sequence[str], command: str) -> RunConfig:
     are added to those of the file. A section may be given as its name alone, as in a file.
     """
     rest, config_file = pop_option([_spelled_out(word) for word in words], "--config")
-    base = load_config(config_file) if config_file else RunConfig()
+    base = RunConfig() if config_file is None else load_config(config_file)
     rest, dotted = _pop_dotted(rest)
     config = parse(RunConfig, rest, command, base)
     for section in FREE_OPTIONS:
@@ -132,6 +132,11 @@ def warn_of_ignored(configs: Sequence[RunConfig], command: str) -> None:
     for agent, keys in dict.fromkeys(found):
         if keys:
             print(f"vitucb {command}: {describe_ignored(agent, keys)}", file=sys.stderr)
+
+
+def asks_help(words: Sequence[str]) -> bool:
+    """Whether help is asked for, among whatever else stands on the command line."""
+    return "-h" in words or "--help" in words
 
 
 def pop_option(words: list[str], option: str) -> tuple[list[str], str | None]:

@@ -108,12 +108,13 @@ def check_names(config: RunConfig) -> None:
 
 def list_names(words: list[str]) -> None:
     """List envs, agents, optimizers, covariances, policies, backbones, datasets or engines."""
-    if words and words[0] in ("-h", "--help"):
-        print(f"usage: vitucb list [{'|'.join(CATALOG)}]")
+    if "-h" in words or "--help" in words:
+        print(f"usage: vitucb list [{'|'.join(CATALOG)}] ...")
         return
-    for kind in words or CATALOG:
+    for kind in words:
         if kind not in CATALOG:
             raise unknown_name("kind", kind, list(CATALOG))
+    for kind in dict.fromkeys(words) or CATALOG:
         entries = CATALOG[kind]()
         width = max(map(len, entries), default=0) + 2
         print(f"{kind}:")

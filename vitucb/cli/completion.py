@@ -33,7 +33,11 @@ _ARGUMENTS = {
 _TAKES_SETTINGS = ("run", "sweep", "tune")
 # Options that are read before the dataclasses are.
 _MORE = {
-    "run": {"--config": "settings to start from", "--help-all": "list every setting"},
+    "run": {
+        "--config": "settings to start from",
+        "--resume": "say what the run folder holds first",
+        "--help-all": "list every setting",
+    },
     "sweep": {"--config": "settings to start from", "--grid": "KEY=A,B", "--list": "KEY=A,B"},
     "tune": {"--config": "settings to start from", "--search": "KEY=LOW..HIGH"},
 }

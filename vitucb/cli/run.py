@@ -6,7 +6,7 @@ import math
 import sys
 from typing import TYPE_CHECKING
 
-from vitucb.cli.arguments import parse_run, warn_of_ignored
+from vitucb.cli.arguments import asks_help, parse_run, warn_of_ignored
 from vitucb.cli.outcome import print_outcome, report_command
 from vitucb.cli.output import fail
 from vitucb.cli.run_help import short_help
@@ -20,7 +20,7 @@ def run(words: list[str]) -> None:
     """Play one agent in one environment and record it."""
     explains = "--resume" in words
     words = [word for word in words if word != "--resume"]
-    if "-h" in words or "--help" in words:
+    if asks_help(words):
         print(short_help())
         return
     if "--help-all" in words:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitucb.cli.arguments import parse, parse_run, pop_values, split_options, warn_of_ignored
+from vitucb.cli.arguments import (
+    asks_help,
+    parse,
+    parse_run,
+    pop_values,
+    split_options,
+    warn_of_ignored,
+)
 from vitucb.cli.outcome import EndLines, print_errors, print_outcome, report_command
 from vitucb.cli.output import fail
 
@@ -26,7 +33,8 @@ class SweepArgs:
 
 def sweep(words: list[str]) -> None:
     """Play a grid of settings times seeds, many runs at a time."""
-    if words in ([], ["-h"], ["--help"]):
+    if not words or asks_help(words):
+        print("--config FILE.yaml  settings to start from; options override them")
         print("--grid KEY=A,B ...  values of a setting; several keys are combined")
         print("--list KEY=A,B ...  values of several settings that advance together\n")
         parse(SweepArgs, ["--help"], "sweep")

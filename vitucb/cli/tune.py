@@ -6,7 +6,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitucb.cli.arguments import parse, parse_run, pop_values, split_options, warn_of_ignored
+from vitucb.cli.arguments import (
+    asks_help,
+    parse,
+    parse_run,
+    pop_values,
+    split_options,
+    warn_of_ignored,
+)
 from vitucb.cli.output import table
 from vitucb.config import override_key
 
@@ -27,7 +34,8 @@ class TuneArgs:
 
 def tune(words: list[str]) -> None:
     """Search settings by their regret, on seeds and images that evaluations never see."""
-    if words in ([], ["-h"], ["--help"]):
+    if not words or asks_help(words):
+        print("--config FILE.yaml  settings to start from; options override them")
         print("--search KEY=LOW..HIGH[:log] KEY=A,B ...  settings to search\n")
         parse(TuneArgs, ["--help"], "tune")
     from vitucb.agents.settings import describe_ignored

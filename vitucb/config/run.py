@@ -63,7 +63,7 @@ class RunConfig:
     parallel: ParallelConfig = ParallelConfig()
 
     def __post_init__(self) -> None:
-        """Refuse no round, no thread, negative seeds, text that no file can hold, and names that are no folder."""
+        """Refuse no round, no thread, negative seeds, and texts that are no name or no folder."""
         names = ("num_rounds", "record_every", "images_every", "checkpoint_every", "threads")
         check_ranges(self, "", {**dict.fromkeys(names, ONE_OR_MORE), "seed": NOT_NEGATIVE})
         check_text(self)
