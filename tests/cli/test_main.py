@@ -300,3 +300,50 @@ def test_a_folder_whose_name_is_no_utf8_is_refused_before_the_run(
     said = refused(["run", "--agent", "random", "--out", os.fsdecode(b"caf\xe9")], capsys)
     assert "out 'caf\\udce9' is no text in UTF-8" in said
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "way"),
+    [
+        (["run", "--seed", "1"], "the same command goes on from the last checkpoint"),
+        (["demo", "--overwrite"], "the same command, without overwrite, goes on from the last"),
+        (["run", "--config", "anew.yaml"], "the same command, without overwrite, goes on from"),
+        (["sweep", "--config=on.yaml"], "the same command goes on from the last checkpoint"),
+        (["run", "--config", "torn.yaml"], "the same command goes on from the last checkpoint"),
+        (["bench"], "the same command begins again"),
+        (["evaluate", "log.csv"], "the same command begins again"),
+    ],
+)
+def test_what_ctrl_c_promises_is_what_the_command_does(
+    words: list[str],
+    way: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(words: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    Path("anew.yaml").write_text("overwrite: true\n")
+    Path("on.yaml").write_text("seed: 3\n")
+    Path("torn.yaml").write_text("seed: [")
+    monkeypatch.setattr(sys.modules["vitucb.cli.main"], "import_path", lambda path: interrupted)
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 130
+    said = capsys.readouterr().err
+    assert said.startswith(f"vitucb {words[0]}: interrupted; {way}")
+
+
+def test_a_full_disk_is_told_of_commands_that_begin_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(words: list[str]) -> None:
+        raise OSError(28, "No space left on device", "report/index.html")
+
+    monkeypatch.setattr(sys.modules["vitucb.cli.main"], "import_path", lambda path: full)
+    for command, way in (("report", "begins again"), ("run", "goes on from what was kept")):
+        with pytest.raises(SystemExit):
+            main([command])
+        assert capsys.readouterr().err.endswith(f"mend that, and the same command {way}\n")

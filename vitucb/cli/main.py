@@ -50,6 +50,9 @@ COMMANDS = {
     ),
 }
 
+# What goes on where it was when it is given again; the others begin again.
+_RESUMED = ("demo", "run", "sweep", "tune")
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line `arguments`; errors are one line on stderr.
@@ -78,11 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # The reader of a pipe (`vitucb list | head`) left; silence the flush at exit too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        fail(f"vitucb {words[0]}: {_file_problem(error)}", 1)
+        fail(f"vitucb {words[0]}: {_file_problem(error, words[0])}", 1)
     except KeyboardInterrupt:
-        without = ", without --overwrite," * ("--overwrite" in words)
-        message = f"interrupted; the same command{without} goes on from the last checkpoint"
-        fail(f"vitucb {words[0]}: {message}", 130)
+        fail(f"vitucb {words[0]}: interrupted; {_way_on(words)}", 130)
 
 
 def _foreign_place(error: Exception) -> str:
@@ -93,11 +94,32 @@ def _foreign_place(error: Exception) -> str:
     return "" if is_ours else f" (raised in line {line} of {module})"
 
 
-def _file_problem(error: OSError) -> str:
+def _way_on(words: Sequence[str]) -> str:
+    """What the same command does when it is given again after Ctrl-C."""
+    if words[0] not in _RESUMED:
+        return "the same command begins again"
+    without = ", without overwrite," * _plays_again(words)
+    return f"the same command{without} goes on from the last checkpoint"
+
+
+def _plays_again(words: Sequence[str]) -> bool:
+    """Whether a command, or the file of its settings, says overwrite."""
+    from vitucb.cli.arguments import pop_option
+    from vitucb.config import load_config
+
+    try:
+        _, file = pop_option(list(words), "--config")
+        return "--overwrite" in words or (file is not None and load_config(file).overwrite)
+    except (UsageError, ValueError):  # interrupted before the file was found to be wrong
+        return False
+
+
+def _file_problem(error: OSError, command: str) -> str:
     """What the system would not do, e.g. write to a full disk, and what helps."""
     where = f" ({error.filename})" if error.filename else ""
     what = f"{error.strerror or error}{where}"
-    return f"{what}; mend that, and the same command goes on from what was kept"
+    way = "goes on from what was kept" if command in _RESUMED else "begins again"
+    return f"{what}; mend that, and the same command {way}"
 
 
 def _overview() -> str:
