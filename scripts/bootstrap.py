@@ -22,10 +22,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-VENV = Path(os.environ.get("VITUCB_VENV", ROOT / ".venv"))
+VENV = Path(os.environ.get("VITUCB_VENV") or ROOT / ".venv").absolute()
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 STAMP = VENV / ".bootstrap-stamp"
+PLACE = VENV / ".bootstrap-place"
 
 
 def say(message: str) -> None:
@@ -55,15 +56,23 @@ def run(command: Sequence[str | Path], **environment: str) -> bool:
 
 
 def make_venv() -> None:
-    """Create `.venv` from this interpreter; Debian's lacks ensurepip, so pip comes later."""
-    if PYTHON.exists():
+    """Create `.venv` from this interpreter; Debian's lacks ensurepip, so pip comes later.
+
+    One that was copied or moved here is made anew: its commands would start the interpreter of the
+    place where they were installed. So is one whose interpreter is gone.
+    """
+    is_moved = PLACE.exists() and PLACE.read_text(encoding="utf-8") != str(VENV)
+    if PYTHON.exists() and not is_moved:
         return
     if importlib.util.find_spec("venv") is None:
         raise SystemExit("bootstrap: this Python has no venv module; install python3-venv")
     say(f"creating {VENV}")
     import venv
 
-    venv.EnvBuilder(with_pip=False, symlinks=os.name != "nt").create(VENV)
+    # Nothing but an environment is cleared; links that lead nowhere would be kept otherwise.
+    is_old = (VENV / "pyvenv.cfg").exists()
+    venv.EnvBuilder(with_pip=False, symlinks=os.name != "nt", clear=is_old).create(VENV)
+    PLACE.write_text(str(VENV), encoding="utf-8")
 
 
 def pip_command() -> list[str | Path] | None:
@@ -141,8 +150,16 @@ def main(words: list[str]) -> None:
     path = f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"
     environment = {**os.environ, "PATH": path, "VIRTUAL_ENV": str(VENV)}
     os.chdir(ROOT if words[0] == "pytest" else Path.cwd())
-    sys.exit(subprocess.run([executable, *words[1:]], env=environment).returncode)
+    command = [executable, *words[1:]]
+    if os.name == "nt":  # where the caller would not wait for what takes this one's place
+        sys.exit(subprocess.run(command, env=environment).returncode)
+    # In its place, so that Ctrl-C and other signals reach the command alone.
+    os.execve(executable, command, environment)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on with the installation")
+        sys.exit(130)
