@@ -145,7 +145,7 @@ OPTION = ("--agent.optimizer.options",)
         ([*OPTIMIZER, "rac-lora", *WIDE], "lora.rank 200 is above"),
         ([*OPTIMIZER, "bernoulli-lora", *OPTION, "estimator", "page"], "choose estimator sgd"),
         (["--config"], "--config needs a file name"),
-        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--config", "nowhere.yaml"], "--config nowhere.yaml: No such file"),
         (["--config", ""], "--config .: it is no regular file; check the path"),
         (["--config="], "--config .: it is no regular file; check the path"),
     ],

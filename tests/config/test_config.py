@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,15 @@ def test_sections_merged_by_yaml_itself_may_be_overridden(tmp_path: Path) -> Non
     assert load_config(written(tmp_path, text)).agent.policy.alpha == 1.0
     text = "agent:\n  policy:\n    <<: {name: ucb, alpha: 1.0}\n    alpha: 2.0\n"
     assert load_config(written(tmp_path, text)).agent.policy.alpha == 2.0
+
+
+@pytest.mark.parametrize(
+    "text", ["seed: 1.5", "agnet: {}", "threads: 0", "parallel: {seeds: 3}", "a: [1", "- 1"]
+)
+def test_a_mistake_is_told_with_its_file(tmp_path: Path, text: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}"):
+        load_config(path)
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

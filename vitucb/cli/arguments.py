@@ -66,7 +66,7 @@ def parse_run(words: Sequence[str], command: str) -> RunConfig:
     are added to those of the file. A section may be given as its name alone, as in a file.
     """
     rest, config_file = pop_option([_spelled_out(word) for word in words], "--config")
-    base = RunConfig() if config_file is None else load_config(config_file)
+    base = RunConfig() if config_file is None else _of_file(config_file)
     rest, dotted = _pop_dotted(rest)
     config = parse(RunConfig, rest, command, base)
     for section in FREE_OPTIONS:
@@ -77,6 +77,13 @@ def parse_run(words: Sequence[str], command: str) -> RunConfig:
     for key, word in dotted:
         config = override_key(config, key, parse_option(word))
     return config
+
+
+def _of_file(path: str) -> RunConfig:
+    try:
+        return load_config(path)
+    except ValueError as error:
+        raise UsageError(f"--config {error}") from None
 
 
 def _spelled_out(word: str) -> str:

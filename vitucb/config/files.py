@@ -62,18 +62,22 @@ def load_config(path: str | Path) -> RunConfig:
     """Read a YAML file as a partial override of the defaults.
 
     Raises:
-        ValueError: If the file is missing, no YAML mapping, or has unknown keys or wrong types.
+        ValueError: If the file is missing, no YAML mapping, or has unknown keys or wrong types;
+            names the file.
     """
     path = Path(path)
     try:
         values = read_yaml(path)
     except OSError as error:
-        raise ValueError(f"--config {path}: {error.strerror}; check the path") from error
+        raise ValueError(f"{path}: {error.strerror}; check the path") from error
     except ValueError as error:
-        raise ValueError(f"--config {path} is not valid YAML: {error}") from error
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict | None):
-        raise ValueError(f"--config {path}: expected key: value settings at the top level")
-    return override(RunConfig(), _without_retired(values or {}, path))
+        raise ValueError(f"{path}: expected key: value settings at the top level")
+    try:
+        return override(RunConfig(), _without_retired(values or {}, path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _without_retired(values: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -84,7 +88,7 @@ def _without_retired(values: dict[str, Any], path: Path) -> dict[str, Any]:
         if not isinstance(settings, dict) or name not in settings:
             continue
         if settings[name] != harmless:
-            raise ValueError(f"--config {path}: {key} {settings[name]} is no more; {remedy}")
+            raise ValueError(f"{key} {settings[name]} is no more; {remedy}")
         kept = {field: value for field, value in settings.items() if field != name}
         values = {**values, section: kept}
     values = _without_old_rank(values)
