@@ -20,6 +20,7 @@ from tyro.constructors import (
 )
 
 from vitucb.cli.output import UsageError
+from vitucb.cli.setting_docs import settings_of
 from vitucb.config import FREE_OPTIONS, RunConfig, flatten, load_config, override_key, to_dict
 from vitucb.config.options import Options, format_options, parse_option, parse_options
 
@@ -27,6 +28,15 @@ ArgsT = TypeVar("ArgsT")
 _REGISTRY = ConstructorRegistry()
 # Before what a config says of its own values, which needs no list of options.
 _REFUSED_BY_CONFIG = re.compile(r"Error parsing [\w.]+: (?=\w+(\.\w+)* )")
+# Python's and tyro's ways to say that a word is no number, and what to say was expected; None
+# stands for the kinds in the first group.
+_REASONS = (
+    (re.compile(r"invalid literal for int\(\) with base (\d+): (.*)"), "a whole number"),
+    (re.compile(r"could not convert string to (float): (.*)"), "a number"),
+    (re.compile(r"no type matching (.*) could be instantiated from \[(.*)\]"), None),
+)
+_KINDS = {"INT": "a whole number", "FLOAT": "a number", "{[INT [INT ...]]}": "whole numbers"}
+_TRUTHS = ("true", "false", "yes", "no", "on", "off", "0", "1")
 
 
 @_REGISTRY.primitive_rule
@@ -56,7 +66,8 @@ def parse(
         if not stop.code:
             raise
         listed = "run --help-all" if kind is RunConfig else f"{command} --help"
-        raise UsageError(_condense(boxed.getvalue(), listed)) from None
+        told = _switch_with_value(kind, words) or _condense(boxed.getvalue(), listed)
+        raise UsageError(told) from None
 
 
 def parse_run(words: Sequence[str], command: str) -> RunConfig:
@@ -113,6 +124,28 @@ def _pop_dotted(words: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
     return rest, dotted
 
 
+def _switch_with_value(kind: type[object], words: Sequence[str]) -> str | None:
+    """What to say of a switch that is given a value, as if a file were written; None if none is."""
+    switches = {setting.option: setting for setting in settings_of(kind) if setting.hint is bool}
+    for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
+        option, has_value, value = word.partition("=")
+        setting = switches.get(option.replace("_", "-"))
+        given = value if has_value else following
+        if setting is not None and (has_value or given.lower() in _TRUTHS):
+            return f"{option} {given}: it takes no value; write {setting.option} or {setting.off}"
+    return None
+
+
+def _in_words(reason: str) -> str:
+    """Why tyro could not read a value, without the words of its code."""
+    for pattern, expected in _REASONS:
+        if found := pattern.search(reason):
+            kinds = [_KINDS.get(kind, kind.strip("{}")) for kind in found[1].split("|")]
+            expected = expected or " or ".join(kinds)
+            return f"{reason[: found.start()]}expected {expected}, got {found[2]}"
+    return reason
+
+
 def _condense(boxed: str, listed: str) -> str:
     """The message of tyro's error box and its first suggestion, on one line."""
     rows = [line.strip("│ ") for line in boxed.strip().splitlines()]
@@ -125,6 +158,7 @@ def _condense(boxed: str, listed: str) -> str:
     if "Perhaps you meant:" in inside[:-1]:
         option = inside[inside.index("Perhaps you meant:") + 1].split()[0]
         hint = f"; did you mean {option}?"
+    message = _in_words(message.removeprefix("Error parsing "))
     return f"{message.rstrip('.') or 'cannot read the arguments'}{hint}; see vitucb {listed}"
 
 

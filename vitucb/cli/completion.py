@@ -102,9 +102,7 @@ def _settings(command: str) -> Iterator[Setting]:
 def _add(parser: argparse.ArgumentParser, setting: Setting, file: Any, folder: Any) -> None:
     told = setting.doc.split(". ")[0].replace("%", "%%")
     if setting.hint is bool:
-        section, _, last = setting.option.rpartition(".")
-        off = f"{section}.no-{last}" if section else f"--no-{last.removeprefix('--')}"
-        parser.add_argument(setting.option, off, help=told, action="store_true")
+        parser.add_argument(setting.option, setting.off, help=told, action="store_true")
         return
     choices = list(CATALOG[_NAMES[setting.key]]()) if setting.key in _NAMES else setting.choices
     name, count = (setting.key, "?") if setting.is_positional else (setting.option, "*")

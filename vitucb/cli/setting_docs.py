@@ -37,6 +37,12 @@ class Setting:
         return f"--{self.key.replace('_', '-')}"
 
     @property
+    def off(self) -> str:
+        """How the command line says no to it, if it is a truth value."""
+        section, _, last = self.option.rpartition(".")
+        return f"{section}.no-{last}" if section else f"--no-{last.removeprefix('--')}"
+
+    @property
     def choices(self) -> tuple[str, ...]:
         """All its values, where they are few and closed."""
         for hint in (self.hint, *typing.get_args(self.hint)):
