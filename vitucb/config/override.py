@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import difflib
 import os
 import re
@@ -188,8 +189,12 @@ def _remedy(hints: Sequence[Any], value: object) -> str:
     kinds = [typing.get_origin(hint) or hint for hint in hints]
     if tuple in kinds and isinstance(value, str | int | float):
         return f"; write a list: [{_word(value)}]"
-    if str in kinds and isinstance(value, bool | int | float):
+    if str in kinds and isinstance(value, bool | int | float | datetime.date):
         return "; put it in quotes"
+    if type(None) in kinds and value == "None":
+        return "; write null"
+    if int in kinds and isinstance(value, str) and value.isdecimal():
+        return f"; write {value} without quotes"
     if int in kinds and isinstance(value, float) and value.is_integer():
         return f"; write {int(value)}"
     return ""
