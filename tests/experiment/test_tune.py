@@ -224,3 +224,28 @@ def test_settings_that_are_not_given_are_played_first(
     assert trials[0].values == {}
     assert len(trials) == 2
     assert load_config(next(tmp_path.rglob("trial-000/*/config.yaml"))).agent.head_ridge is None
+
+
+def test_choices_in_any_spelling_begin_with_the_settings_as_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna")
+    monkeypatch.setattr("vitucb.experiment.engines.processes.play_jobs", _play_here)
+    base = override_keys(
+        RunConfig(),
+        {"agent.name": "ucb1", "env.dataset": "digits", "num_rounds": 5, "out": str(tmp_path)}
+        | {"tensorboard": False, "agent.policy.alpha": 3e-1},
+    )
+    space = [parse_dimension("agent.policy.alpha=1e-1,2e-1,3e-1,4e-1,5e-1,6e-1,7e-1")]
+    _, trials = search_settings(base, space, trials=1, seeds=1)
+    assert trials[0].values == {"agent.policy.alpha": 0.3}
+
+
+def test_a_search_among_problems_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    words = ["tune", "--env.dataset", "digits", "--out", str(tmp_path), "--search"]
+    with pytest.raises(SystemExit):
+        main([*words, "env.num_arms=2..5", "env.data.image_size=8,16", "agent.policy.alpha=0..1"])
+    assert "vitucb tune: env.num_arms change what is played" in capsys.readouterr().err

@@ -41,7 +41,12 @@ def tune(words: list[str]) -> None:
     from vitucb.agents.settings import describe_ignored
     from vitucb.cli.catalog import check_names
     from vitucb.experiment.preflight import check_environments, check_settings, check_writable
-    from vitucb.experiment.tune import parse_dimension, search_settings, searched_in_vain
+    from vitucb.experiment.tune import (
+        changing_the_problem,
+        parse_dimension,
+        search_settings,
+        searched_in_vain,
+    )
 
     words, searched = pop_values(words, "--search")
     options, words = split_options(words, TuneArgs)
@@ -52,6 +57,12 @@ def tune(words: list[str]) -> None:
     warn_of_ignored([base], "tune")
     if keys := searched_in_vain(base, space):
         print(f"vitucb tune: {describe_ignored(base.agent.name, keys)}", file=sys.stderr)
+    if keys := changing_the_problem(space):
+        print(
+            f"vitucb tune: {', '.join(keys)} change what is played: the trial of least regret may "
+            "be the easiest, not the best; to compare agents in several environments, use a sweep",
+            file=sys.stderr,
+        )
     check_writable(Path(base.out) / base.experiment, "--out")
     choices = [override_key(base, d.key, value) for d in space for value in d.choices]
     check_settings([base, *choices])

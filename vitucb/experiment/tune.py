@@ -156,6 +156,12 @@ def searched_in_vain(base: RunConfig, space: Sequence[Dimension]) -> list[str]:
     return [d.key for d in space if not any(has_effect(d, setting) for setting in settings)]
 
 
+def changing_the_problem(space: Sequence[Dimension]) -> list[str]:
+    """Settings in `space` that make trials easier or harder, whatever the agent does; dotted."""
+    keys = [dimension.key for dimension in space]
+    return [k for k in keys if k.startswith("env.") and k != "env.data.image_size"]
+
+
 def search_settings(
     base: RunConfig,
     space: Sequence[Dimension],
@@ -190,6 +196,7 @@ def search_settings(
         raise ValueError(f"--search {fixed[0]}: trials of different {fixed[0]} cannot be compared")
     for dimension in space:
         check_different(base, ({dimension.key: value} for value in dimension.choices))
+    space = [_typed(base, dimension) for dimension in space]
     if base.env.dataset is None:
         raise ValueError("name env.dataset: a share of its images is kept for tuning")
     optuna = import_extra("optuna", "search", "vitucb tune")
@@ -212,6 +219,14 @@ def search_settings(
             study.tell(asked, state=optuna.trial.TrialState.FAIL)
         done.append(Trial(number, values, regret, knows_regret))
     return _write(base, done), done
+
+
+def _typed(base: RunConfig, dimension: Dimension) -> Dimension:
+    """`dimension` with its choices as the settings hold them: to YAML, 1e-3 is a text."""
+    key = dimension.key
+    settings = [flatten(to_dict(override_key(base, key, v))) for v in dimension.choices]
+    pairs = zip(settings, dimension.choices, strict=True)
+    return dataclasses.replace(dimension, choices=tuple(s.get(key, v) for s, v in pairs))
 
 
 def _start(base: RunConfig, space: Sequence[Dimension]) -> dict[str, Any] | None:
