@@ -76,13 +76,17 @@ def import_path(path: str) -> Any:
 
 def _import(path: str) -> Any:
     module_name, _, attribute = path.partition(":")
+    if not attribute or not all(module_name.split(".")):
+        raise ValueError(f"{path!r} is no import path; write package.module:attribute")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         root = module_name.partition(".")[0]
         lies_here = error.name == root and (Path(f"{root}.py").exists() or Path(root).is_dir())
         remedy = "python -m vitucb finds it in the current folder, vitucb does not"
-        remedy = remedy if lies_here else "check the module name"
+        if not lies_here:
+            is_named = f"{module_name}.".startswith(f"{error.name}.")
+            remedy = "check the module name" if is_named else f"{module_name} needs it; install it"
         raise ValueError(f"cannot import {path!r}: {error}; {remedy}") from error
     except (ImportError, SyntaxError) as error:
         raise ValueError(f"cannot import {path!r}: {error}; mend the module") from error
@@ -114,13 +118,17 @@ def lookup(kind: str, name: str, table: Mapping[str, Any]) -> Any:
         table: Values are objects, or import paths so that listing a table imports nothing.
 
     Raises:
-        ValueError: If `name` is neither in the table nor importable.
+        ValueError: If `name` is neither in the table nor importable, or imports what cannot be
+            called.
     """
     if name in table:
         entry = table[name]
         return _import(entry) if isinstance(entry, str) else entry
     if ":" in name:
-        return import_path(name)
+        found = import_path(name)
+        if not callable(found):
+            raise ValueError(f"{kind} {name!r} is {found!r:.80}; name a class or a function")
+        return found
     raise unknown_name(kind, name, table, or_path=True)
 
 

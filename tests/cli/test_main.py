@@ -117,6 +117,10 @@ OPTION = ("--agent.optimizer.options",)
         (["--agent.optimizer.name", "lora-plsu"], "did you mean 'lora-plus'?"),
         (["--agent.policy.name", "usb"], "unknown agent.policy.name 'usb'; did you mean 'ucb'?"),
         (["--agent.covariance.name", "exakt"], "did you mean 'exact'?"),
+        (["--agent.name", ":build"], "':build' is no import path; write package.module:attribute"),
+        (["--agent.name", "..a:build"], "'..a:build' is no import path; write package.module"),
+        (["--agent.name", "sys:"], "'sys:' is no import path; write package.module:attribute"),
+        (["--agent.name", "nowhere.x:build"], "No module named 'nowhere'; check the module name"),
         (["--env.id", "vitucb/ImageArm-v0"], "did you mean 'vitucb/ImageArms-v0'?"),
         (["--env.id", "CartPole-v1"], "must be a Dict space with images and action_mask"),
         (["--env.id", "nowhere:my/Env-v0"], "env.id 'nowhere:my/Env-v0' cannot be imported"),
@@ -225,6 +229,8 @@ def test_sweep_and_demo_look_first_where_they_write(
     [
         ("from os import nothing_here", "cannot import name 'nothing_here'"),
         ("def build(:", "invalid syntax"),
+        ("import no_such_thing", "'no_such_thing'; broken_agent needs it; install it"),
+        ("build = 3", "agent 'broken_agent:build' is 3; name a class or a function"),
         ("def build(*_): return 3", "made a int without select_action, update, state_dict, load"),
     ],
 )
