@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from vitucb.cli.bench.end_to_end import PLAYED_BEFORE
 from vitucb.cli.bench.figures import draw_figures
 from vitucb.cli.bench.results import Row, Tables, compare_tables, read_tables, write_tables
 from vitucb.cli.bench.scale import point
+from vitucb.cli.output import UsageError
 
 
 def test_tables_come_back_and_are_compared_row_by_row(tmp_path: Path) -> None:
@@ -32,10 +34,24 @@ def test_tables_come_back_and_are_compared_row_by_row(tmp_path: Path) -> None:
     ]
 
 
-def test_another_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_text("[]")
+@pytest.mark.parametrize("text", ["[]", '{"suites": []}', '{"suites": {"scale": [3]}}', "{"])
+def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text)
     with pytest.raises(ValueError, match=r"bench file .*x.json cannot be read"):
         read_tables(tmp_path / "x.json")
+
+
+def test_a_time_of_nothing_has_no_ratio_and_no_common_time_is_refused() -> None:
+    old: Tables = {"scale": [{"quantity": "arms", "ms": 0.0}]}
+    (row,) = compare_tables(old, old)
+    assert math.isnan(float(row["new / old"]))
+    with pytest.raises(ValueError, match="hold no time of the same thing"):
+        compare_tables(old, {"scoring": [{"quantity": "arms", "ms": 1.0}]})
+
+
+def test_a_comparison_takes_no_other_options(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--compare measures nothing; leave out"):
+        bench(["--compare", "a.json", "b.json", "--out", str(tmp_path / "c.json")])
 
 
 def test_time_of_a_round_is_split_among_its_phases(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from vitucb.cli.arguments import parse
 from vitucb.cli.bench.figures import draw_figures
 from vitucb.cli.bench.results import compare_tables, read_tables, write_tables
-from vitucb.cli.output import table
+from vitucb.cli.output import UsageError, table
 from vitucb.devices import check_device, open_device
 from vitucb.experiment.preflight import check_writable
 from vitucb.experiment.provenance import describe_environment
@@ -43,6 +43,8 @@ def bench(words: list[str]) -> None:
     """Measure scoring, covariance, optimizers and whole rounds side by side, on one device."""
     args = parse(BenchArgs, words, "bench")
     if args.compare is not None:
+        if args != BenchArgs(compare=args.compare):
+            raise UsageError("--compare measures nothing; leave out --suite, --device and --out")
         print(table(compare_tables(*map(read_tables, args.compare))))
         return
     asked = suites(args.suite)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from vitucb.storage.foreign_files import read_json
 
 Row = Mapping[str, str | float]
 Tables = Mapping[str, Sequence[Row]]
@@ -25,14 +28,22 @@ def read_tables(path: str | Path) -> Tables:
         ValueError: If the file is none that `write_tables` wrote.
     """
     try:
-        tables: Tables = json.loads(Path(path).read_text(encoding="utf-8"))["suites"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"bench file {path} cannot be read: {error!r}") from error
+        tables: Tables = read_json(Path(path))["suites"]
+        if not all(isinstance(row, dict) for suite in tables.values() for row in suite):
+            raise TypeError("a row is no object")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"bench file {path} cannot be read: {error!r}; name one that vitucb bench --out wrote"
+        ) from error
     return tables
 
 
 def compare_tables(old: Tables, new: Tables) -> list[dict[str, str | float]]:
-    """A row for every time that both hold: what it is of, old, new and new / old."""
+    """A row for every time that both hold: what it is of, old, new and new / old.
+
+    Raises:
+        ValueError: If they hold none.
+    """
     rows: list[dict[str, str | float]] = []
     for suite in old:
         before = {_name(row): row for row in old[suite]}
@@ -42,7 +53,10 @@ def compare_tables(old: Tables, new: Tables) -> list[dict[str, str | float]]:
                 if isinstance(row.get(unit), float) and isinstance(earlier.get(unit), float):
                     was, now = float(earlier[unit]), float(row[unit])
                     what = {"suite": suite, "of": _name(row), "unit": unit}
-                    rows.append({**what, "old": was, "new": now, "new / old": now / was})
+                    ratio = now / was if was else math.nan
+                    rows.append({**what, "old": was, "new": now, "new / old": ratio})
+    if not rows:
+        raise ValueError("the two files hold no time of the same thing; compare runs of one suite")
     return rows
 
 
