@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from vitucb.cli.main import main
-from vitucb.cli.outcome import EndLines, duration, outcome_rows, print_outcome
+from vitucb.cli.outcome import EndLines, duration, outcome_rows, print_outcome, report_command
 from vitucb.cli.run import _standing
 from vitucb.config import RunConfig, override, save_config
 from vitucb.experiment import sweep
@@ -186,3 +186,14 @@ def test_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_bar_shows_the_reward_where_nobody_knows_the_regret(regret: float, shown: str) -> None:
     played = SimpleNamespace(cumulative_regret=regret, reward=0.5)
     assert _standing(played) == shown  # type: ignore[arg-type]  # no more of a round is read
+
+
+@pytest.mark.parametrize(
+    ("out", "experiment", "folder"),
+    [("", "exp", "exp"), ("/", "exp", "/exp"), ("my runs/", "a", "'my runs/a'"), ("r", ".", "r")],
+)
+def test_the_report_that_is_advised_is_of_the_folder_that_was_written(
+    out: str, experiment: str, folder: str
+) -> None:
+    config = RunConfig(out=out, experiment=experiment)
+    assert report_command(config) == f"vitucb report {folder}"

@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from vitucb.cli.output import table
 from vitucb.config import AgentConfig, EnvConfig, RunConfig
@@ -64,7 +65,7 @@ def print_outcome(configs: Sequence[RunConfig], following: str) -> None:
 
 def report_command(config: RunConfig) -> str:
     """The command that writes the report of an experiment."""
-    return f"vitucb report {shlex.quote(f'{config.out}/{config.experiment}')}"
+    return f"vitucb report {shlex.quote(str(Path(config.out) / config.experiment))}"
 
 
 def outcome_rows(configs: Iterable[RunConfig]) -> list[dict[str, object]]:
