@@ -14,6 +14,7 @@ import tyro
 
 from vitucb.cli.arguments import parse
 from vitucb.cli.output import UsageError, cell, table
+from vitucb.config.checks import THREADS
 from vitucb.inert_text import visible
 from vitucb.storage.atomic_files import write_durably
 
@@ -142,7 +143,7 @@ def _check(args: EvaluateArgs) -> None:
         ("max-weight", args.max_weight is None or args.max_weight > 0, "a number above 0"),
         ("max-rounds", args.max_rounds is None or args.max_rounds >= 1, "at least 1"),
         ("seed", args.seed >= 0, "a whole number of at least 0"),
-        ("threads", args.threads >= 1, "at least 1"),
+        ("threads", THREADS.holds(args.threads), f"a whole number {THREADS}"),
     )
     for name, is_sound, allowed in rules:
         if not is_sound:

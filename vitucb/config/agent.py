@@ -106,9 +106,11 @@ class PolicyConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        names = ("alpha", "norm_bound", "epsilon", "decay", "gamma", "growth")
+        names = ("alpha", "norm_bound", "epsilon", "gamma")
         ranges = {
             **dict.fromkeys(names, NOT_NEGATIVE),
+            # Far beyond any schedule of use; a power of the round could overflow past it.
+            **dict.fromkeys(("decay", "growth"), Range(0, 10)),
             "delta": Range(0, 1, is_low_out=True, is_high_out=True),
             "temperature": POSITIVE,
             "draws": ONE_OR_MORE,

@@ -54,10 +54,11 @@ class DelayConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        # Beyond these, delays are no numbers of 64 bits, or not even finite.
         ranges = {
-            "rounds": NOT_NEGATIVE,
+            "rounds": Range(0, 1e9),
             "loss_probability": PROBABILITY,
-            "tail": Range(1, is_low_out=True),
+            "tail": Range(1, 1e6, is_low_out=True),
         }
         check_ranges(self, "env.delay.", ranges)
 

@@ -7,7 +7,14 @@ from pathlib import PureWindowsPath
 from typing import Literal
 
 from vitucb.config.agent import AgentConfig
-from vitucb.config.checks import NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, check_ranges, check_text
+from vitucb.config.checks import (
+    NOT_NEGATIVE,
+    ONE_OR_MORE,
+    POSITIVE,
+    THREADS,
+    check_ranges,
+    check_text,
+)
 from vitucb.config.env import EnvConfig
 
 
@@ -64,8 +71,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Refuse no round, no thread, negative seeds, and texts that are no name or no folder."""
-        names = ("num_rounds", "record_every", "images_every", "checkpoint_every", "threads")
-        check_ranges(self, "", {**dict.fromkeys(names, ONE_OR_MORE), "seed": NOT_NEGATIVE})
+        names = ("num_rounds", "record_every", "images_every", "checkpoint_every")
+        ranges = {**dict.fromkeys(names, ONE_OR_MORE), "seed": NOT_NEGATIVE, "threads": THREADS}
+        check_ranges(self, "", ranges)
         check_text(self)
         _check_place(self.experiment)
 
