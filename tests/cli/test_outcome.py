@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from vitucb.cli import demo
 from vitucb.cli.main import main
 from vitucb.cli.outcome import EndLines, duration, outcome_rows, print_outcome, report_command
 from vitucb.cli.run import _standing
@@ -197,3 +198,35 @@ def test_the_report_that_is_advised_is_of_the_folder_that_was_written(
 ) -> None:
     config = RunConfig(out=out, experiment=experiment)
     assert report_command(config) == f"vitucb report {folder}"
+
+
+@pytest.mark.parametrize(
+    ("option", "way"),
+    [
+        ([], "the same command plays them again, from their checkpoints"),
+        (["--overwrite"], "the same command, without --overwrite, plays them again, from their"),
+    ],
+)
+@pytest.mark.parametrize("command", ["demo", "sweep"])
+def test_a_run_that_failed_is_told_by_the_exit_code(
+    command: str,
+    option: list[str],
+    way: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def play(jobs: Sequence[RunConfig], **_: object) -> dict[str, str]:
+        return {str(RunFolder.of(jobs[0]).path): "no memory"}
+
+    monkeypatch.setattr(sweep, "run_jobs", play)
+    written: list[object] = []
+    monkeypatch.setattr(demo, "write_report_page", written.append)
+    words = [command, "--seeds", "2", "--num-rounds", "3", "--out", str(tmp_path), *option]
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 1
+    assert len(written) == (command == "demo")
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"vitucb {command}: 1 of ")
+    assert f"runs did not finish; {way}" in last

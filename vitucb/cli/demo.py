@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitucb.cli.arguments import parse
-from vitucb.cli.outcome import EndLines, print_errors, print_outcome
+from vitucb.cli.outcome import EndLines, fail_unless_all_ended, print_errors, print_outcome
 from vitucb.cli.output import UsageError
 from vitucb.cli.report import ReportArgs, write_report_page
 from vitucb.config import EnvConfig, RunConfig, override
@@ -69,6 +69,7 @@ def demo(words: list[str]) -> None:
         "your images for each class",
     )
     write_report_page(ReportArgs(str(Path(args.out) / jobs[0].experiment), args.report))
+    fail_unless_all_ended(errors, jobs, "demo")
 
 
 def _jobs(args: DemoArgs) -> list[RunConfig]:

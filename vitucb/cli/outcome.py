@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitucb.cli.output import table
+from vitucb.cli.output import fail, table
 from vitucb.config import AgentConfig, EnvConfig, RunConfig
 from vitucb.experiment.run_folder import RunFolder
 from vitucb.inert_text import visible
@@ -177,3 +177,14 @@ def print_errors(errors: Mapping[str, str]) -> None:
     """Print on stderr what stopped each run, by folder."""
     for folder, message in errors.items():
         print(f"{folder}: {message}", file=sys.stderr)
+
+
+def fail_unless_all_ended(
+    errors: Mapping[str, str], jobs: Sequence[RunConfig], command: str
+) -> None:
+    """End the process with exit code 1 if runs did not finish, by `errors`."""
+    if not errors:
+        return
+    without = ", without --overwrite," * any(job.overwrite for job in jobs)
+    remedy = f"the same command{without} plays them again, from their checkpoints"
+    fail(f"vitucb {command}: {len(errors)} of {len(jobs)} runs did not finish; {remedy}", 1)

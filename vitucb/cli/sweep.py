@@ -13,8 +13,13 @@ from vitucb.cli.arguments import (
     split_options,
     warn_of_ignored,
 )
-from vitucb.cli.outcome import EndLines, print_errors, print_outcome, report_command
-from vitucb.cli.output import fail
+from vitucb.cli.outcome import (
+    EndLines,
+    fail_unless_all_ended,
+    print_errors,
+    print_outcome,
+    report_command,
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,5 @@ def sweep(words: list[str]) -> None:
     errors = run_jobs(jobs, workers=args.workers, engine=args.engine, on_end=EndLines())
     print_outcome(jobs, report_command(base))
     print_errors(errors)
-    if errors:
-        remedy = "the same command plays them again, from their checkpoints"
-        fail(f"{len(errors)} of {len(jobs)} runs did not finish; {remedy}", 1)
+    fail_unless_all_ended(errors, jobs, "sweep")
     print(Path(base.out) / base.experiment)
