@@ -146,6 +146,7 @@ OPTION = ("--agent.optimizer.options",)
         ([*OPTION, "betas", "[0.9"], "'[0.9' is no list or mapping such as [1, 2]"),
         ([*OPTION, "betas", "[[1]]"], "options.betas[0]: expected int or float"),
         (["--agent.optimizer.options.betas"], "--agent.optimizer.options.betas needs a value"),
+        (["--agent.options.hidden", "--seed", "3"], "--agent.options.hidden needs a value"),
         ([*OPTIMIZER, "rac-lora", *WIDE], "lora.rank 200 is above"),
         ([*OPTIMIZER, "bernoulli-lora", *OPTION, "estimator", "page"], "choose estimator sgd"),
         (["--config"], "--config needs a file name"),

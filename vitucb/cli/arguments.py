@@ -118,7 +118,7 @@ def _pop_dotted(words: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
         option, has_value, value = word.partition("=")
         key = option.removeprefix("--").replace("-", "_")
         given = value if has_value else next(waiting, None)
-        if given is None:
+        if given is None or (given.startswith("--") and not has_value):
             raise UsageError(f"{option} needs a value")
         dotted.append((key, given))
     return rest, dotted
