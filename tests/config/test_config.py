@@ -113,7 +113,7 @@ def test_empty_file_is_the_defaults(tmp_path: Path) -> None:
         ("agent: {training: {update_every: 0}}", "agent.training.update_every 0 must be at least"),
         ("agent: {training: {gradient_steps: -1}}", "agent.training.gradient_steps -1 must be at"),
         ("agent: {training: {batch_size: 0}}", "agent.training.batch_size 0 must be at least 1"),
-        ("threads: 0", r"threads 0 must be in \[1, 1024\]"),
+        ("threads: 0", r"threads 0 must be in \[1, 10000\]"),
     ],
 )
 def test_mistake_is_named(tmp_path: Path, text: str, message: str) -> None:

@@ -58,7 +58,7 @@ from vitucb.config import RunConfig, flatten, override, override_key, to_dict
         ("env.delay.rounds", 10**20, r"10{20} must be in \[0, 1e\+09\]"),
         ("agent.policy.growth", 1e308, r"1e\+308 must be in \[0, 10\]"),
         ("agent.policy.decay", 11, r"11.0 must be in \[0, 10\]"),
-        ("threads", 100_000, r"100000 must be in \[1, 1024\]"),
+        ("threads", 100_000, r"100000 must be in \[1, 10000\]"),
         ("env.drift.at", -1, "-1 must be at least 0"),
         ("env.drift.period", 0, "0 must be at least 1"),
         ("env.arm_subset.min_arms", 0, "0 must be at least 1"),

@@ -78,7 +78,7 @@ class Range:
 ANY, POSITIVE, NOT_NEGATIVE = Range(), Range(0, is_low_out=True), Range(0)
 ONE_OR_MORE, PROBABILITY = Range(1), Range(0, 1)
 # Each has a stack of its own, and libraries that cannot make so many end the process.
-THREADS = Range(1, 1_024)
+THREADS = Range(1, 10_000)
 
 
 def check_ranges(section: Any, prefix: str, ranges: Mapping[str, Range]) -> None:
