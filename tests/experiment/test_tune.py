@@ -249,3 +249,20 @@ def test_a_search_among_problems_is_told(
     with pytest.raises(SystemExit):
         main([*words, "env.num_arms=2..5", "env.data.image_size=8,16", "agent.policy.alpha=0..1"])
     assert "vitucb tune: env.num_arms change what is played" in capsys.readouterr().err
+
+
+def test_a_point_that_the_search_meets_again_is_not_played_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna")
+    monkeypatch.setattr("vitucb.experiment.engines.processes.play_jobs", _play_here)
+    base = override_keys(
+        RunConfig(),
+        {"agent.name": "ucb1", "env.dataset": "digits", "num_rounds": 5, "out": str(tmp_path)}
+        | {"tensorboard": False},
+    )
+    space = [Dimension("agent.policy.alpha", (0.5, 1.0))]
+    _, trials = search_settings(base, space, trials=6, seeds=1)
+    assert len(trials) == 6
+    assert len({trial.regret for trial in trials}) <= 2
+    assert len(list(tmp_path.rglob("summary.json"))) == 2
