@@ -19,10 +19,8 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from pretrain_nano import (
-    ARCHITECTURES,
-    load_images,
-)
+from pretrain_run import ARCHITECTURES
+from pretrain_tools import load_images
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 from torch import Tensor, nn

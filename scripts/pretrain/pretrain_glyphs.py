@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from pretrain_augmentation import lower_resolution, uniform
-from torch import Tensor
+from torch import Tensor, nn
 
 SIDE = 32
 GLYPH_CLASSES = 1000
@@ -60,6 +60,32 @@ def draw_glyphs(prototypes: Tensor, count: int, rng: torch.Generator) -> tuple[T
     paper, colour = _two_colours(count, rng)
     x = paper + (colour - paper) * ink
     return lower_resolution(x, 0.25, rng) * 2 - 1, labels
+
+
+def draw_signs(masks: Tensor, rng: torch.Generator) -> Tensor:
+    """Turn, slant, resize, thicken or thin letters and icons, in two colours.
+
+    Args:
+        masks: Ink, uint8 (B, 32, 32).
+        rng: Source of chance.
+
+    Returns:
+        Float32 images (B, 3, 32, 32) in [-1, 1].
+    """
+    count = len(masks)
+    turn = uniform((count,), -0.3, 0.3, rng)
+    rows = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], 1).view(count, 2, 2)
+    slant = torch.eye(2) + torch.zeros(count, 2, 2)
+    slant[:, 0, 1] = uniform((count,), -0.35, 0.35, rng)
+    affine = rows @ slant * uniform((count, 1, 2), 0.8, 1.5, rng)
+    theta = torch.cat([affine, uniform((count, 2, 1), -0.2, 0.2, rng)], 2)
+    grid = nn.functional.affine_grid(theta, [count, 1, SIDE, SIDE], align_corners=False)
+    ink = nn.functional.grid_sample(masks[:, None].float() / 255, grid, align_corners=False)
+    soft = nn.functional.avg_pool2d(ink, 3, 1, 1, count_include_pad=False)
+    heavy = uniform((count, 1, 1, 1), 0.25, 0.6, rng)
+    ink = torch.sigmoid((soft - heavy) * uniform((count, 1, 1, 1), 6, 20, rng))
+    paper, colour = _two_colours(count, rng)
+    return lower_resolution(paper + (colour - paper) * ink, 0.25, rng) * 2 - 1
 
 
 def _two_colours(count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -36,8 +36,8 @@ def data(tmp_path: Path) -> Path:
 
 
 def pretrain(script: ModuleType, data: Path, out: Path, *more: str) -> dict[str, torch.Tensor]:
-    tiny = ["--steps", "4", "--batch-size", "8", "--glyphs", "0.25", "--rotation"]
-    script.main(["--data", str(data), "--out", str(out), *tiny, "--device", "cpu", *more])
+    tiny = ["--steps", "4", "--batch-size", "8", "--glyphs", "0.25"]
+    script.main(["--data", str(data), "--out", str(out), *tiny, *more])
     return load_file(out)
 
 
@@ -60,18 +60,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["supcon", "simclr"])
-def test_the_two_view_methods_run(
-    script: ModuleType, data: Path, tmp_path: Path, method: str
-) -> None:
-    state = pretrain(script, data, tmp_path / "nano.safetensors", "--method", method)
-    assert all(value.isfinite().all() for value in state.values())
-
-
 def test_folding_the_batch_norm_changes_nothing(script: ModuleType) -> None:
     torch.manual_seed(0)
-    model = script.Pretrainer("nano", 10)
+    model = script.Pretrainer("nano", {})
     with torch.no_grad():
         model.backbone(torch.randn(16, 3, 32, 32))  # moves the running statistics
     model.eval()
@@ -81,14 +72,10 @@ def test_folding_the_batch_norm_changes_nothing(script: ModuleType) -> None:
     torch.testing.assert_close(plain(x), model.backbone(x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("strong", [True, False])
-def test_augmentation_stays_in_range_and_follows_its_generator(
-    script: ModuleType, strong: bool
-) -> None:
+def test_augmentation_stays_in_range_and_follows_its_generator(script: ModuleType) -> None:
     images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8)
     first, again, other = (
-        script.augment(images, torch.Generator().manual_seed(seed), strong=strong)
-        for seed in (1, 1, 2)
+        script.augment(images, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -110,23 +97,10 @@ def test_glyphs_of_one_class_are_nearer_than_of_two(script: ModuleType) -> None:
     assert similar[same].mean() > similar[labels[:, None] != labels].mean() + 0.05
 
 
-def test_the_contrastive_loss_equals_the_direct_sum(script: ModuleType) -> None:
-    views = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    labels = torch.tensor([0, 1, 0, 1, 0, 2])
-    z = views / views.norm(dim=1, keepdim=True)
-    total = 0.0
-    for i in range(6):
-        scores = {j: float((z[i] @ z[j]) / 0.1) for j in range(6) if j != i}
-        log_sum = float(np.log(sum(np.exp(score) for score in scores.values())))
-        positives = [scores[j] - log_sum for j in scores if labels[j] == labels[i]]
-        total -= sum(positives) / max(1, len(positives))
-    loss = script.contrast_loss(views, labels)
-    assert float(loss) == pytest.approx(total / 6, rel=1e-5)
-
-
 def test_the_learning_rate_warms_up_and_ends_at_zero(script: ModuleType) -> None:
+    run = importlib.import_module("pretrain_run")
     options = script.parse(["--data", "x", "--out", "y", "--steps", "100", "--lr", "1"])
-    rates = [script.learning_rate(step, options) for step in range(101)]
+    rates = [run.learning_rate(step, options) for step in range(101)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[4:] == sorted(rates[4:], reverse=True)
     assert rates[100] == pytest.approx(0)
