@@ -242,7 +242,11 @@ def test_a_config_sets_slates_and_its_rounds_are_positions() -> None:
         ({"slate": {"slots": 3}}, 2, "2 is no multiple of env.slate.slots 3, .* give 3$"),
         ({"slate": {"slots": 5}}, 30, "slots 5: there are 4 arms; give at most 4"),
         ({"slate": {"examination": [1, 0.5]}}, 30, "env.slate.slots is not set"),
-        ({"slate": {"slots": 2}, "delay": {"law": "fixed"}}, 30, "slates cannot be delayed"),
+        (
+            {"slate": {"slots": 2}, "delay": {"law": "fixed"}},
+            30,
+            "slates cannot be delayed; leave it out",
+        ),
         (
             {"slate": {"slots": 3}, "arm_subset": {"min_arms": 2}},
             30,

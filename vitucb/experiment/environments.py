@@ -147,8 +147,8 @@ def _wrapped(env: gym.Env[Any, Any], config: EnvConfig) -> gym.Env[Any, Any]:
     if slate.slots is not None:
         if delay.law != "none":
             raise ValueError(
-                f"env.delay.law {delay.law!r}: rewards of slates cannot be delayed; leave out it, "
-                "or env.slate"
+                f"env.delay.law {delay.law!r}: rewards of slates cannot be delayed; leave it "
+                "out, or env.slate"
             )
         if slate.slots > (subset.min_arms or slate.slots):
             raise ValueError(
