@@ -190,7 +190,7 @@ def test_the_default_config_wraps_nothing() -> None:
             "env.drift.at 20 is past the last slate 19, and counts slates",
         ),
         ({"drift": {"kind": "gradual", "period": 0}}, "env.drift.period 0 must be at least 1"),
-        ({"delay": {"law": "fixed", "rounds": -1}}, "env.delay.rounds -1 must be at least 0"),
+        ({"delay": {"law": "fixed", "rounds": -1}}, "env.delay.rounds -1 must be in"),
         ({"arm_subset": {"min_arms": 4}}, "there are 3 arms; give at most 3"),
     ],
 )
