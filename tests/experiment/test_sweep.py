@@ -6,7 +6,9 @@ import dataclasses
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +20,7 @@ from vitucb.config import RunConfig, override
 from vitucb.experiment.engines.job import play_job
 from vitucb.experiment.engines.processes import play_jobs, workers_that_fit
 from vitucb.experiment.playing import play
-from vitucb.experiment.run_folder import is_finished, run_folder
+from vitucb.experiment.run_folder import RunFolder, is_finished, run_folder
 from vitucb.experiment.sweep import expand, parse_values, run_jobs
 
 
@@ -139,6 +141,30 @@ def test_failing_job_and_killed_worker_do_not_stop_the_rest(tmp_path: Path) -> N
     assert "nowhere.npz" in outcomes[9]
     alone = play(config(tmp_path / "alone")).folder / "rounds.csv"
     assert (run_folder(good) / "rounds.csv").read_bytes() == alone.read_bytes()
+
+
+def test_a_worker_that_is_killed_idle_costs_no_job(tmp_path: Path) -> None:
+    outcomes = {}
+    for job, error in play_jobs([config(tmp_path, seed=seed) for seed in range(2)], workers=1):
+        outcomes[job.seed] = error
+        for child in multiprocessing.active_children():
+            child.kill()
+            child.join()
+    assert outcomes == {0: None, 1: None}
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    words = ["--agent", "random", "--num-rounds", "1000000", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "vitucb", "sweep", "--workers", "1", *words]
+    job = config(tmp_path, num_rounds=1_000_000)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as sweep:
+        while sweep.poll() is None and not (run_folder(job) / "rounds.csv").is_file():
+            time.sleep(0.05)
+        sweep.kill()
+        assert sweep.stderr is not None
+        said = sweep.stderr.read()  # ends when the worker has ended, too
+    assert b"Traceback" not in said
+    assert RunFolder.of(job).checkpoints.rounds
 
 
 def test_finished_runs_are_skipped_and_only_errors_come_back(

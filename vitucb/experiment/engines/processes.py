@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import multiprocessing
 import os
 import signal
+import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
@@ -162,20 +164,28 @@ class _Worker:
 
     def give(self, job: RunConfig) -> None:
         self.job = job
-        self.pipe.send(job)
+        # A worker that died idle is found at the other end of its pipe, as one that dies at work.
+        with contextlib.suppress(ConnectionError):
+            self.pipe.send(job)
 
 
 def _work(pipe: Connection, played: Synchronized[int]) -> None:
     # Ctrl-C reaches the whole group of processes; the parent passes it on as SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def count(rounds: int) -> None:
         with played.get_lock():
             played.value += rounds
 
-    while True:
-        try:
-            job = pipe.recv()
-        except (EOFError, ConnectionError):
-            return
-        pipe.send(play_job(job, count))
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            pipe.send(play_job(pipe.recv(), count))
+
+
+def _end_with_parent() -> None:
+    """Finish the round and write a checkpoint when the parent is killed, who cannot ask for it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
