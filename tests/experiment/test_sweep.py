@@ -153,6 +153,19 @@ def test_a_worker_that_is_killed_idle_costs_no_job(tmp_path: Path) -> None:
     assert outcomes == {0: None, 1: None}
 
 
+def test_rounds_of_a_worker_that_is_killed_are_counted_once(tmp_path: Path) -> None:
+    counted: list[int] = []
+
+    def kill_once(rounds: int) -> None:
+        counted.append(rounds)
+        for child in multiprocessing.active_children() if rounds and len(set(counted)) == 2 else []:
+            child.kill()
+
+    job = config(tmp_path, num_rounds=2_000, checkpoint_every=100)
+    assert [error for _, error in play_jobs([job], workers=1, on_rounds=kill_once)] == [None]
+    assert counted[-1] == 2_000
+
+
 def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     words = ["--agent", "random", "--num-rounds", "1000000", "--out", str(tmp_path)]
     command = [sys.executable, "-m", "vitucb", "sweep", "--workers", "1", *words]

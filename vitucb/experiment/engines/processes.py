@@ -10,9 +10,9 @@ import signal
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from ctypes import c_longlong
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext
-from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 from vitucb.config import RunConfig
@@ -54,7 +54,7 @@ def play_jobs(
                 crew.start_idle()
                 yield from crew.ended()
                 if on_rounds is not None:
-                    on_rounds(crew.played.value)
+                    on_rounds(crew.played)
         finally:
             crew.stop()
             crew.join()
@@ -86,15 +86,20 @@ class _Crew:
 
     def __init__(self, jobs: Sequence[RunConfig], size: int) -> None:
         self._context = multiprocessing.get_context("spawn")
-        self.played: Synchronized[int] = self._context.Value("q", 0)
         self._queue, self._size = deque(jobs), size
         self._workers: list[_Worker] = []
         self._deaths: Counter[Path] = Counter()
+        self._played_by_the_dead = 0
         self._is_stopping = False
 
     @property
     def is_busy(self) -> bool:
         return bool(self._queue) or any(worker.job for worker in self._workers)
+
+    @property
+    def played(self) -> int:
+        """Rounds of all jobs so far."""
+        return self._played_by_the_dead + sum(worker.played.value for worker in self._workers)
 
     def start_idle(self) -> None:
         """Give waiting jobs to idle workers, and hire some where there is room."""
@@ -103,7 +108,7 @@ class _Crew:
             if not idle and len(self._workers) == self._size:
                 return
             if not idle:
-                idle.append(_Worker(self._context, self.played))
+                idle.append(_Worker(self._context))
                 self._workers.append(idle[-1])
             idle.pop().give(self._queue.popleft())
 
@@ -118,6 +123,8 @@ class _Crew:
             except (EOFError, ConnectionError):
                 worker.process.join()
                 self._workers.remove(worker)
+                # Rounds of the job that it died over are told again by who resumes it.
+                self._played_by_the_dead += worker.played_before
                 error = f"its process died with exit code {worker.process.exitcode}"
                 if job is not None and self._deserves_another_try(job):
                     self._queue += [dataclasses.replace(job, overwrite=False)]
@@ -152,31 +159,33 @@ class _Worker:
 
     Attributes:
         job: What it plays now, None while idle.
+        played: Rounds of all its jobs; it alone writes, so there is no lock to die with.
+        played_before: Those of earlier jobs than the one it plays.
         pipe: Takes a job, gives back an error in one line, or None.
     """
 
-    def __init__(self, context: SpawnContext, played: Synchronized[int]) -> None:
+    def __init__(self, context: SpawnContext) -> None:
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, played), daemon=True)
+        self.played, self.played_before = context.RawValue(c_longlong, 0), 0
+        self.process = context.Process(target=_work, args=(theirs, self.played), daemon=True)
         self.process.start()
         theirs.close()
         self.job: RunConfig | None = None
 
     def give(self, job: RunConfig) -> None:
-        self.job = job
+        self.job, self.played_before = job, self.played.value
         # A worker that died idle is found at the other end of its pipe, as one that dies at work.
         with contextlib.suppress(ConnectionError):
             self.pipe.send(job)
 
 
-def _work(pipe: Connection, played: Synchronized[int]) -> None:
+def _work(pipe: Connection, played: c_longlong) -> None:
     # Ctrl-C reaches the whole group of processes; the parent passes it on as SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def count(rounds: int) -> None:
-        with played.get_lock():
-            played.value += rounds
+        played.value += rounds
 
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
