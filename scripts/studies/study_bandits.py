@@ -143,7 +143,8 @@ def main() -> None:
     base = base_config(options, f"bandits/{options.law}", env)
     agents = {label: known[label] for label in labels}
     play(base, agents, seeds=range(options.seeds), workers=options.workers)
-    curves = finished(base, known, seeds=range(options.seeds))
+    ends = finished(base, known, seeds=range(options.seeds))
+    curves = {label: np.stack([*by_seed.values()]) for label, by_seed in ends.items()}
     rounds = options.rounds
     header = ["agent", f"R({rounds // 10})", f"R({rounds // 2})", f"R({rounds})", "95 %", "seeds"]
     write_table(options.out / f"{options.law}.csv", [header, *table(curves)])

@@ -70,11 +70,11 @@ def main() -> None:
 def ends_of(plan: Plan, seeds: range) -> dict[str, Ends]:
     """Regret at the end by agent and seed, of what is finished."""
     base, agents = plan
-    ends: dict[str, Ends] = {agent: {} for agent in agents}
-    for seed in seeds:
-        for agent, curves in finished(base, agents, seeds=[seed]).items():
-            ends[agent][seed] = float(curves[0, -1])
-    return ends
+    found = finished(base, agents, seeds=seeds)
+    return {
+        agent: {seed: float(curve[-1]) for seed, curve in found.get(agent, {}).items()}
+        for agent in agents
+    }
 
 
 def rows_of(law: str, told: Mapping[str, Ends], blind: Mapping[str, Ends]) -> list[list[str]]:

@@ -14,7 +14,7 @@ figure hold the seeds that are finished.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,19 +62,25 @@ def section_of(label: str) -> dict[str, Any]:
     return section
 
 
-def rows_of(name: str, curves: Mapping[str, Curves], costs: Mapping[str, float]) -> list[list[str]]:
-    """One row an agent: regret on the way and at the end, and its ratio to that of `vit-ucb`."""
-    rows, ours = [], curves.get("vit-ucb")
-    for label, regrets in curves.items():
+def rows_of(
+    name: str, curves: Mapping[str, Mapping[int, Curves]], costs: Mapping[str, float]
+) -> list[list[str]]:
+    """One row an agent: regret on the way and at the end, and its ratio to that of `vit-ucb`.
+
+    Ratio and difference are of the seeds that both finished.
+    """
+    rows, ours = [], curves.get("vit-ucb", {})
+    for label, by_seed in curves.items():
+        regrets = np.stack([*by_seed.values()])
         ends, horizon = regrets[:, -1], regrets.shape[1]
         ratio = interval = ""
-        if ours is not None and label != "vit-ucb":
-            paired = min(len(ours), len(ends))
-            both = ours[:paired, -1] - ends[:paired]
-            ratio = f"{ours[:paired, -1].mean() / ends[:paired].mean():.3f}"
-            if paired > 1:
-                low, high = student_interval(both)
-                interval = f"{both.mean():.1f} [{low:.1f}, {high:.1f}]"
+        paired = [s for s in by_seed if s in ours and label != "vit-ucb"]
+        if paired:
+            mine, its = (np.array([of[s][-1] for s in paired]) for of in (ours, by_seed))
+            ratio = f"{mine.mean() / its.mean():.3f}"
+            if len(paired) > 1:
+                low, high = student_interval(mine - its)
+                interval = f"{(mine - its).mean():.1f} [{low:.1f}, {high:.1f}]"
         marks = [f"{regrets[:, t - 1].mean():.1f}" for t in (horizon // 10, horizon // 2)]
         each = " ".join(f"{end:.0f}" for end in ends)
         numbers = [f"{ends.mean():.1f}", f"{ends.max():.1f}", ratio, interval]
@@ -125,14 +131,14 @@ def main() -> None:
     table = [HEADER]
     for (base, agents), (name, seeds) in zip(plans, marks, strict=True):
         curves = finished(base, agents, seeds=seeds)
-        costs = {label: cost(base, label, seeds, len(curves[label])) for label in curves}
+        costs = {label: cost(base, label, curves[label]) for label in curves}
         table += rows_of(name, curves, costs)
     write_table(options.out / f"{options.name}.csv", table)
 
 
-def cost(base: RunConfig, label: str, seeds: range, count: int) -> float:
-    """Median milliseconds of a round over the first finished seeds."""
-    found = [timing(base, label, seed) for seed in seeds[:count]]
+def cost(base: RunConfig, label: str, seeds: Iterable[int]) -> float:
+    """Median milliseconds of a round over finished seeds."""
+    found = [timing(base, label, seed) for seed in seeds]
     return 1_000 * float(np.median([times["seconds_per_round"] for times in found]))
 
 

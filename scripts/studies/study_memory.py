@@ -19,7 +19,15 @@ from typing import Any
 import numpy as np
 from laws import LAWS, Law
 from study_experts import agents_of
-from study_tools import Curves, base_config, column, study_options, study_parser, write_table
+from study_tools import (
+    Curves,
+    base_config,
+    column,
+    is_done,
+    study_options,
+    study_parser,
+    write_table,
+)
 
 from vitucb.config import RunConfig, override
 from vitucb.experiment.environments import make_env
@@ -70,7 +78,7 @@ def rows_of(name: str, law: Law, base: RunConfig, seeds: Sequence[int]) -> list[
     for label, agent in agents_of(law, None).items():
         changes: dict[str, Any] = {"agent": {**agent, "label": label}}
         runs = [override(base, {**changes, "seed": seed}) for seed in seeds]
-        runs = [run for run in runs if (run_folder(run) / "summary.json").is_file()]
+        runs = [run for run in runs if is_done(run)]
         tallies = {kind: Tally() for kind in KINDS}
         for run in runs:
             replay(run, tallies)

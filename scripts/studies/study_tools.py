@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitucb.config import RunConfig, override
-from vitucb.experiment.run_folder import run_folder
+from vitucb.experiment.run_folder import RunFolder, run_folder
 from vitucb.experiment.sweep import run_jobs
 from vitucb.statistics import bootstrap_ci
 
@@ -87,31 +88,57 @@ def play_each(
         for base, agents in plans
     ]
     jobs = [config for configs in found for group in configs.values() for config in group]
-    for folder, message in run_jobs(jobs, workers=workers).items():
-        print(f"{folder}: {message}")
+    run_all(jobs, workers)
     return [
         {
             label: np.stack([regret_curve(config) for config in group])
             for label, group in configs.items()
-            if all((run_folder(config) / "summary.json").is_file() for config in group)
         }
         for configs in found
     ]
 
 
+def run_all(jobs: Sequence[RunConfig], workers: int | None) -> None:
+    """Play what is not finished; end the study before its tables are written if a run fails."""
+    try:
+        errors = run_jobs(jobs, workers=workers)
+    except ValueError as error:
+        raise SystemExit(f"{error}; of a study that is another --runs") from error
+    for folder, message in errors.items():
+        print(f"{folder}: {message}", file=sys.stderr)
+    if errors:
+        raise SystemExit(
+            f"{len(errors)} of {len(jobs)} runs failed, see above; no table is written. Mend what "
+            "is said there and give the same command: what is finished stays"
+        )
+
+
 def finished(
     base: RunConfig, agents: Mapping[str, Mapping[str, Any]], *, seeds: Sequence[int]
-) -> dict[str, Curves]:
-    """Cumulative regret (S, T) by label of the seeds that finished; agents with none left out."""
+) -> dict[str, dict[int, Curves]]:
+    """Cumulative regret (T,) by label and seed of finished runs; agents with none left out."""
     found = {}
     for label, agent in agents.items():
         changes = {"agent": {**agent, "label": slug(label)}}
-        configs = [override(base, {**changes, "seed": s}) for s in seeds]
-        ends = [c for c in configs if (run_folder(c) / "summary.json").is_file()]
-        curves = [curve for curve in map(regret_curve, ends) if len(curve) == base.num_rounds]
+        configs = {s: override(base, {**changes, "seed": s}) for s in seeds}
+        ends = {s: regret_curve(config) for s, config in configs.items() if is_done(config)}
+        curves = {s: curve for s, curve in ends.items() if len(curve) == base.num_rounds}
         if curves:
-            found[label] = np.stack(curves)
+            found[label] = curves
     return found
+
+
+def is_done(config: RunConfig) -> bool:
+    """Whether this very run is finished: one of other settings in its folder is told of."""
+    folder = RunFolder.of(config)
+    if not folder.is_finished:
+        return False
+    try:
+        folder.check_same_config()
+    except ValueError as error:
+        print(f"left out: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def regret_curve(config: RunConfig) -> Curves:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
-from tests.scripts.studies import folders, run, table
+import numpy as np
+import pytest
+
+from tests.scripts.studies import SCRIPTS, folders, run, table
 from vitucb.config import load_config
 
 
@@ -43,3 +47,38 @@ def test_what_an_agent_loses_that_is_told_the_classes(tmp_path: Path) -> None:
     for law, _, mean, median, most, worst in rows:
         assert 0 < float(median) <= float(most) <= laws[law]
         assert 0 < float(mean) <= float(worst) <= laws[law]
+
+
+def test_agents_are_compared_on_the_seeds_that_both_finished(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS / "studies")
+    import study_experts
+
+    # Seed 1 of one and seed 2 of the other have not finished; on the others the gap is 1.
+    ends = {"vit-ucb": {0: 11.0, 2: 50.0, 3: 31.0}, "lin-ucb": {0: 10.0, 1: 90.0, 3: 30.0}}
+    curves = {
+        label: {seed: np.array([0.0, end]) for seed, end in by_seed.items()}
+        for label, by_seed in ends.items()
+    }
+    _, row = study_experts.rows_of("digits", curves, dict.fromkeys(ends, 1.0))
+    assert row[6:8] == ["1.050", "1.0 [1.0, 1.0]"]
+
+
+def test_a_run_of_other_settings_is_not_in_the_table(tmp_path: Path) -> None:
+    digits = ["digits", "--seeds", "1", "--workers", "1", "--agents", "lin-ucb"]
+    run("study_experts.py", *digits, "--rounds", "3", *folders(tmp_path))
+    run("study_experts.py", *digits, "--rounds", "2", "--table", *folders(tmp_path))
+    assert len(table(tmp_path / "experts.csv")) == 1
+
+
+def test_a_study_whose_runs_fail_leaves_its_table_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "mnist.csv").write_text("published", encoding="utf-8")
+    asked = ["mnist", "--agents", "random", "--quick", "--workers", "1", "--data", str(tmp_path)]
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        run("study_bandits.py", *asked, *folders(tmp_path))
+    said = failed.value.stderr.decode()
+    assert "mnist_test10k.npz': no such file" in said
+    assert "1 of 1 runs failed" in said
+    assert "Traceback" not in said
+    assert (tmp_path / "mnist.csv").read_text(encoding="utf-8") == "published"
