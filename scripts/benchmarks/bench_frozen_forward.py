@@ -23,7 +23,7 @@ from typing import Any, Final, TypeAlias
 
 import torch
 from peer_tools import chosen_rows, cpu_times, machine, peer_parser, time_cells
-from study_tools import write_table
+from study_tools import out_folder, write_table
 from torch import Tensor, nn
 
 from vitucb.cli.bench.scoring import make_bare, make_frozen, one_thread
@@ -128,7 +128,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = chosen_rows(parser, options, {row: module for row, (module, _) in ROWS.items()})
     labels = list(MODELS)[:1] if options.quick else list(MODELS)
     repeats = 3 if options.quick else options.repeats
-    options.out.mkdir(parents=True, exist_ok=True)
     print(machine())
     with one_thread():
         found = [
@@ -137,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for batch in BATCHES
             for row in compare(label, batch, rows, repeats)
         ]
-    write_table(options.out / "frozen-forward.csv", [HEADER, *found])
+    write_table(out_folder(options) / "frozen-forward.csv", [HEADER, *found])
 
 
 if __name__ == "__main__":

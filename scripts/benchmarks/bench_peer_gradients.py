@@ -22,7 +22,7 @@ from typing import Final, TypeAlias
 
 import torch
 from peer_tools import chosen_rows, cpu_times, machine, peak_mib, peer_parser, time_cells
-from study_tools import write_table
+from study_tools import out_folder, write_table
 from torch import Tensor, nn
 
 from vitucb.cli.bench.scoring import features_one_by_one, make_model, one_thread
@@ -193,7 +193,7 @@ def main() -> None:
     with one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the peers
         rows = [row for label in cases for row in rows_of(label, ways, repeats)]
-    write_table(options.out / "peers-gradients.csv", [header, *rows])
+    write_table(out_folder(options) / "peers-gradients.csv", [header, *rows])
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ import numpy as np
 from bench_peers import ARMS, CHOOSE, LEARN, REGRET, Clocked
 from numpy.typing import NDArray
 from peer_tools import chosen_rows, machine, peer_parser
-from study_tools import Curves, interval, write_table
+from study_tools import Curves, interval, out_folder, write_table
 
 import vitucb
 from vitucb.agents.baselines.frozen_features import FrozenFeatures, build_frozen_features
@@ -282,7 +282,7 @@ def main() -> None:
     if options.tune:
         print("\n".join("  ".join(row) for row in table))
     else:
-        write_table(options.out / "peers-linear.csv", table)
+        write_table(out_folder(options) / "peers-linear.csv", table)
 
 
 if __name__ == "__main__":

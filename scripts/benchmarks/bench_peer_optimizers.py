@@ -21,7 +21,7 @@ from typing import Any, Final, TypeAlias
 
 import torch
 from peer_tools import Call, chosen_rows, cpu_times, machine, peer_parser, time_cells
-from study_tools import write_table
+from study_tools import out_folder, write_table
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
@@ -187,7 +187,7 @@ def main() -> None:
     print(machine())
     with one_thread():
         rows = [row for label in labels for row in rows_of(label, names, repeats)]
-    write_table(options.out / "peers-optimizers.csv", [header, *rows])
+    write_table(out_folder(options) / "peers-optimizers.csv", [header, *rows])
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 import torch
 from peer_tools import chosen_rows, cpu_times, machine, peer_parser, time_cells
-from study_tools import write_table
+from study_tools import out_folder, write_table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -227,7 +227,7 @@ def main() -> None:
     with one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the peers
         rows = [row for label in cases for row in rows_of(label, ways, repeats)]
-    write_table(options.out / "peers-widths.csv", [header, *rows])
+    write_table(out_folder(options) / "peers-widths.csv", [header, *rows])
 
 
 if __name__ == "__main__":

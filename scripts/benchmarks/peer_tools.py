@@ -26,10 +26,10 @@ from vitucb.experiment.provenance import processor
 
 # A script finds modules of its own folder alone.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "studies"))
+from study_tools import add_out  # found by the line above
 
 Call: TypeAlias = Callable[[], object]
 Seconds: TypeAlias = NDArray[np.float64]
-RESULTS: Final = Path(__file__).resolve().parents[2] / "docs" / "results"
 
 DISTRIBUTIONS: Final = {
     "agilerl": "agilerl agilerl-arena dill fastrand lazy-loader opt-einsum pettingzoo pyvers "
@@ -66,8 +66,7 @@ def peer_parser(
     parser.add_argument("--rows", nargs="+", choices=list(labels), help="all if not given")
     if repeats is not None:
         parser.add_argument("--repeats", type=int, default=repeats)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the table")
-    parser.add_argument("--quick", action="store_true", help="the smallest case, in short")
+    add_out(parser, "the smallest case, in short")
     return parser
 
 

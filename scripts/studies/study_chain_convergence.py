@@ -21,7 +21,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 import torch
-from study_tools import RESULTS, write_table
+from study_tools import add_out, out_folder, write_table
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -243,12 +243,11 @@ def main() -> None:
     """Run both parts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of tables and figure")
-    parser.add_argument("--quick", action="store_true", help="200 steps")
+    add_out(parser, "200 steps")
     options = parser.parse_args()
     steps = 200 if options.quick else options.steps
     use_threads(1)
-    options.out.mkdir(parents=True, exist_ok=True)
+    options.out = out_folder(options)
     curves = counterexample(steps, seed=0)
     finals = [["chain", "final f - f*"], *([k, f"{v[-1]:.3g}"] for k, v in curves.items())]
     problem = Regression.make()

@@ -25,7 +25,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import torch
-from study_tools import RESULTS, base_config, play, timing, write_table
+from study_tools import add_out, base_config, out_folder, play, timing, write_table
 from torch import Tensor
 
 import vitucb
@@ -247,13 +247,12 @@ def main() -> None:
     parser.add_argument("--regret", type=int, default=0, help="seeds; compare regret instead")
     parser.add_argument("--workers", type=int, default=1, help="runs at a time")
     parser.add_argument("--runs", default="runs", help="folder of the runs; finished ones stay")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of tables and figure")
-    parser.add_argument("--quick", action="store_true", help="30 rounds and one ridge")
+    add_out(parser, "30 rounds and one ridge")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.rounds, arguments.ridges = 30, [1.0]
     use_threads(1)
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    arguments.out = out_folder(arguments)
     if arguments.regret:
         regrets(arguments)
         return

@@ -18,7 +18,7 @@ from typing import Any
 
 import matplotlib as mpl
 import torch
-from study_tools import RESULTS, write_table
+from study_tools import add_out, out_folder, write_table
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -137,16 +137,15 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--quick", action="store_true", help="10 steps, one seed")
+    add_out(parser, "10 steps, one seed")
     arguments = parser.parse_args()
     use_threads(1)
     steps, seeds = (10, 1) if arguments.quick else (arguments.steps, arguments.seeds)
     rows, curves = study(steps, seeds)
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    out = out_folder(arguments)
     header = ["optimizer", "lr", *next(iter(curves.values()))]
-    write_table(arguments.out / "invariance.csv", [header, *rows])
-    draw(curves, steps, arguments.out / "invariance.png")
+    write_table(out / "invariance.csv", [header, *rows])
+    draw(curves, steps, out / "invariance.png")
 
 
 if __name__ == "__main__":

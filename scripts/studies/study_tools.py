@@ -20,6 +20,7 @@ from vitucb.experiment.sweep import run_jobs
 from vitucb.statistics import bootstrap_ci
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
+QUICK = Path("runs") / "quick"
 Curves = NDArray[np.float64]
 _LOG_RATIO = 30
 
@@ -33,19 +34,34 @@ def study_parser(doc: str | None, *, rounds: int, seeds: int) -> argparse.Argume
     parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the .npz files")
     parser.add_argument("--workers", type=int, help="runs at a time; what fits if not given")
-    parser.add_argument("--runs", default="runs", help="folder of the runs; finished ones stay")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of table and figure")
-    parser.add_argument("--quick", action="store_true", help="30 rounds of one seed")
+    parser.add_argument("--runs", help="folder of the runs, runs if not given; finished ones stay")
+    add_out(parser, "30 rounds of one seed")
     return parser
 
 
 def study_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """What was asked for; `--quick` sets rounds and seeds."""
+    """What was asked for; `--quick` sets rounds and seeds, and has folders of its own."""
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.seeds = 30, 1
-    options.out.mkdir(parents=True, exist_ok=True)
+    options.runs = options.runs or str(QUICK if options.quick else "runs")
+    options.out = out_folder(options)
     return options
+
+
+def add_out(parser: argparse.ArgumentParser, quick: str) -> None:
+    """The options `--out` and `--quick`, which is what `quick` says, for `out_folder`."""
+    parser.add_argument(
+        "--out", type=Path, help=f"folder of tables, docs/results if not given ({QUICK} if quick)"
+    )
+    parser.add_argument("--quick", action="store_true", help=quick)
+
+
+def out_folder(options: argparse.Namespace) -> Path:
+    """Where tables go: those of a short version not in the place of the published ones."""
+    out: Path = options.out or (QUICK if options.quick else RESULTS)
+    out.mkdir(parents=True, exist_ok=True)
+    return out
 
 
 def base_config(

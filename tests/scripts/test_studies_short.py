@@ -75,3 +75,20 @@ def test_regrets_of_covariances_go_on_and_name_their_data(
     assert written[0] == written[1]
     _, row = table(tmp_path / "covariance-regret-tiny.csv")
     assert row[:4] == ["tiny.npz", "5", "0", "a, b"]
+
+
+def test_a_short_version_leaves_the_published_tables_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS / "studies")
+    import study_tools
+
+    monkeypatch.chdir(tmp_path)
+    for given, places in (
+        ([], (study_tools.RESULTS, "runs")),
+        (["--quick"], (Path("runs/quick"), "runs/quick")),
+        (["--quick", "--out", "here", "--runs", "there"], (Path("here"), "there")),
+    ):
+        monkeypatch.setattr("sys.argv", ["study", *given])
+        options = study_tools.study_options(study_tools.study_parser("", rounds=2, seeds=2))
+        assert (options.out, options.runs) == places
