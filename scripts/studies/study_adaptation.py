@@ -14,6 +14,7 @@ explore by last-layer features, which halves the time of a round and leaves the 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import torch
-from evaluate_backbone import extract, linear_accuracy
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -40,6 +40,10 @@ from vitucb.models.backbone import create_backbone
 from vitucb.models.preprocess import preprocess_for
 from vitucb.models.threads import use_threads
 from vitucb.statistics import paired_difference
+
+# A script finds modules of its own folder alone.
+sys.path.append(str(Path(__file__).resolve().parents[1] / "pretrain"))
+from evaluate_backbone import extract, linear_accuracy
 
 Pixels = NDArray[np.uint8]
 SIDE, PATCH = 32, 8

@@ -11,6 +11,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from tests.scripts import studies
+
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
@@ -76,3 +78,7 @@ def test_patches_move_whole(adaptation: ModuleType) -> None:
     corners = moved[0, ::8, ::8]
     assert np.array_equal(np.sort(corners.ravel()), np.arange(16))
     assert np.array_equal(moved[0], corners.repeat(8, 0).repeat(8, 1))
+
+
+def test_it_runs_as_a_script() -> None:
+    studies.run("study_adaptation.py", "--help")
