@@ -34,6 +34,13 @@ def test_tables_come_back_and_are_compared_row_by_row(tmp_path: Path) -> None:
     ]
 
 
+def test_a_step_of_fewer_operations_is_compared_with_what_it_was() -> None:
+    old: Tables = {"optimizers": [{"optimizer": "lora-rite", "ms": 2.0, "operations": 90}]}
+    new: Tables = {"optimizers": [{"optimizer": "lora-rite", "ms": 1.0, "operations": 60}]}
+    (row,) = compare_tables(old, new)
+    assert (row["of"], row["new / old"]) == ("lora-rite", 0.5)
+
+
 @pytest.mark.parametrize("text", ["[]", '{"suites": []}', '{"suites": {"scale": [3]}}', "{"])
 def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)

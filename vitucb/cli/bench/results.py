@@ -13,6 +13,8 @@ Row = Mapping[str, str | float]
 Tables = Mapping[str, Sequence[Row]]
 # Figures in these units are times; what else is a number is told apart from names by its type.
 _TIMES = ("ms", "score, ms", "score and update, ms")
+# Whole numbers that are measured: they may differ between two versions of one thing.
+_COUNTS = ("operations",)
 
 
 def write_tables(path: str | Path, tables: Tables, facts: Mapping[str, object]) -> None:
@@ -61,5 +63,6 @@ def compare_tables(old: Tables, new: Tables) -> list[dict[str, str | float]]:
 
 
 def _name(row: Row) -> str:
-    """What a row is of: its words and whole numbers; measured figures are floats."""
-    return ", ".join(str(v) for v in row.values() if isinstance(v, str | int) and v != "-")
+    """What a row is of: its words and whole numbers; measured figures are floats, or `_COUNTS`."""
+    words = (v for name, v in row.items() if name not in _COUNTS)
+    return ", ".join(str(v) for v in words if isinstance(v, str | int) and v != "-")
