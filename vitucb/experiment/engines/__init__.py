@@ -24,7 +24,7 @@ ENGINES: Mapping[str, tuple[str, str]] = {
     ),
     "submitit": (
         "vitucb.experiment.engines.slurm:play_jobs",
-        "Slurm jobs; local processes without Slurm",
+        "Slurm jobs; without Slurm as processes",
     ),
 }
 """Name -> (import path, one line)."""

@@ -1,4 +1,4 @@
-"""Jobs as one Slurm array through submitit; without Slurm, as local processes."""
+"""Jobs as one Slurm array through submitit; without Slurm, as those of `processes`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vitucb.config import RunConfig
-from vitucb.experiment.engines import JobEnd, OnRounds
+from vitucb.experiment.engines import JobEnd, OnRounds, processes
 from vitucb.experiment.engines.job import one_line, play_job
 from vitucb.registry import import_extra
 
@@ -35,7 +35,7 @@ class Task:
 def play_jobs(
     jobs: Sequence[RunConfig], *, workers: int | None = None, on_rounds: OnRounds | None = None
 ) -> Iterator[JobEnd]:
-    """Play `jobs` and yield each as it ends.
+    """Play `jobs` and yield each as it ends; what has not ended when it is stopped is cancelled.
 
     Args:
         jobs: The runs; their logs go to `.submitit` beside the run folders.
@@ -46,6 +46,10 @@ def play_jobs(
         ValueError: If submitit is not installed.
     """
     submitit = import_extra("submitit", "slurm", "--engine submitit")
+    if submitit.AutoExecutor.which() == "local":
+        # Its own local jobs would all start at once, and go on after a Ctrl-C.
+        yield from processes.play_jobs(jobs, workers=workers, on_rounds=on_rounds)
+        return
     first = jobs[0]
     logs = Path(first.out) / first.experiment / ".submitit"
     executor = submitit.AutoExecutor(folder=logs)
@@ -59,15 +63,19 @@ def play_jobs(
     )
     waiting = list(zip(executor.map_array(Task(), jobs), jobs, strict=True))
     rounds = 0
-    while waiting:
-        for handle, job in [pair for pair in waiting if pair[0].done()]:
-            waiting.remove((handle, job))
-            rounds += job.num_rounds
-            yield job, _result(submitit, handle)
-        if on_rounds is not None:
-            on_rounds(rounds)
-        if waiting:
-            time.sleep(_POLL_SECONDS)
+    try:
+        while waiting:
+            for handle, job in [pair for pair in waiting if pair[0].done()]:
+                waiting.remove((handle, job))
+                rounds += job.num_rounds
+                yield job, _result(submitit, handle)
+            if on_rounds is not None:
+                on_rounds(rounds)
+            if waiting:
+                time.sleep(_POLL_SECONDS)
+    finally:
+        for handle, _ in waiting:
+            handle.cancel(check=False)
 
 
 def _result(submitit: Any, handle: Any) -> str | None:
