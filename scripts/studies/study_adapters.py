@@ -30,6 +30,7 @@ from study_rates import (
     adapted,
     ahead,
     judge,
+    kind_of,
     play_log,
     remember,
 )
@@ -38,6 +39,7 @@ from study_tools import study_options, study_parser, write_table
 from vitucb.config import AgentConfig
 from vitucb.learning.experts.softmax import LabelExpert
 from vitucb.models.threads import use_threads
+from vitucb.storage.atomic_files import write_durably
 
 SETS = ("fashion_mnist_train10k", "mnist_train10k", "cifar10_train50k_jpeg")
 HEADER = ("adapters", *SETS, "mean", "over the first", "its error", "best of", "seconds")
@@ -82,7 +84,8 @@ def main() -> None:
         parser.error(f"no networks {sorted(unknown)}; choose of {list(found)}")
     found = {key: found[key] for key in options.only or found}
     label = options.backbone.partition(".")[0]
-    file = Path(options.runs) / f"adapters-{label}-{options.rounds}-{options.steps}.json"
+    played = f"{label}{kind_of(options)}-{options.rounds}-{options.steps}"
+    file = Path(options.runs) / f"adapters-{played}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     for seed in range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + options.seeds):
@@ -95,7 +98,7 @@ def main() -> None:
             for key, one in todo.items():
                 known[f"{data} {seed} {key}"] = measure(one, log, seed, options.steps)
                 print(data, seed, key, *known[f"{data} {seed} {key}"], flush=True)
-                file.write_text(json.dumps(known, indent=1), encoding="utf-8")
+                write_durably(file, json.dumps(known, indent=1))
     seeds = range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + options.seeds)
     name = options.name or f"adapters-{label}"
     write_table(options.out / f"{name}.csv", table(known, list(found), seeds))

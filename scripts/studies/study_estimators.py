@@ -33,6 +33,7 @@ from vitucb.learning.experts.adapted.likelihoods import SoftmaxLikelihood
 from vitucb.optim import ENTRIES
 from vitucb.optim.chains.bernoulli_lora import BernoulliLoRA
 from vitucb.optim.chains.estimators import Estimator, Gradients, Query
+from vitucb.storage.atomic_files import write_durably
 
 BERNOULLI: Mapping[str, Mapping[str, Any]] = {
     "sgd": {"estimator": "mvr", "b": 1.0},  # the same gradient, by the way that can be watched
@@ -132,7 +133,7 @@ def results(options: argparse.Namespace, label: str) -> list[dict[str, Any]]:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             run = play(options, label, seed)
-            path.write_text(json.dumps(run), encoding="utf-8")
+            write_durably(path, json.dumps(run))
         found.append(json.loads(path.read_text(encoding="utf-8")))
     return found
 

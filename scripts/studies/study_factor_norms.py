@@ -40,6 +40,7 @@ from vitucb.learning.trainer import OnlineTrainer
 from vitucb.models.lora import lora_pairs
 from vitucb.models.threads import use_threads
 from vitucb.seeding import numpy_generator, stream_seed
+from vitucb.storage.atomic_files import replacing
 
 SETS = {
     "digits": "digits",
@@ -150,7 +151,9 @@ def curves(options: argparse.Namespace, label: str) -> Curves:
         path = Path(options.runs) / "factor_norms" / fit.file
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, norms(fit, options.data), allow_pickle=False)
+            played = norms(fit, options.data)
+            with replacing(path) as file:
+                np.save(file, played, allow_pickle=False)
             print(path, flush=True)
         found.append(np.load(path, allow_pickle=False))
     return np.stack(found)

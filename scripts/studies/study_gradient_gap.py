@@ -37,6 +37,7 @@ from vitucb.models.reward_model import RewardModel
 from vitucb.models.threads import use_threads
 from vitucb.optim import ENTRIES, create_optimizer
 from vitucb.seeding import numpy_generator
+from vitucb.storage.atomic_files import replacing
 
 BATCH, RANK, LABELS, EVERY = 16, 8, 10, 5
 HEAD_RATE = 1e-2
@@ -145,7 +146,9 @@ def curves(options: argparse.Namespace, label: str) -> Curves:
         path = Path(options.runs) / "gradient_gap" / f"{name}__T{options.rounds}__s{seed}.npy"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, measure(label, seed, options.rounds), allow_pickle=False)
+            played = measure(label, seed, options.rounds)
+            with replacing(path) as file:
+                np.save(file, played, allow_pickle=False)
             print(path, flush=True)
         found.append(np.load(path, allow_pickle=False))
     return np.stack(found)

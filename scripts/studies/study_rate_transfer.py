@@ -16,7 +16,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from study_rates import DEFAULT, FIRST_TUNING_SEED, Log, Network, Scores, walk
+from study_rates import DEFAULT, FIRST_TUNING_SEED, Log, Network, Scores, kind_of, walk
 from study_tools import study_options, study_parser, write_table
 
 from vitucb.models.threads import use_threads
@@ -97,7 +97,9 @@ def main() -> None:
     scores = {}
     for label, network in compared.items():
         suffix = "" if network == DEFAULT else f"-{label.replace(' ', '-').replace('=', '')}"
-        shared = logs.setdefault(network.backbone, {})
+        if network.weights or network.backbone != DEFAULT.backbone:
+            suffix += kind_of(options)
+        shared = logs.setdefault(f"{network.backbone} {network.weights} {network.img_size}", {})
         scores[label] = Scores(options, network, suffix, shared)
     rows, table = [list(HEADER)], []
     for name in options.only:

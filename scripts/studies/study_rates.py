@@ -39,6 +39,7 @@ from vitucb.models.backbone import create_backbone
 from vitucb.models.preprocess import preprocess_for
 from vitucb.models.threads import use_threads
 from vitucb.optim import ENTRIES
+from vitucb.storage.atomic_files import write_durably
 
 SETS = ("fashion_mnist", "mnist")
 FIRST_TUNING_SEED = 100
@@ -65,6 +66,13 @@ class Network:
 
 
 DEFAULT = Network()
+
+
+def kind_of(options: argparse.Namespace) -> str:
+    """What tells results of one backbone apart in names of files: its tag, size and weights."""
+    tag, size, weights = options.backbone.partition(".")[2], options.img_size, options.weights
+    given = (tag, size and f"{size}px", weights and Path(weights).stem)
+    return "".join(f"-{part}" for part in given if part)
 
 
 @dataclass(frozen=True)
@@ -192,7 +200,7 @@ class Scores:
             self._known[key] = judge(build(log), log)
             error, wrong = self._known[key]
             print(f"{key}: squared error {error:.4f}, wrong {wrong:.3f}", flush=True)
-            self._file.write_text(json.dumps(self._known, indent=1), encoding="utf-8")
+            write_durably(self._file, json.dumps(self._known, indent=1))
         return self._known[key]
 
 

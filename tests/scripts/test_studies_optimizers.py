@@ -190,3 +190,26 @@ def test_blocks_and_ranks_are_judged_by_mean_error_and_how_often_they_are_best(
         ["all", "1.000", "1.100", "1.200", "1.100", "1.000", "0.000", "0 of 6", "11.5"],
         ["last half", "0.900", "0.990", "1.080", "0.990", "0.900", "0.000", "6 of 6", "11.5"],
     ]
+
+
+def test_results_of_another_size_or_weights_are_not_taken_for_those_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+    study: Callable[[str], ModuleType],
+    run: Callable[..., None],
+    tmp_path: Path,
+) -> None:
+    adapters = study("study_adapters")
+    monkeypatch.setattr(adapters, "play_log", lambda *_: None)
+    monkeypatch.setattr(adapters, "measure", lambda network, *_: [float(network.img_size), 1.0])
+    errors = []
+    for size in ("28", "56"):
+        run("study_adapters", "--only", "all", "--img-size", size, "--name", "adapters")
+        errors.append(table(tmp_path / "adapters.csv")[1][1])
+    assert errors == ["28.000", "56.000"]
+    kinds = [
+        study("study_rates").kind_of(
+            argparse.Namespace(backbone="vit.lvd142m", img_size=28, weights=weights)
+        )
+        for weights in (None, "a/one.safetensors", "a/two.safetensors")
+    ]
+    assert kinds == ["-lvd142m-28px", "-lvd142m-28px-one", "-lvd142m-28px-two"]
