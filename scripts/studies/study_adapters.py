@@ -34,7 +34,7 @@ from study_rates import (
     play_log,
     remember,
 )
-from study_tools import study_options, study_parser, write_table
+from study_tools import data_file, study_options, study_parser, write_table
 
 from vitucb.config import AgentConfig
 from vitucb.learning.experts.softmax import LabelExpert
@@ -94,7 +94,8 @@ def main() -> None:
             if not todo:
                 continue
             rounds = options.rounds + AHEAD
-            log = play_log(options.data / f"{data}.npz", rounds, seed, next(iter(todo.values())))
+            path = data_file(options.data, f"{data}.npz")
+            log = play_log(path, rounds, seed, next(iter(todo.values())))
             for key, one in todo.items():
                 known[f"{data} {seed} {key}"] = measure(one, log, seed, options.steps)
                 print(data, seed, key, *known[f"{data} {seed} {key}"], flush=True)

@@ -35,6 +35,7 @@ import numpy as np
 from study_tools import (
     Curves,
     base_config,
+    data_file,
     draw_curves,
     finished,
     interval,
@@ -94,7 +95,7 @@ def environment(law: str, data: Path, runs: Path) -> dict[str, Any]:
     if law == "digits-shuffled":
         return {"dataset": "digits", **SHUFFLED}
     if law == "rated-2":
-        dataset = str(write_thirds(data / RATED_FILE, runs / "rated-2.npz"))
+        dataset = str(write_thirds(data_file(data, RATED_FILE), runs / "rated-2.npz"))
         slots = {"reward": "score", "num_arms": 3, "options": {"shuffle_slots": False}}
         return {"dataset": dataset, "noise_std": 1.0, **slots}
     if law in RATED:

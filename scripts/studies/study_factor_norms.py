@@ -29,7 +29,7 @@ import gymnasium as gym
 import matplotlib as mpl
 import numpy as np
 import torch
-from study_tools import Curves, interval, study_options, study_parser, write_table
+from study_tools import Curves, data_file, interval, study_options, study_parser, write_table
 from torch import Tensor
 
 from vitucb.agents.factory import make_agent
@@ -85,7 +85,7 @@ class Fit:
 def images(data: Path, name: str, split: Literal["train", "eval"]) -> ImageDataset:
     """A split of an image set: streams are of `train`, features of `eval`."""
     file = SETS[name]
-    return load_dataset(data / file if file.endswith(".npz") else file, split=split)
+    return load_dataset(data_file(data, file) if file.endswith(".npz") else file, split=split)
 
 
 def stream(fit: Fit, data: Path) -> Iterator[OnlineTrainer]:

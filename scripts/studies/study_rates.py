@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from study_tools import study_options, study_parser, write_table
+from study_tools import data_file, study_options, study_parser, write_table
 
 from vitucb.agents.baselines.frozen_features import build_frozen_features
 from vitucb.agents.factory import make_agent
@@ -193,7 +193,7 @@ class Scores:
     ) -> list[float]:
         if key not in self._known:
             if (data, seed) not in self._logs:
-                path = self._options.data / f"{data}_train10k.npz"
+                path = data_file(self._options.data, f"{data}_train10k.npz")
                 rounds = self._options.rounds + AHEAD
                 self._logs[data, seed] = play_log(path, rounds, seed, self._network)
             log = self._logs[data, seed]

@@ -49,6 +49,13 @@ def study_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
     return options
 
 
+def data_file(data: Path, name: str) -> Path:
+    """The file `name` in the folder `--data`; a study without it ends in a line."""
+    if not (data / name).is_file():
+        raise SystemExit(f"no file {name} in --data {data}; name the folder that has it")
+    return data / name
+
+
 def add_out(parser: argparse.ArgumentParser, quick: str) -> None:
     """The options `--out` and `--quick`, which is what `quick` says, for `out_folder`."""
     parser.add_argument(

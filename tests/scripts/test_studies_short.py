@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +93,11 @@ def test_a_short_version_leaves_the_published_tables_alone(
         monkeypatch.setattr("sys.argv", ["study", *given])
         options = study_tools.study_options(study_tools.study_parser("", rounds=2, seeds=2))
         assert (options.out, options.runs) == places
+
+
+def test_missing_data_are_named_in_a_line(tmp_path: Path) -> None:
+    asked = ["--quick", "--only", "adamw", "--data", str(tmp_path), *folders(tmp_path)]
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        run("study_rates.py", *asked)
+    (said,) = failed.value.stderr.decode().splitlines()
+    assert said.startswith(f"no file fashion_mnist_train10k.npz in --data {tmp_path}; name the")
