@@ -54,7 +54,7 @@ class Tally:
         counted: dict[str, Any] = dict(report.user_properties)
         if report.skipped:
             row["not run"] += 1
-        if report.when == "call" and report.failed:
+        if report.failed and report.when != "teardown":  # there `trials` tells of those it counted
             row["tried"], row["failed"] = row["tried"] + 1, row["failed"] + 1
         if report.when == "teardown":
             row["tried"] += counted.get("tried", 0)

@@ -99,8 +99,12 @@ def start(config: RunConfig) -> int:
     child = os.fork()
     if child:
         return child
-    play(config)
-    os._exit(0)
+    code = 1
+    try:
+        play(config)
+        code = 0
+    finally:  # an error must not run on in the parent's code, which would delete its folder
+        os._exit(code)
 
 
 def kill_after(child: int, table: Path, rounds: int, delay: float) -> None:

@@ -60,12 +60,16 @@ def main() -> None:
     parser.add_argument("--out", help="folder of the runs; one that is deleted if not given")
     parser.add_argument("--workers", type=int, default=1, help="runs at a time")
     arguments = parser.parse_args()
+    before = {}
+    if arguments.against is not None:
+        if not arguments.against.is_file():
+            parser.error(f"--against {arguments.against} is no file; name what this printed before")
+        lines = arguments.against.read_text(encoding="utf-8").splitlines()
+        before = {path: digest for digest, path in (line.split() for line in lines)}
     with tempfile.TemporaryDirectory() as temporary:
         sums = play_all(arguments.only, arguments.out or temporary, arguments.workers)
     print("\n".join(f"{digest}  {path}" for path, digest in sums.items()))
     if arguments.against is not None:
-        lines = arguments.against.read_text(encoding="utf-8").splitlines()
-        before = {path: digest for digest, path in (line.split() for line in lines)}
         other = [path for path, digest in sums.items() if before.get(path) != digest]
         if other:
             sys.exit("other bytes than before, or not there before: " + ", ".join(other))

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import prove_same_rounds
 import pytest
-from prove_reliability import SUITE, main, parts
+from prove_reliability import SUITE, Tally, _empty, main, parts
 
 
 def test_all_files_are_run_if_none_is_named() -> None:
@@ -41,3 +46,24 @@ def test_its_tests_are_asked_for_and_stay_in_its_own_process(
         main()
     assert given[:4] == ["-m", "soak", "-n", "0"]
     assert given[-1] == str(SUITE / "test_disk.py")
+
+
+def test_a_case_whose_set_up_fails_is_no_success() -> None:
+    tally = Tally()
+    tally.rows["disk"], tally._cases["test"] = _empty("goes on"), "disk"
+    report = SimpleNamespace(
+        nodeid="test", when="setup", failed=True, skipped=False, duration=1.0, user_properties=[]
+    )
+    tally.pytest_runtest_logreport(cast(pytest.TestReport, report))
+    assert (tally.rows["disk"]["tried"], tally.rows["disk"]["failed"]) == (1, 1)
+
+
+def test_sums_to_compare_with_are_looked_for_before_anything_is_played(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["prove_same_rounds.py", "--only", "random", "--against", str(tmp_path / "none.sha")]
+    monkeypatch.setattr("sys.argv", words)
+    monkeypatch.setattr(prove_same_rounds, "play_all", lambda *_: pytest.fail("played first"))
+    with pytest.raises(SystemExit):
+        prove_same_rounds.main()
+    assert "none.sha is no file; name what this printed before" in capsys.readouterr().err
