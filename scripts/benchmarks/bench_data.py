@@ -62,6 +62,8 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--child", nargs=2, metavar=("ROOT", "CACHE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if not args.stream.is_file():
+        parser.error(f"no file {args.stream}; name an .npz with arrays jpeg, offsets and labels")
     if args.child:
         cache = Path(args.child[1]) if args.child[1] else None
         print(json.dumps(read_twice(Path(args.child[0]), args.image_size, cache)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import os
 import signal
@@ -17,9 +18,6 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-
-import ray
-from ray.cluster_utils import Cluster
 
 from vitucb.config import RunConfig, override
 from vitucb.experiment.playing import play
@@ -34,6 +32,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3_000, help="horizon")
     arguments = parser.parse_args()
+    if importlib.util.find_spec("ray") is None:
+        parser.error("needs Ray; pip install 'vitucb[ray]'")
+    import ray
+    from ray.cluster_utils import Cluster
+
     with tempfile.TemporaryDirectory() as out:
         base = override(RunConfig(), {"agent": "gaussian-ts", "tensorboard": False})
         base = dataclasses.replace(

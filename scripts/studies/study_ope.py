@@ -14,6 +14,7 @@ A run of fewer logs than the page is about is printed only.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -251,6 +252,8 @@ def main() -> None:
     parser.add_argument("--against-obp", action="store_true")
     arguments = parser.parse_args()
     if arguments.against_obp:
+        if importlib.util.find_spec("obp") is None:
+            parser.error("--against-obp needs Open Bandit Pipeline; pip install obp")
         compare_with_obp()
         return
     if arguments.digits:

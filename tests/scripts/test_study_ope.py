@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -45,3 +47,27 @@ def test_the_page_has_the_table_that_its_text_is_about() -> None:
     section = study_ope.PAGE.read_text(encoding="utf-8").split(BEGIN)[1].split(END)[0]
     assert f"{study_ope.LOGS} logs per row" in section
     assert len(section.strip().splitlines()) == 4 + 4 * len(study_ope.SIZES)
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "said"),
+    [
+        ("study_ope", ["--against-obp"], "--against-obp needs Open Bandit Pipeline; pip install"),
+        ("prove_ray", [], r"needs Ray; pip install 'vitucb\[ray\]'"),
+        ("bench_data", ["none.npz"], "no file none.npz; name an .npz with arrays jpeg"),
+    ],
+)
+def test_what_a_script_lacks_is_said_in_a_line(
+    script: str,
+    words: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [f"{script}.py", *words])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r"^2$"):
+        importlib.import_module(script).main()
+    assert re.search(said, capsys.readouterr().err)
