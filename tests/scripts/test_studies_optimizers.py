@@ -199,6 +199,7 @@ def test_results_of_another_size_or_weights_are_not_taken_for_those_asked_for(
     tmp_path: Path,
 ) -> None:
     adapters = study("study_adapters")
+    monkeypatch.setattr(adapters, "data_file", lambda data, name: data / name)
     monkeypatch.setattr(adapters, "play_log", lambda *_: None)
     monkeypatch.setattr(adapters, "measure", lambda network, *_: [float(network.img_size), 1.0])
     errors = []
