@@ -19,7 +19,9 @@ from vitucb.models.nano import ConvStem
 from vitucb.models.preprocess import Preprocess, preprocess_for
 
 NANO = "vit_nano_patch8_32.vitucb"
-PACKAGED = Path(__file__).parents[2] / "vitucb" / "assets" / "vit_nano_patch8_32.safetensors"
+ASSETS = Path(__file__).parents[2] / "vitucb" / "assets"
+PACKAGED = ASSETS / "vit_nano_patch8_32.safetensors"
+EDITIONS = {"vitucb-nano": PACKAGED, "vitucb-nano-2": ASSETS / "vit_nano_patch8_32_2.safetensors"}
 DINO = (
     Path(__file__).parents[3]
     / "shared"
@@ -41,11 +43,19 @@ def random_images(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
-def test_timm_creates_the_embedded_model_with_its_packaged_weights(nano: nn.Module) -> None:
-    model = timm.create_model(NANO, pretrained=True).eval()
+def test_every_embedded_backbone_is_an_edition() -> None:
+    assert list(EMBEDDED_BACKBONES) == list(EDITIONS)
     assert EMBEDDED_BACKBONES["vitucb-nano"][0] == NANO
-    assert torch.equal(model(random_input(2)), nano(random_input(2)))
-    assert set(model.state_dict()) == set(load_file(PACKAGED))
+
+
+@pytest.mark.parametrize("alias", EDITIONS)
+def test_timm_creates_the_embedded_model_with_its_packaged_weights(alias: str) -> None:
+    model = timm.create_model(EMBEDDED_BACKBONES[alias][0], pretrained=True).eval()
+    assert torch.equal(model(random_input(2)), create_backbone(alias)(random_input(2)))
+    packaged = load_file(EDITIONS[alias])
+    state = model.state_dict()
+    assert set(state) == set(packaged)
+    assert all(torch.equal(state[key], packaged[key].float()) for key in state)
 
 
 def test_a_classifier_can_be_added_to_the_embedded_model() -> None:
@@ -53,10 +63,11 @@ def test_a_classifier_can_be_added_to_the_embedded_model() -> None:
     assert model(random_input(2)).shape == (2, 7)
 
 
-def test_the_embedded_model_is_small(nano: nn.Module) -> None:
+@pytest.mark.parametrize("path", EDITIONS.values(), ids=EDITIONS)
+def test_the_embedded_model_is_small(nano: nn.Module, path: Path) -> None:
     assert sum(parameter.numel() for parameter in nano.parameters()) <= 4_000_000
-    assert PACKAGED.stat().st_size <= 8_000_000
-    with safe_open(PACKAGED, framework="pt") as file:
+    assert path.stat().st_size <= 5_000_000
+    with safe_open(path, framework="pt") as file:
         assert all(file.get_tensor(key).dtype == torch.float16 for key in file.keys())  # noqa: SIM118
 
 

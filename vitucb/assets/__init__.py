@@ -8,7 +8,11 @@ EMBEDDED_BACKBONES: dict[str, tuple[str, str]] = {
         "vit_nano_patch8_32.vitucb",
         "embedded 2.3 M parameter ViT for 32 px images, pretrained, works offline",
     ),
+    "vitucb-nano-2": (
+        "vit_nano_patch8_32.vitucb_2",
+        "the same with weights of a second edition, which tell photographs apart better",
+    ),
 }
 
-EMBEDDED_DEPTHS = {"vitucb-nano": 4}
+EMBEDDED_DEPTHS = {"vitucb-nano": 4, "vitucb-nano-2": 4}
 """alias -> number of blocks."""

@@ -1,4 +1,4 @@
-"""The embedded backbone `vit_nano_patch8_32`."""
+"""The embedded backbone `vit_nano_patch8_32`, in two editions of weights."""
 
 from __future__ import annotations
 
@@ -15,20 +15,25 @@ from torch import Tensor, nn
 _ASSETS = Path(__file__).resolve().parents[1] / "assets"
 
 
+def _cfg(file: str) -> dict[str, Any]:
+    return {
+        "file": str(_ASSETS / file),
+        "num_classes": 0,
+        "input_size": (3, 32, 32),
+        "pool_size": None,
+        "crop_pct": 1.0,
+        "interpolation": "bicubic",
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+        "first_conv": "patch_embed.convs.0",
+        "classifier": "head",
+    }
+
+
 default_cfgs = generate_default_cfgs(
     {
-        "vit_nano_patch8_32.vitucb": {
-            "file": str(_ASSETS / "vit_nano_patch8_32.safetensors"),
-            "num_classes": 0,
-            "input_size": (3, 32, 32),
-            "pool_size": None,
-            "crop_pct": 1.0,
-            "interpolation": "bicubic",
-            "mean": (0.5, 0.5, 0.5),
-            "std": (0.5, 0.5, 0.5),
-            "first_conv": "patch_embed.convs.0",
-            "classifier": "head",
-        }
+        "vit_nano_patch8_32.vitucb": _cfg("vit_nano_patch8_32.safetensors"),
+        "vit_nano_patch8_32.vitucb_2": _cfg("vit_nano_patch8_32_2.safetensors"),
     }
 )
 
