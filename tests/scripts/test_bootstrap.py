@@ -33,8 +33,8 @@ def use(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 WAIT = """
 import sys, time
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     time.sleep(60)
 except KeyboardInterrupt:
     sys.exit("command: interrupted")
