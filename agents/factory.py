@@ -52,7 +52,7 @@ def make_agent(
         seed: Seed of the adapters, the replay, the policy and so on.
         device: Torch device.
         config: Settings to start from; the defaults if None.
-        **overrides: Fields of `AgentConfig`, e.g. `backbone="vitucb-nano"`; a section takes a
+        **overrides: Fields of `AgentConfig`, e.g. `backbone="vitucb-nano-2"`; a section takes a
             mapping, a section instance, or its name alone, e.g. `optimizer="lora-rite"`.
 
     Raises:

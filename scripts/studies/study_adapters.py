@@ -36,7 +36,6 @@ from study_rates import (
 )
 from study_tools import data_file, study_options, study_parser, write_table
 
-from vitucb.config import AgentConfig
 from vitucb.learning.experts.softmax import LabelExpert
 from vitucb.models.threads import use_threads
 from vitucb.storage.atomic_files import write_durably
@@ -72,19 +71,19 @@ def main() -> None:
     """Run the study."""
     parser = study_parser(__doc__, rounds=1_500, seeds=3)
     parser.add_argument("--steps", type=int, default=250, help="of training")
-    parser.add_argument("--backbone", default=AgentConfig.backbone, help="as in agent.backbone")
     parser.add_argument("--weights", help="its weights, a .safetensors file")
     parser.add_argument("--img-size", type=int, help="of its input, pixels")
     parser.add_argument("--only", nargs="+", help="of what is compared; all if not given")
     parser.add_argument("--name", help="of the table; that of the backbone if not given")
     options = study_options(parser)
     use_threads(1)
-    found = networks(Network(options.backbone, options.weights, options.img_size))
+    network = Network(options.backbone, options.weights, options.img_size)
+    found = networks(network)
     if unknown := set(options.only or ()) - set(found):
         parser.error(f"no networks {sorted(unknown)}; choose of {list(found)}")
     found = {key: found[key] for key in options.only or found}
     label = options.backbone.partition(".")[0]
-    played = f"{label}{kind_of(options)}-{options.rounds}-{options.steps}"
+    played = f"{label}{kind_of(network)}-{options.rounds}-{options.steps}"
     file = Path(options.runs) / f"adapters-{played}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

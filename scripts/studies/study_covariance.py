@@ -25,11 +25,12 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import torch
-from study_tools import add_out, base_config, out_folder, play, timing, write_table
+from study_tools import add_backbone, add_out, base_config, out_folder, play, timing, write_table
 from torch import Tensor
 
 import vitucb
 from vitucb.agents.vit_ucb import ViTUCB
+from vitucb.assets import DEFAULT_BACKBONE
 from vitucb.config import EnvConfig
 from vitucb.covariance import FeatureCovariance, make_covariance
 from vitucb.covariance.budgeted import BudgetedCovariance
@@ -60,11 +61,13 @@ class Recording(BudgetedCovariance):
         return super().quad_form(phi)
 
 
-def rows_and_arms(dataset: str, rounds: int, seed: int) -> tuple[Tensor, Tensor]:
+def rows_and_arms(
+    dataset: str, rounds: int, seed: int, backbone: str = DEFAULT_BACKBONE
+) -> tuple[Tensor, Tensor]:
     """Rows (rounds, p) in the covariance, and the arms (rounds, K, p) of the rounds that follow."""
     total = rounds + QUERY_ROUNDS
     env = make_env(EnvConfig(dataset=dataset), total)
-    agent = vitucb.make_agent("vit-ucb", env, seed=seed, experts=["adapted"])
+    agent = vitucb.make_agent("vit-ucb", env, seed=seed, experts=["adapted"], backbone=backbone)
     assert isinstance(agent, ViTUCB)
     recording = Recording(agent.covariance.dim, agent.covariance.ridge)
     agent.history.covariance = recording
@@ -247,6 +250,7 @@ def main() -> None:
     parser.add_argument("--regret", type=int, default=0, help="seeds; compare regret instead")
     parser.add_argument("--workers", type=int, default=1, help="runs at a time")
     parser.add_argument("--runs", default="runs", help="folder of the runs; finished ones stay")
+    add_backbone(parser)
     add_out(parser, "30 rounds and one ridge")
     arguments = parser.parse_args()
     if arguments.quick:
@@ -256,7 +260,9 @@ def main() -> None:
     if arguments.regret:
         regrets(arguments)
         return
-    rows, arms = rows_and_arms(arguments.dataset, arguments.rounds, arguments.seed)
+    rows, arms = rows_and_arms(
+        arguments.dataset, arguments.rounds, arguments.seed, arguments.backbone
+    )
     table = [row for ridge in arguments.ridges for row in study(rows, arms, ridge)]
     with (arguments.out / "covariance.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(table[0]))

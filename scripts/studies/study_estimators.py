@@ -21,7 +21,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from study_tools import interval, study_options, study_parser, write_table
+from study_tools import interval, study_options, study_parser, suffix, write_table
 
 import vitucb.envs  # noqa: F401  # registers the environments
 from vitucb.agents.expert_agent import ExpertAgent
@@ -102,6 +102,7 @@ def play(options: argparse.Namespace, label: str, seed: int) -> dict[str, Any]:
         env,
         seed=seed,
         experts=["linear", "adapted"],
+        backbone=options.backbone,
         optimizer={"name": name, "lr": options.lr, "options": settings},
     )
     assert isinstance(agent, ExpertAgent)
@@ -128,6 +129,7 @@ def results(options: argparse.Namespace, label: str) -> list[dict[str, Any]]:
     found = []
     lr = ENTRIES[CASES[label][0]].lr if options.lr is None else options.lr
     asked = f"T{options.rounds}__L{options.full_limit}__E{options.every}__lr{lr:g}"
+    asked += suffix(options.backbone)
     for seed in range(options.seeds):
         path = Path(options.runs) / "estimators" / f"{label}__{asked}__s{seed}.json"
         if not path.is_file():

@@ -102,7 +102,6 @@ def main() -> None:
     parser.add_argument("--tuning", action="store_true", help="tuning laws, seeds from 100 on")
     parser.add_argument("--table", action="store_true", help="of what is finished; play nothing")
     parser.add_argument("--name", default="experts", help="of the table")
-    parser.add_argument("--backbone", help="another than the default, for all agents")
     parser.add_argument("--weights", help="its .safetensors file")
     parser.add_argument("--img-size", type=int, help="its input, pixels")
     options = study_options(parser)
@@ -110,18 +109,15 @@ def main() -> None:
     if unknown := set(options.laws) - set(known):
         parser.error(f"no laws {sorted(unknown)}; choose of {list(known)}")
     first = FIRST_TUNING_SEED if options.tuning else 0
-    fields = ("backbone", "weights", "img_size")
-    backbone = {field: asked for field in fields if (asked := getattr(options, field)) is not None}
+    network = {"weights": options.weights, "img_size": options.img_size}
     plans, marks = [], []
     for name in options.laws or known:
         law = known[name]
         env = law.environment(options.data, Path(options.runs))
         options_of_law = type(options)(**vars(options) | {"rounds": options.rounds or law.rounds})
         experiment = f"experts/{name}{'-tuning' * options.tuning}"
-        if options.backbone:
-            experiment += f"-{options.backbone}"
         base = base_config(options_of_law, experiment, env, experts=None)
-        base = override(base, {"agent": backbone})
+        base = override(base, {"agent": network})
         plans.append((base, agents_of(law, options.agents)))
         marks.append((name, range(first, first + (options.seeds or law.seeds))))
     # One call per number of seeds: workers start once for all laws that have it.

@@ -24,7 +24,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from study_bandits import SHUFFLED
+from laws import LAWS as PLAYED
 from study_tools import (
     Curves,
     base_config,
@@ -54,7 +54,7 @@ POLICIES: dict[str, dict[str, Any]] = {
 }
 LAWS: dict[str, dict[str, Any]] = {
     "digits": {"dataset": "digits", "num_arms": 10},
-    "digits-shuffled": {"dataset": "digits", **SHUFFLED},
+    "digits-normal": dict(PLAYED["digits-normal"].env),
 }
 FEATURES = ("lora-gradient", "last-layer")
 COVARIANCES: dict[str, dict[str, Any]] = {

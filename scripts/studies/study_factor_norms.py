@@ -29,11 +29,20 @@ import gymnasium as gym
 import matplotlib as mpl
 import numpy as np
 import torch
-from study_tools import Curves, data_file, interval, study_options, study_parser, write_table
+from study_tools import (
+    Curves,
+    data_file,
+    interval,
+    study_options,
+    study_parser,
+    suffix,
+    write_table,
+)
 from torch import Tensor
 
 from vitucb.agents.factory import make_agent
 from vitucb.agents.vit_ucb import ViTUCB
+from vitucb.assets import DEFAULT_BACKBONE
 from vitucb.envs import ImageDataset, load_dataset
 from vitucb.learning.feature_maps import GradientMap
 from vitucb.learning.trainer import OnlineTrainer
@@ -66,18 +75,20 @@ BONUS_LABELS = ("adamw", "lora-rite", "lora-rite, free", "lora-rite, balanced")
 
 @dataclass(frozen=True)
 class Fit:
-    """One stream: which images, optimizer, learning rate and seed, and how long."""
+    """One stream: which images, optimizer, learning rate, seed and backbone, and how long."""
 
     data: str
     label: str
     lr: float
     seed: int
     rounds: int
+    backbone: str = DEFAULT_BACKBONE
 
     @property
     def file(self) -> str:
         """Where its result is kept, below the folder of the runs."""
         label = self.label.replace(", ", "-").replace(" ", "-")
+        label += suffix(self.backbone)
         return f"{self.data}/{label}__lr{self.lr:g}__T{self.rounds}__s{self.seed}.npy"
 
 
@@ -103,6 +114,7 @@ def stream(fit: Fit, data: Path) -> Iterator[OnlineTrainer]:
         env,
         seed=seed,
         experts=["adapted"],
+        backbone=fit.backbone,
         features="last-layer",  # of the bonus, which nobody asks for here
         optimizer={"name": name, "lr": fit.lr, "options": options},
         training={"batch_size": BATCH},
@@ -147,7 +159,7 @@ def curves(options: argparse.Namespace, label: str) -> Curves:
     """`norms` of every seed, played or read: (seeds, rounds + 1, 6, layers)."""
     found = []
     for seed in range(options.seeds):
-        fit = Fit(options.set, label, options.lr, seed, options.rounds)
+        fit = Fit(options.set, label, options.lr, seed, options.rounds, options.backbone)
         path = Path(options.runs) / "factor_norms" / fit.file
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -188,7 +200,7 @@ def bonus_table(options: argparse.Namespace) -> list[list[str]]:
     rows = [["optimizer", "largest share of a layer", "95 %"]]
     for label in BONUS_LABELS:
         fits = [
-            Fit(options.set, label, options.lr, seed, min(options.rounds, 50))
+            Fit(options.set, label, options.lr, seed, min(options.rounds, 50), options.backbone)
             for seed in range(options.seeds)
         ]
         largest = np.array([layer_shares(fit, options.data).max() for fit in fits])

@@ -25,10 +25,11 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import torch
-from study_tools import Curves, interval, study_options, study_parser, write_table
+from study_tools import Curves, interval, study_options, study_parser, suffix, write_table
 from torch import Tensor
 from torch.optim import Optimizer
 
+from vitucb.assets import DEFAULT_BACKBONE
 from vitucb.envs import load_dataset
 from vitucb.models.backbone import create_backbone
 from vitucb.models.lora import LoRAPair, add_lora, lora_pairs
@@ -71,11 +72,11 @@ def equivalent_gradients(pair: LoRAPair, gradient: Tensor) -> tuple[Tensor, Tens
     return B @ (B.mT @ G) + (G @ A.mT) @ A, projected
 
 
-def stream(seed: int, rounds: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def stream(seed: int, rounds: int, backbone: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Batches of inputs (b, 3, H, W), labels asked for (b,) and rewards (b,)."""
     digits = load_dataset("digits")
     assert digits.labels is not None
-    preprocess = preprocess_for(create_backbone("vitucb-nano"), "cpu")
+    preprocess = preprocess_for(create_backbone(backbone), "cpu")
     rng = numpy_generator(seed, "stream")
     for _ in range(rounds):
         chosen = rng.choice(len(digits.images), BATCH, replace=False)
@@ -85,13 +86,13 @@ def stream(seed: int, rounds: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         yield inputs, torch.from_numpy(asked), torch.from_numpy(rewards)
 
 
-def make_case(label: str, seed: int) -> tuple[RewardModel, Optimizer]:
+def make_case(label: str, seed: int, backbone: str) -> tuple[RewardModel, Optimizer]:
     """The model, and the optimizer of `label` at its own rate."""
     name, options = CASES[label]
-    backbone = create_backbone("vitucb-nano")
-    width = int(backbone.num_features)  # type: ignore[arg-type]  # timm sets an int
+    network = create_backbone(backbone)
+    width = int(network.num_features)  # type: ignore[arg-type]  # timm sets an int
     model = RewardModel(
-        add_lora(backbone, rank=RANK, alpha=2 * RANK, seed=seed), width, num_outputs=LABELS
+        add_lora(network, rank=RANK, alpha=2 * RANK, seed=seed), width, num_outputs=LABELS
     )
     # The rate and the options of the table are those of the default base.
     entry = ENTRIES[options.get("base", name)]
@@ -119,11 +120,11 @@ def gaps_of_step(pairs: Sequence[LoRAPair], take_step: Callable[[], object]) -> 
     ]
 
 
-def measure(label: str, seed: int, rounds: int) -> Curves:
+def measure(label: str, seed: int, rounds: int, backbone: str = DEFAULT_BACKBONE) -> Curves:
     """Gaps at every `EVERY`-th step but the first, (steps, 3, layers): `PLAIN`, `LEAST`, `STEP`."""
-    model, optimizer = make_case(label, seed)
+    model, optimizer = make_case(label, seed, backbone)
     pairs, found = lora_pairs(model), []
-    for number, (inputs, asked, rewards) in enumerate(stream(seed, rounds)):
+    for number, (inputs, asked, rewards) in enumerate(stream(seed, rounds, backbone)):
         is_watched = number > 0 and number % EVERY == 0  # at B = 0 there is one factor alone
         for pair in pairs:
             assert pair.base is not None
@@ -142,11 +143,11 @@ def curves(options: argparse.Namespace, label: str) -> Curves:
     """`measure` of every seed, played or read: (seeds, steps, 3, layers)."""
     found = []
     for seed in range(options.seeds):
-        name = label.replace(", ", "-")
+        name = label.replace(", ", "-") + suffix(options.backbone)
         path = Path(options.runs) / "gradient_gap" / f"{name}__T{options.rounds}__s{seed}.npy"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            played = measure(label, seed, options.rounds)
+            played = measure(label, seed, options.rounds, options.backbone)
             with replacing(path) as file:
                 np.save(file, played, allow_pickle=False)
             print(path, flush=True)

@@ -7,17 +7,18 @@ larger the squared error is if the rate of rank 8 is kept. A study that is stopp
 
     python scripts/studies/study_rate_transfer.py --data DATA
     python scripts/studies/study_rate_transfer.py --data DATA --ranks --img-size 28 \
-        --backbone vit_small_patch14_dinov2.lvd142m --weights FILE
+        --wider vit_small_patch14_dinov2.lvd142m --weights FILE
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
-from study_rates import DEFAULT, FIRST_TUNING_SEED, Log, Network, Scores, kind_of, walk
-from study_tools import study_options, study_parser, write_table
+from study_rates import FIRST_TUNING_SEED, Log, Network, Scores, kind_of, walk
+from study_tools import study_options, study_parser, suffix, write_table
 
 from vitucb.models.threads import use_threads
 from vitucb.optim import ENTRIES
@@ -31,9 +32,10 @@ Found = Mapping[float, float]
 
 def networks(options: argparse.Namespace) -> dict[str, Network]:
     """What is compared, by label; the first is that from whose best rate the others start."""
-    found = {"r=8": DEFAULT, **{f"r={rank}": Network(rank=rank) for rank in options.ranks}}
-    if options.backbone:
-        name, weights = options.backbone, options.weights
+    own = Network(options.backbone)
+    found = {"r=8": own, **{f"r={rank}": replace(own, rank=rank) for rank in options.ranks}}
+    if options.wider:
+        name, weights = options.wider, options.weights
         wide = Network(name, weights, options.img_size)
         found[f"{name.partition('.')[0]} {options.img_size} px"] = wide
     return found
@@ -86,7 +88,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=250, help="of training")
     parser.add_argument("--only", nargs="+", choices=ENTRIES, default=list(OPTIMIZERS))
     parser.add_argument("--ranks", nargs="*", type=int, default=list(RANKS))
-    parser.add_argument("--backbone", help="a wider one, as in agent.backbone")
+    parser.add_argument("--wider", help="a wider backbone, as in agent.backbone")
     parser.add_argument("--weights", help="its weights, a .safetensors file")
     parser.add_argument("--img-size", type=int, help="of its input, pixels")
     options = study_options(parser)
@@ -96,11 +98,13 @@ def main() -> None:
     logs: dict[str, dict[tuple[str, int], Log]] = {}
     scores = {}
     for label, network in compared.items():
-        suffix = "" if network == DEFAULT else f"-{label.replace(' ', '-').replace('=', '')}"
-        if network.weights or network.backbone != DEFAULT.backbone:
-            suffix += kind_of(options)
+        name = suffix(options.backbone)
+        if label != "r=8":
+            name += f"-{label.replace(' ', '-').replace('=', '')}"
+        if network.backbone != options.backbone:
+            name += kind_of(network)
         shared = logs.setdefault(f"{network.backbone} {network.weights} {network.img_size}", {})
-        scores[label] = Scores(options, network, suffix, shared)
+        scores[label] = Scores(options, network, name, shared)
     rows, table = [list(HEADER)], []
     for name in options.only:
         found = walks(name, scores, seeds)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from study_tools import data_file, study_options, study_parser, write_table
+from study_tools import data_file, study_options, study_parser, suffix, write_table
 
 from vitucb.agents.baselines.frozen_features import build_frozen_features
 from vitucb.agents.factory import make_agent
@@ -43,6 +43,8 @@ from vitucb.storage.atomic_files import write_durably
 
 SETS = ("fashion_mnist", "mnist")
 FIRST_TUNING_SEED = 100
+CHOOSER = "vitucb-nano"
+"""Backbone of the agent whose rounds all learn from."""
 LABELS = 10
 AHEAD = 300
 MOST_STEPS = 6
@@ -68,9 +70,9 @@ class Network:
 DEFAULT = Network()
 
 
-def kind_of(options: argparse.Namespace) -> str:
+def kind_of(network: Network) -> str:
     """What tells results of one backbone apart in names of files: its tag, size and weights."""
-    tag, size, weights = options.backbone.partition(".")[2], options.img_size, options.weights
+    tag, size, weights = network.backbone.partition(".")[2], network.img_size, network.weights
     given = (tag, size and f"{size}px", weights and Path(weights).stem)
     return "".join(f"-{part}" for part in given if part)
 
@@ -88,13 +90,14 @@ class Log:
 def play_log(path: Path, rounds: int, seed: int, network: Network = DEFAULT) -> Log:
     """What `lin-ucb` chose, and was paid, on images of a set in random order, each once.
 
-    It chooses by the embedded backbone, whichever backbone the features of the offers are of.
+    It chooses by `CHOOSER`, whichever backbone the features of the offers are of.
     """
     config = EnvConfig(
         id="vitucb/ImageContext-v0", dataset=str(path), options={"with_replacement": False}
     )
     env = make_env(config, rounds)
-    episode = Episode(env, make_agent("lin-ucb", env, seed=seed), seed=seed)
+    chooser = make_agent("lin-ucb", env, seed=seed, backbone=CHOOSER)
+    episode = Episode(env, chooser, seed=seed)
     backbone = AgentConfig(
         backbone=network.backbone, weights=network.weights, img_size=network.img_size
     )
@@ -262,7 +265,8 @@ def main() -> None:
     options = study_options(parser)
     use_threads(1)
     seeds = range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + options.seeds)
-    scores, rows = Scores(options), [["optimizer", "lr", *SETS, "mean", "best"]]
+    scores = Scores(options, Network(options.backbone), suffix(options.backbone))
+    rows = [["optimizer", "lr", *SETS, "mean", "best"]]
     for name in options.only:
         rows += tune(scores, name, seeds)
     write_table(options.out / "rates.csv", rows)

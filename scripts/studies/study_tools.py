@@ -14,6 +14,7 @@ import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 
+from vitucb.assets import DEFAULT_BACKBONE
 from vitucb.config import RunConfig, override
 from vitucb.experiment.run_folder import RunFolder, run_folder
 from vitucb.experiment.sweep import run_jobs
@@ -35,8 +36,14 @@ def study_parser(doc: str | None, *, rounds: int, seeds: int) -> argparse.Argume
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the .npz files")
     parser.add_argument("--workers", type=int, help="runs at a time; what fits if not given")
     parser.add_argument("--runs", help="folder of the runs, runs if not given; finished ones stay")
+    add_backbone(parser)
     add_out(parser, "30 rounds of one seed")
     return parser
+
+
+def add_backbone(parser: argparse.ArgumentParser) -> None:
+    """The option `--backbone`, for `base_config`."""
+    parser.add_argument("--backbone", default=DEFAULT_BACKBONE, help="as in agent.backbone")
 
 
 def study_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
@@ -78,9 +85,15 @@ def base_config(
     experts: tuple[str, ...] | None = ("adapted",),
 ) -> RunConfig:
     """The config all runs of one table share; most studies are of the adapted network alone."""
+    experiment += suffix(options.backbone)
     values: dict[str, Any] = {"experiment": experiment, "env": env, "num_rounds": options.rounds}
-    values["agent"] = {"experts": experts}
+    values["agent"] = {"experts": experts, "backbone": options.backbone}
     return override(RunConfig(), {**values, "out": options.runs, "tensorboard": False})
+
+
+def suffix(backbone: str) -> str:
+    """What tells results with another backbone than the default apart in names of files."""
+    return "" if backbone == DEFAULT_BACKBONE else f"-{backbone}"
 
 
 def play(

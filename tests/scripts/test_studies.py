@@ -35,11 +35,11 @@ def test_estimators(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_published_laws(tmp_path: Path) -> None:
     agents = ["--agents", "lin-ucb", "random", "--workers", "1"]
-    run("study_bandits.py", "digits-shuffled", "--quick", *agents, *folders(tmp_path))
-    _, *rows = table(tmp_path / "digits-shuffled.csv")
+    run("study_bandits.py", "digits-normal", "--quick", *agents, *folders(tmp_path))
+    _, *rows = table(tmp_path / "digits-normal.csv")
     regret = {name: float(cells[2]) for name, *cells in rows}
     assert regret["lin-ucb"] < regret["random"] == pytest.approx(147, abs=1)
-    assert (tmp_path / "digits-shuffled.png").stat().st_size > 10_000
+    assert (tmp_path / "digits-normal.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow

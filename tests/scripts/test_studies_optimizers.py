@@ -160,7 +160,9 @@ def test_ranks_keep_their_scale_and_a_wider_backbone_comes_last(
     study: Callable[[str], ModuleType],
 ) -> None:
     rates, transfer = study("study_rates"), study("study_rate_transfer")
-    asked = argparse.Namespace(ranks=[2], backbone="vit_tiny.a", weights="w", img_size=28)
+    asked = argparse.Namespace(
+        ranks=[2], backbone=rates.DEFAULT.backbone, wider="vit_tiny.a", weights="w", img_size=28
+    )
     networks = transfer.networks(asked)
     assert list(networks) == ["r=8", "r=2", "vit_tiny 28 px"]
     assert networks["r=8"] == rates.DEFAULT
@@ -208,9 +210,7 @@ def test_results_of_another_size_or_weights_are_not_taken_for_those_asked_for(
         errors.append(table(tmp_path / "adapters.csv")[1][1])
     assert errors == ["28.000", "56.000"]
     kinds = [
-        study("study_rates").kind_of(
-            argparse.Namespace(backbone="vit.lvd142m", img_size=28, weights=weights)
-        )
+        study("study_rates").kind_of(study("study_rates").Network("vit.lvd142m", weights, 28))
         for weights in (None, "a/one.safetensors", "a/two.safetensors")
     ]
     assert kinds == ["-lvd142m-28px", "-lvd142m-28px-one", "-lvd142m-28px-two"]

@@ -68,7 +68,7 @@ def test_regrets_of_covariances_go_on_and_name_their_data(
     np.savez(data, images=rng.integers(0, 255, (40, 8, 8, 3), np.uint8), labels=np.arange(40) % 10)
     monkeypatch.setattr(study_covariance, "variants", lambda: {"a, b": {"name": "random"}})
     common = {"dataset": str(data), "rounds": 5, "workers": 1, "runs": str(tmp_path / "runs")}
-    options = argparse.Namespace(**common, regret=1, out=tmp_path)
+    options = argparse.Namespace(**common, regret=1, out=tmp_path, backbone="vitucb-nano")
     written = []
     for _ in range(2):
         study_covariance.regrets(options)

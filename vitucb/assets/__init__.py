@@ -6,13 +6,15 @@ from __future__ import annotations
 EMBEDDED_BACKBONES: dict[str, tuple[str, str]] = {
     "vitucb-nano": (
         "vit_nano_patch8_32.vitucb",
-        "embedded 2.3 M parameter ViT for 32 px images, pretrained, works offline",
+        "the first edition of the embedded ViT, for what was played or saved with it",
     ),
     "vitucb-nano-2": (
         "vit_nano_patch8_32.vitucb_2",
-        "the same with weights of a second edition, which tell photographs apart better",
+        "embedded 2.3 M parameter ViT for 32 px images, pretrained, works offline; the default",
     ),
 }
+
+DEFAULT_BACKBONE = "vitucb-nano-2"
 
 EMBEDDED_DEPTHS = {"vitucb-nano": 4, "vitucb-nano-2": 4}
 """alias -> number of blocks."""

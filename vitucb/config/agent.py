@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vitucb.assets import EMBEDDED_BACKBONES
+from vitucb.assets import DEFAULT_BACKBONE, EMBEDDED_BACKBONES
 from vitucb.config.checks import (
     NOT_NEGATIVE,
     ONE_OR_MORE,
@@ -150,8 +150,8 @@ class TrainingConfig:
     3/32 of a side; never mirrored."""
     patch_drop_rate: float | None = None
     """Share of the patches of an image, others each time, that a step of the expert `adapted` among
-    others leaves out, in [0, 1): it costs less, and overfits less. If not given 0.375 with
-    vitucb-nano and timm's plain vision transformers of its size, 0.125 with larger ones; other
+    others leaves out, in [0, 1): it costs less, and overfits less. If not given 0.375 with the
+    embedded ViT and timm's plain vision transformers of its size, 0.125 with larger ones; other
     backbones, and estimators that need the same terms again, see whole images."""
     drift_threshold: float = 0.2
     """Relative movement of the probe's features that triggers a rebuild."""
@@ -182,8 +182,9 @@ class AgentConfig:
     (one image, K labels), kernel (an image per arm), adapted, or import paths module:factory; if
     not given, linear softmax kernel-softmax adapted for labels, and kernel linear for an image per
     arm. `adapted` alone is the network with the covariance of its own features."""
-    backbone: str = "vitucb-nano"
-    """vitucb-nano (ships with the package), any timm ViT name, or local-dir:PATH."""
+    backbone: str = DEFAULT_BACKBONE
+    """vitucb-nano-2 (ships with the package, as its first edition vitucb-nano does), any timm ViT
+    name, or local-dir:PATH."""
     weights: str | None = None
     """A .safetensors file with the weights of the backbone."""
     img_size: int | None = None

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vitucb.assets import DEFAULT_BACKBONE
 from vitucb.envs.data.obp import read_bandit_feedback
 from vitucb.evaluation.advice import SUSPICIOUS_Z, Advice, advise
 from vitucb.evaluation.comparison import PolicyEstimate, Probe, compare
@@ -101,7 +102,7 @@ def evaluate(
     confidence: float = 0.95,
     max_weight: float | None = None,
     max_rounds: int | None = None,
-    backbone: str = "vitucb-nano",
+    backbone: str = DEFAULT_BACKBONE,
     seed: int = 0,
     device: str = "cpu",
     trust: Sequence[str] = (),

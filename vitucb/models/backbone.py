@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from vitucb.assets import EMBEDDED_BACKBONES
+from vitucb.assets import DEFAULT_BACKBONE, EMBEDDED_BACKBONES
 from vitucb.models import nano as nano  # registers the embedded model with timm
 from vitucb.models.hub import asked_if_it_answers
 from vitucb.models.onednn_linear import use_fast_linear
@@ -30,7 +30,7 @@ from vitucb.storage.limits import check_limit
 
 _OFFLINE_REMEDY = (
     "pass --agent.weights FILE.safetensors, a 'local-dir:FOLDER' backbone, or the embedded "
-    "'vitucb-nano'"
+    f"'{DEFAULT_BACKBONE}'"
 )
 
 
@@ -39,7 +39,7 @@ _TIMM_SOURCES = ("timm", *_HUBS, "local-dir")
 
 
 def create_backbone(
-    name: str = "vitucb-nano",
+    name: str = DEFAULT_BACKBONE,
     *,
     weights: str | Path | None = None,
     img_size: int | None = None,
@@ -186,7 +186,8 @@ def _check_architecture(name: str, options: dict[str, Any]) -> str | Sequence[st
     except (ValueError, AssertionError, RuntimeError) as error:
         raise ValueError(
             f"backbone '{name}' ({type(model).__name__}) cannot be adapted: {error}; choose a "
-            "vision transformer of one width such as 'vitucb-nano' or 'vit_small_patch16_224'"
+            f"vision transformer of one width such as '{DEFAULT_BACKBONE}' or "
+            "'vit_small_patch16_224'"
         ) from error
     cfg: dict[str, Any] = model.pretrained_cfg  # set by timm
     return cfg.get("classifier") or "head"

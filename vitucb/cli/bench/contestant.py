@@ -17,6 +17,7 @@ from vitucb.agents.baselines.frozen_features import FrozenFeatures
 from vitucb.agents.expert_agent import ExpertAgent
 from vitucb.agents.factory import make_agent
 from vitucb.agents.vit_ucb import ViTUCB
+from vitucb.assets import EMBEDDED_BACKBONES
 from vitucb.cli.bench.clock import clock_of, is_cpu
 from vitucb.cli.bench.phases import NetworkTime, Phases
 from vitucb.cli.bench.scoring import ARMS
@@ -152,7 +153,7 @@ def keep_asleep(agent: Agent, name: str, rewards: int = NEVER) -> None:
 
 def model_settings(backbone: str, img_size: int | None, folder: Path) -> dict[str, Any]:
     """Settings of an agent for a backbone with random weights, kept in a file in `folder`."""
-    if backbone == "vitucb-nano":
+    if backbone in EMBEDDED_BACKBONES:
         return {"backbone": backbone}
     import timm
 
