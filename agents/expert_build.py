@@ -129,7 +129,8 @@ def build_experts(
         _check_unused(config, experts)
     frozen = build_frozen_features(config, env, device)
     context = ExpertContext(config, env, seed, device, frozen.dim, is_alone=len(experts) == 1)
-    made: dict[str, Expert] = {name: lookup("expert", name, EXPERTS)(context) for name in experts}
+    paths = {name: path for name, (path, _) in EXPERTS.items()}
+    made: dict[str, Expert] = {name: lookup("expert", name, paths)(context) for name in experts}
     for name, expert in made.items():
         if not isinstance(expert, Expert):
             raise ValueError(

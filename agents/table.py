@@ -149,15 +149,16 @@ AGENTS: dict[str, AgentEntry] = {
     ),
 }
 
-EXPERTS: dict[str, str] = {
-    "linear": "vitucb.agents.expert_build:build_linear",
-    "softmax": "vitucb.agents.expert_build:build_softmax",
-    "kernel-softmax": "vitucb.agents.expert_build:build_kernel_softmax",
-    "logistic": "vitucb.agents.expert_build:build_logistic",
-    "kernel": "vitucb.agents.expert_build:build_kernel",
-    "adapted": "vitucb.agents.expert_build:build_adapted",
+_BUILD = "vitucb.agents.expert_build:build_"
+EXPERTS: dict[str, tuple[str, str]] = {
+    "linear": (f"{_BUILD}linear", "ridge regression on frozen features; for labels one of each"),
+    "softmax": (f"{_BUILD}softmax", "labels of which one is right: softmax of frozen features"),
+    "kernel-softmax": (f"{_BUILD}kernel_softmax", "the same with images that are alike"),
+    "logistic": (f"{_BUILD}logistic", "labels of which several may be right: one logit of each"),
+    "kernel": (f"{_BUILD}kernel", "an image per arm: Gaussian process of two scales"),
+    "adapted": (f"{_BUILD}adapted", "the ViT with LoRA adapters, trained after every reward"),
 }
-"""Name -> import path of its `vitucb.agents.expert_build.ExpertFactory`."""
+"""Name -> import path of its `vitucb.agents.expert_build.ExpertFactory`, and a line."""
 
 
 def family_of(name: str) -> Family:

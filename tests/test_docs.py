@@ -112,6 +112,7 @@ def test_imports_of_the_page_exist(page: Path) -> None:
     ("kind", "page"),
     [
         ("agents", "agents"),
+        ("experts", "agents"),
         ("policies", "policies"),
         ("optimizers", "optimizers"),
         ("covariances", "covariance"),

@@ -1,6 +1,6 @@
 """How well frozen features transfer: k-NN and linear probes on sets the backbone may not know.
 
-    python scripts/pretrain/evaluate_backbone.py --data ../shared/data --json vitucb-nano.json
+    python scripts/pretrain/evaluate_backbone.py --data ../shared/data --json vitucb-nano-2.json
 
 Prints a markdown table; the same arguments print the same table. Features are standardised by the
 training part. k-NN: cosine similarity, 20 neighbours (5 in the few-label columns), votes weighted
@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from vitucb.assets import DEFAULT_BACKBONE
 from vitucb.models.backbone import create_backbone
 from vitucb.models.preprocess import Preprocess, preprocess_for
 
@@ -178,7 +179,7 @@ def main(arguments: list[str] | None = None) -> None:
     add = parser.add_argument
     names = ["cifar10", "fashion-mnist", "mnist", "digits", "flowers5"]
     add("--data", type=Path, default=Path("../shared/data"), help="folder of the .npz files")
-    add("--backbone", default="vitucb-nano", help="an alias or timm name; 'pixels' for no model")
+    add("--backbone", default=DEFAULT_BACKBONE, help="an alias or timm name; 'pixels' for no model")
     add("--weights", type=Path, help="a .safetensors file to judge instead of the packaged one")
     add("--arch", choices=sorted(ARCHITECTURES), default="nano", help="of pretrain_nano.py")
     add("--random", action="store_true", help="random weights, for comparison")

@@ -267,7 +267,9 @@ def test_truncated_image_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "1.png" in line
 
 
-@pytest.mark.parametrize("kind", ["envs", "agents", "policies", "backbones", "datasets", "engines"])
+@pytest.mark.parametrize(
+    "kind", ["envs", "agents", "experts", "policies", "backbones", "datasets", "engines"]
+)
 def test_list_shows_names(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     main(["list", kind])
     lines = capsys.readouterr().out.splitlines()

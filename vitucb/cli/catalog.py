@@ -34,6 +34,10 @@ def _agents() -> Mapping[str, str]:
     return {name: entry.summary for name, entry in AGENTS.items()}
 
 
+def _experts() -> Mapping[str, str]:
+    return {name: line for name, (_, line) in EXPERTS.items()}
+
+
 def _policies() -> Mapping[str, str]:
     from vitucb.policies import POLICIES
 
@@ -76,6 +80,7 @@ CATALOG: dict[str, Callable[[], Mapping[str, str]]] = {
     "envs": _envs,
     "wrappers": _wrappers,
     "agents": _agents,
+    "experts": _experts,
     "optimizers": _optimizers,
     "covariances": _covariances,
     "policies": _policies,
@@ -101,13 +106,13 @@ def check_names(config: RunConfig) -> None:
         *(("agent.experts", name, "experts") for name in agent.experts or ()),
     )
     for field, name, kind in named:
-        known = EXPERTS if kind == "experts" else CATALOG[kind]()
+        known = CATALOG[kind]()
         if name not in known and ":" not in name:
             raise unknown_name(field, name, known, or_path=True)
 
 
 def list_names(words: list[str]) -> None:
-    """List envs, agents, optimizers, covariances, policies, backbones, datasets or engines."""
+    """List envs, wrappers, agents, experts, optimizers, covariances, policies and so on."""
     if "-h" in words or "--help" in words:
         print(f"usage: vitucb list [{'|'.join(CATALOG)}] ...")
         return

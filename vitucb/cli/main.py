@@ -38,7 +38,7 @@ COMMANDS = {
     ),
     "list": (
         "vitucb.cli.catalog:list_names",
-        "List envs, agents, optimizers, covariances, policies, backbones, datasets or engines.",
+        "List envs, wrappers, agents, experts, optimizers, covariances, policies and so on.",
     ),
     "bench": (
         "vitucb.cli.bench.command:bench",
