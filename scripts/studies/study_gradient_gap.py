@@ -193,6 +193,8 @@ def main() -> None:
     parser = study_parser(__doc__, rounds=120, seeds=5)
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
     options = study_options(parser)
+    if options.rounds <= EVERY:
+        parser.error(f"--rounds {options.rounds}: the gap is taken every {EVERY} steps; give more")
     by_label = {label: curves(options, label) for label in options.only}
     write_table(options.out / "gradient_gap.csv", table(by_label))
     draw(by_label, options.out / "gradient_gap.png")

@@ -96,7 +96,7 @@ def adaptive_log(rounds: int, rng: np.random.Generator) -> Any:
     """A log by epsilon-greedy (0.2) on ridge regression, refitted after every tenth of the log."""
     parts: list[Any] = []
     theta = np.zeros(DIM)
-    for count in np.full(10, rounds // 10):
+    for count in np.diff(np.linspace(0, rounds, 11).astype(int)):
         parts.append(
             log_of(count, lambda z: 0.8 * softmax(50 * z @ theta) + 0.2 / ARMS, rng)  # noqa: B023
         )

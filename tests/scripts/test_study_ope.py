@@ -6,6 +6,7 @@ import importlib
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import study_ope
 
@@ -35,6 +36,12 @@ def test_a_short_run_is_printed_and_not_written(
     printed = capsys.readouterr()
     assert printed.out.strip()
     assert "page.md is left as it is: its text cites 400 logs a row" in printed.err
+
+
+def test_an_adaptive_log_has_all_its_rounds() -> None:
+    for rounds in (7, 200, 205):
+        log = study_ope.adaptive_log(rounds, np.random.default_rng(0))
+        assert [len(column) for column in log] == [rounds] * 4
 
 
 def test_a_whole_run_replaces_its_section(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:

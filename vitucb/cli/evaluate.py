@@ -135,11 +135,14 @@ def _text_of_slates(result: SlateEvaluation) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+_MOST_RESAMPLES = 1_000_000  # some hundred MiB
+
+
 def _check(args: EvaluateArgs) -> None:
     """Refuse what cannot be, before the log is read and torch loaded."""
     rules = (
         ("confidence", 0 < args.confidence < 1, "a share between 0 and 1, say 0.95"),
-        ("resamples", args.resamples >= 1, "at least 1"),
+        ("resamples", 1 <= args.resamples <= _MOST_RESAMPLES, f"1 to {_MOST_RESAMPLES:,}"),
         ("max-weight", args.max_weight is None or args.max_weight > 0, "a number above 0"),
         ("max-rounds", args.max_rounds is None or args.max_rounds >= 1, "at least 1"),
         ("seed", args.seed >= 0, "a whole number of at least 0"),
