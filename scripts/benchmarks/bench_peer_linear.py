@@ -31,10 +31,11 @@ import numpy as np
 from bench_peers import ARMS, CHOOSE, LEARN, REGRET, Clocked
 from numpy.typing import NDArray
 from peer_tools import chosen_rows, machine, peer_parser
-from study_tools import Curves, interval, out_folder, write_table
+from study_tools import Curves, add_backbone, interval, out_folder, suffix, write_table
 
 import vitucb
 from vitucb.agents.baselines.frozen_features import FrozenFeatures, build_frozen_features
+from vitucb.assets import DEFAULT_BACKBONE
 from vitucb.cli.bench.scoring import one_thread
 from vitucb.config import AgentConfig
 from vitucb.experiment.episode import Episode
@@ -184,33 +185,35 @@ class PeerAgent:
 
 
 def make(
-    label: str, seed: int, rounds: int, shared: list[FrozenFeatures]
+    label: str, seed: int, rounds: int, shared: list[FrozenFeatures], backbone: str
 ) -> tuple[Episode, Clocked]:
     """The agent of a label in an environment of its own; peers look at an image once for all."""
     env = gym.make("vitucb/ImageArms-v0", dataset="digits", num_arms=ARMS, max_episode_steps=rounds)
     agent: Agent
     if label in SETTINGS:
         if not shared:
-            shared.append(build_frozen_features(AgentConfig(), env, "cpu"))
+            shared.append(build_frozen_features(AgentConfig(backbone=backbone), env, "cpu"))
         (frozen,) = shared
         bandit = SETTINGS[label][1](numpy_generator(seed, "peer"), frozen.dim)
         agent = PeerAgent(frozen, bandit)
     else:
-        agent = vitucb.make_agent(label, env, seed=seed)
+        agent = vitucb.make_agent(label, env, seed=seed, backbone=backbone)
     clocked = Clocked(agent)
     return Episode(env, clocked, seed=seed), clocked
 
 
-def played(labels: Sequence[str], seed: int, rounds: int, folder: Path) -> dict[str, Curves]:
+def played(
+    labels: Sequence[str], seed: int, rounds: int, folder: Path, backbone: str = DEFAULT_BACKBONE
+) -> dict[str, Curves]:
     """Regret and CPU seconds of every round, (4, T) by label, or what lies in `folder`."""
-    path = folder / f"linear-s{seed}-{rounds}.npz"
+    path = folder / f"linear{suffix(backbone)}-s{seed}-{rounds}.npz"
     if path.is_file():
         with np.load(path) as file:
             before = dict(zip(file["labels"].tolist(), file["rows"], strict=True))
         if set(labels) <= set(before):
             return {label: before[label] for label in labels}
     shared: list[FrozenFeatures] = []
-    made = {label: make(label, seed, rounds, shared) for label in labels}
+    made = {label: make(label, seed, rounds, shared, backbone) for label in labels}
     regret: dict[str, list[float]] = {label: [] for label in labels}
     with one_thread():
         for _ in range(rounds):
@@ -267,6 +270,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
+    add_backbone(parser)
     parser.add_argument("--tune", action="store_true", help="print the regret of every setting")
     options = parser.parse_args()
     if options.quick:
@@ -276,7 +280,7 @@ def main() -> None:
         labels = {name: module for name, (module, _) in SETTINGS.items()}
     names = chosen_rows(parser, options, labels)
     print(machine())
-    each = [played(names, seed, options.rounds, options.runs) for seed in seeds]
+    each = [played(names, seed, options.rounds, options.runs, options.backbone) for seed in seeds]
     runs = {name: np.stack([seed[name] for seed in each]) for name in names}
     table: list[list[str]] = table_rows(runs)
     if options.tune:

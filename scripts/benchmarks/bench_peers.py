@@ -28,10 +28,19 @@ import numpy as np
 from numpy.typing import NDArray
 from peer_bandits import PEERS
 from peer_tools import chosen_rows, machine
-from study_tools import Curves, draw_curves, interval, study_options, study_parser, write_table
+from study_tools import (
+    Curves,
+    draw_curves,
+    interval,
+    study_options,
+    study_parser,
+    suffix,
+    write_table,
+)
 
 import vitucb
 from vitucb.agents.baselines.frozen_features import FrozenFeatures, build_frozen_features
+from vitucb.assets import DEFAULT_BACKBONE
 from vitucb.cli.bench.scoring import one_thread
 from vitucb.config import AgentConfig
 from vitucb.experiment.episode import Episode
@@ -93,24 +102,30 @@ class Clocked:
         self._agent.load_state_dict(state)
 
 
-def make(label: str, seed: int, rounds: int) -> tuple[Episode, Clocked]:
+def make(
+    label: str, seed: int, rounds: int, backbone: str = DEFAULT_BACKBONE
+) -> tuple[Episode, Clocked]:
     """The agent of a label in an environment of its own."""
     env = gym.make("vitucb/ImageArms-v0", dataset="digits", num_arms=ARMS, max_episode_steps=rounds)
     agent: Agent
     if label in PEERS:
-        frozen = build_frozen_features(AgentConfig(), env, "cpu")
+        frozen = build_frozen_features(AgentConfig(backbone=backbone), env, "cpu")
         agent = PEERS[label].build(frozen, seed, ARMS)
     else:
         is_alone = label == ADAPTED
-        alone: dict[str, Any] = {"experts": [ADAPTED]} if is_alone else {}
-        agent = vitucb.make_agent(REFERENCE if is_alone else label, env, seed=seed, **alone)
+        changes: dict[str, Any] = {"experts": [ADAPTED]} if is_alone else {}
+        if label != "random":
+            changes["backbone"] = backbone
+        agent = vitucb.make_agent(REFERENCE if is_alone else label, env, seed=seed, **changes)
     clocked = Clocked(agent)
     return Episode(env, clocked, seed=seed), clocked
 
 
-def play_seed(labels: Sequence[str], seed: int, rounds: int) -> dict[str, Curves]:
+def play_seed(
+    labels: Sequence[str], seed: int, rounds: int, backbone: str = DEFAULT_BACKBONE
+) -> dict[str, Curves]:
     """Regret and CPU seconds of every round, float64 (4, T) by label, the agents in turn."""
-    made = {label: make(label, seed, rounds) for label in labels}
+    made = {label: make(label, seed, rounds, backbone) for label in labels}
     regret: dict[str, list[float]] = {label: [] for label in labels}
     with one_thread():
         for _ in range(rounds):
@@ -122,15 +137,17 @@ def play_seed(labels: Sequence[str], seed: int, rounds: int) -> dict[str, Curves
     }
 
 
-def played(labels: Sequence[str], seed: int, rounds: int, folder: Path) -> dict[str, Curves]:
+def played(
+    labels: Sequence[str], seed: int, rounds: int, folder: Path, backbone: str = DEFAULT_BACKBONE
+) -> dict[str, Curves]:
     """`play_seed`, or what it wrote to `folder` before if all agents are in it."""
-    path = folder / f"peers-s{seed}-{rounds}.npz"
+    path = folder / f"peers{suffix(backbone)}-s{seed}-{rounds}.npz"
     if path.is_file():
         with np.load(path) as file:
             before = dict(zip(file["labels"].tolist(), file["rows"], strict=True))
         if set(labels) <= set(before):
             return {label: before[label] for label in labels}
-    runs = play_seed(labels, seed, rounds)
+    runs = play_seed(labels, seed, rounds, backbone)
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".tmp.npz")
     np.savez(unfinished, labels=np.array(list(runs)), rows=np.stack(list(runs.values())))
@@ -216,7 +233,8 @@ def main() -> None:
     labels = chosen_rows(parser, options, known, option="--agents")
     print(machine())
     seeds = [
-        played(labels, seed, options.rounds, Path(options.runs)) for seed in range(options.seeds)
+        played(labels, seed, options.rounds, Path(options.runs), options.backbone)
+        for seed in range(options.seeds)
     ]
     runs = {label: np.stack([seed[label] for seed in seeds]) for label in labels}
     write_table(options.out / "peers-time.csv", time_rows(runs))
