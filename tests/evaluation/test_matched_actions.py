@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run_folder(folder: Path) -> Path:
     """An agent that has learnt which animal is which."""
-    return play_run(folder, "lin-ucb", 60)
+    return play_run(folder, "lin-ucb", 200)
 
 
 def play_run(folder: Path, agent: str, rounds: int, **env: Any) -> Path:
