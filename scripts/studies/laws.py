@@ -103,7 +103,7 @@ LAWS: dict[str, Law] = {
         arms("cifar10_test10k_jpeg.npz", "gaussian", noise_std=2.0) | {"num_arms": 5}, 2_000
     ),
     "digits-labels": Law(labels("digits"), 1_000),
-    "digits-half": Law({"id": HALF, "dataset": "digits"}, 1_000),
+    "digits-half": Law({"id": HALF, "dataset": "digits"}, 1_000, 30),
     "digits-scored": Law({**RATED, "dataset": "scored digits", "noise_std": 0.5}, 2_000),
 }
 """Name -> law. `digits-half`: five labels are right for every image. `digits-scored`: the reward is
