@@ -87,7 +87,7 @@ def write_scored_digits(path: Path) -> Path:
 
 LAWS: dict[str, Law] = {
     "digits": Law(arms("digits", "bernoulli"), 1_000, 30),
-    "digits-normal": Law(arms("digits", "gaussian", noise_std=3.0), 10_000),
+    "digits-normal": Law(arms("digits", "gaussian", noise_std=3.0), 10_000, 30),
     "digits-paper": Law({"id": "vitucb/DigitsPaper-v0"}, 10_000),
     "silhouettes": Law(
         {**RATED, "dataset": "bass_affect_safe_128px.npz#val_mean_us", "noise_std": 1.0}, 2_000
@@ -97,7 +97,7 @@ LAWS: dict[str, Law] = {
     "mnist": Law(labels("mnist_test10k.npz", **ONCE), 10_000, 3),
     "fashion": Law(labels("fashion_mnist_test10k.npz", **ONCE), 10_000, 3),
     "cifar10": Law(labels("cifar10_test10k_jpeg.npz", **ONCE), 10_000, 3),
-    "flowers": Law(labels("flowers5_112px_jpeg.npz", **ONCE), 4_064, 3),
+    "flowers": Law(labels("flowers5_112px_jpeg.npz", **ONCE), 4_064),
     "mnist-arms-3": Law(arms("mnist_test10k.npz", "bernoulli") | {"num_arms": 3}, 1_000, 30),
     "cifar10-arms": Law(
         arms("cifar10_test10k_jpeg.npz", "gaussian", noise_std=2.0) | {"num_arms": 5}, 2_000
