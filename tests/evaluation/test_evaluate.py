@@ -90,6 +90,7 @@ def test_the_command_leads_with_the_gain_and_says_what_to_read(
     [
         (["--confidence", "1"], "--confidence 1.0 is out of range; give a share between 0 and 1"),
         (["--resamples", "0"], "--resamples 0 is out of range; give 1 to 1,000,000"),
+        (["--resamples", "1000001"], "--resamples 1000001 is out of range; give 1 to 1,000,000"),
         (["--max-weight", "nan"], "--max-weight nan is out of range"),
         (["--max-rounds", "0"], "--max-rounds 0 is out of range"),
         (["--seed", "-1"], "--seed -1 is out of range"),

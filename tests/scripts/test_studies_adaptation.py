@@ -51,10 +51,12 @@ def test_exploration_tells_regret_and_calibration(exploration: ModuleType, tmp_p
 
 @pytest.mark.slow
 def test_adaptation_compares_with_the_frozen_agent(adaptation: ModuleType, tmp_path: Path) -> None:
-    chosen = ["--shifts", "pixels", "--agents", "frozen", "lin-ucb"]
-    frozen, linear = run(adaptation, *chosen, to=tmp_path)
-    assert (frozen["agent"], linear["agent"], frozen["T"]) == ("frozen", "lin-ucb", "30")
-    assert 0 < float(frozen["regret"]) <= 30
+    chosen = ["--shifts", "pixels", "--agents", "vit-ucb", "frozen", "lin-ucb"]
+    ours, frozen, linear = run(adaptation, *chosen, to=tmp_path)
+    assert [ours["agent"], frozen["agent"], linear["agent"]] == ["vit-ucb", "frozen", "lin-ucb"]
+    # The trained network sleeps for 84 rewards: until then it makes no difference.
+    assert ours["T"] == "30"
+    assert ours["regret"] == frozen["regret"] != linear["regret"]
     assert 70 < float(frozen["probe, %"]) < 95
     assert (tmp_path / "adaptation.png").stat().st_size > 10_000
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.scripts.studies import SCRIPTS, folders, run, table
+from vitucb.assets import DEFAULT_BACKBONE
 from vitucb.config import load_config
 
 
@@ -63,6 +65,21 @@ def test_agents_are_compared_on_the_seeds_that_both_finished(
     }
     _, row = study_experts.rows_of("digits", curves, dict.fromkeys(ends, 1.0))
     assert row[6:8] == ["1.050", "1.0 [1.0, 1.0]"]
+
+
+def test_runs_of_another_backbone_lie_in_folders_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS / "studies")
+    from study_tools import base_config
+
+    found = []
+    for backbone in ("vitucb-nano", DEFAULT_BACKBONE):
+        options = argparse.Namespace(backbone=backbone, rounds=3, runs="runs")
+        base = base_config(options, "experts/digits", {})
+        assert base.agent.backbone == backbone
+        found.append(base.experiment)
+    assert found == ["experts/digits-vitucb-nano", "experts/digits"]
 
 
 def test_a_run_of_other_settings_is_not_in_the_table(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from vitucb.evaluation.evaluate import Evaluation
     from vitucb.evaluation.evaluate_slates import SlateEvaluation
 
+_MOST_RESAMPLES = 1_000_000  # some hundred MiB
+
 
 @dataclass(frozen=True)
 class EvaluateArgs:
@@ -133,9 +135,6 @@ def _text_of_slates(result: SlateEvaluation) -> str:
         "" if result.true_value is None else f"true value: {cell(result.true_value)}",
     ]
     return "\n\n".join(part for part in parts if part)
-
-
-_MOST_RESAMPLES = 1_000_000  # some hundred MiB
 
 
 def _check(args: EvaluateArgs) -> None:
