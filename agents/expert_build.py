@@ -71,11 +71,11 @@ class KernelOptions:
     """Settings of `kernel-ucb` alone.
 
     Attributes:
-        coarse_alpha: Multiplier of the deviation of the coarse part.
+        coarse_alpha: Multiplier of the deviation of constant and coarse part.
         fine_alpha: Multiplier of the deviation of the fine part.
     """
 
-    coarse_alpha: float = 2.5
+    coarse_alpha: float = 2.0
     fine_alpha: float = 0.5
 
 

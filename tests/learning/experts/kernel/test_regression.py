@@ -41,8 +41,7 @@ class Problem:
         coarse, fine = np.split(self.parts, [SIZES[0]], axis=1)
         left = RHO[1] * (1 - np.square(fine[one]).sum(axis=1))
         whole = {
-            "constant": np.full((len(one), len(two)), 9.0),
-            "coarse": RHO[0] * coarse[one] @ coarse[two].T,
+            "coarse": 9.0 + RHO[0] * coarse[one] @ coarse[two].T,
             "fine": RHO[1] * fine[one] @ fine[two].T + (one[:, None] == two) * left[:, None],
         }
         return whole[group] if group in whole else sum(whole.values(), np.zeros(1))
@@ -91,6 +90,18 @@ def test_deviations_are_those_of_the_dense_process(fit: object, place: int, grou
     regression = fit(p)  # type: ignore[operator]  # one of the two above
     found = regression.deviations(p.seen(len(p.items), images))[place]
     np.testing.assert_allclose(found, expected)
+
+
+def test_a_class_rewarded_often_has_no_coarse_width_left() -> None:
+    """Though nothing else was, so that its own worth and the constant are only known together."""
+    rng, rounds = np.random.default_rng(0), 400
+    parts = np.zeros((rounds, sum(SIZES)))
+    parts[:, 0] = 1.0
+    parts[:, SIZES[0] :] = rng.standard_normal((rounds, SIZES[1]))
+    parts[:, SIZES[0] :] /= np.linalg.norm(parts[:, SIZES[0] :], axis=1, keepdims=True)
+    p = Problem(parts, np.arange(rounds), rng.standard_normal(rounds))
+    coarse = online(p).deviations(p.seen(rounds, np.arange(rounds)))[1]
+    assert coarse.max() < 1.1 / np.sqrt(rounds)
 
 
 def test_one_step_errors_sum_to_the_dense_quadratic_form() -> None:

@@ -10,8 +10,8 @@ Creatives need none, however many there are: a creative is one picture, and its 
 out with that of the picture, as there. So another reward stays an update of rank one, and the
 posterior exact. Both variances are chosen by evidence after those of the picture's kernel.
 
-An item is worth the same to all its creatives, so that nothing is gained by exploring it: like the
-constant, it is in no bonus.
+An item is worth the same to all its creatives, so that nothing is gained by exploring it: neither
+it nor the constant, which rewards of few items do not tell from theirs, is in a bonus.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class ContextRegression(TwoScaleRegression):
     @property
     def _groups(self) -> tuple[slice, slice]:
         coarse, fine = super()._groups
-        return slice(coarse.start + self._sizes[0], coarse.stop), fine
+        return slice(1 + self._sizes[0], coarse.stop), fine
 
     def state_dict(self) -> State:
         """Prior and posterior."""
@@ -125,7 +125,7 @@ class ContextKernelExpert(KernelExpert):
         seed: int,
         *,
         num_items: int,
-        coarse_alpha: float = 2.5,
+        coarse_alpha: float = 2.0,
         fine_alpha: float = 0.5,
         discount: float = 1.0,
     ) -> None:

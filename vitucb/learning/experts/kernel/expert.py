@@ -82,7 +82,7 @@ class KernelExpert:
         self,
         seed: int,
         *,
-        coarse_alpha: float = 2.5,
+        coarse_alpha: float = 2.0,
         fine_alpha: float = 0.5,
         discount: float = 1.0,
         settings: KernelSettings | None = None,
@@ -92,7 +92,7 @@ class KernelExpert:
 
         Args:
             seed: Of the starts of k-means.
-            coarse_alpha: Multiplier of the deviation of the coarse part.
+            coarse_alpha: Multiplier of the deviation of constant and coarse part.
             fine_alpha: Multiplier of the deviation of the fine part.
             discount: Weight of an observation after one more round, 1 for none.
             settings: Shape of the kernel.

@@ -166,9 +166,11 @@ class TwoScaleRegression:
         return means
 
     def deviations(self, seen: Seen) -> tuple[Array, Array, Array]:
-        """Posterior deviations (n,) of f, of its coarse part and of the rest, in noise units.
+        """Posterior deviations (n,) of f, of constant and coarse part, and of the rest, noise units.
 
-        `seen` counts awaited rewards as if they had come; its sums are not used.
+        The constant stands with the coarse part: rewards of one class alone tell their sum and
+        neither by itself, which would leave the best known class a width for good. `seen` counts
+        awaited rewards as if they had come; its sums are not used.
         """
         coarse, fine = self._groups
         phi, shares = seen.phi, seen.shares
@@ -191,7 +193,7 @@ class TwoScaleRegression:
     @property
     def _groups(self) -> tuple[slice, slice]:
         split = 1 + sum(self._sizes[:-1])
-        return slice(1, split), slice(split, split + self._sizes[-1])
+        return slice(0, split), slice(split, split + self._sizes[-1])
 
     def expect(self, seen: Seen, weight: float = 1.0) -> None:
         """Narrow the widths as another reward of the one image of `seen` will."""
