@@ -92,18 +92,21 @@ def test_the_posterior_is_that_of_a_gaussian_process_with_two_more_kernels() -> 
     np.testing.assert_allclose(afresh.means(seen), gain @ rewards)
 
 
-def test_items_are_in_no_bonus() -> None:
-    """Another item, all else equal: it is as uncertain, and as much worth exploring."""
-    parts = np.repeat(parts_of_six()[:1], 2, axis=0)
-    parts[1, :3] = [0, 0, 1]
-    known, other = ContextRegression(SIZES, RHO), ContextRegression(SIZES, (50.0, *RHO[1:]))
-    found = []
-    for regression in (known, other):
-        phi, effects = regression.scaled(parts)
-        found.append(regression.deviations(Seen(phi, effects, np.zeros(2), np.zeros(2))))
-    (whole, coarse, fine), (wider, same, too) = found
-    assert (wider > whole).all()
-    np.testing.assert_allclose([same, too], [coarse, fine])
+def test_items_stand_with_the_constant_in_the_coarse_width() -> None:
+    """Of an item whose creatives were rewarded often, little is left of all three."""
+    parts = np.repeat(parts_of_six()[:1], 400, axis=0)
+    parts[:, -2:] = 0  # no two of them alike in the fine scale
+    regression = ContextRegression(SIZES, (50.0, *RHO[1:-1], 0.0))
+    phi, effects = regression.scaled(parts)
+    counts, sums = np.ones(400), np.zeros(400)
+    regression.condition(Moments(Seen(phi, effects, counts, sums), 400.0))
+    known = regression.deviations(Seen(phi[:1], effects[:1], counts[:1], sums[:1]))[1]
+    other = parts[:1].copy()
+    other[:, :3] = [0, 0, 1]
+    phi, effects = regression.scaled(other)
+    unknown = regression.deviations(Seen(phi, effects, np.zeros(1), np.zeros(1)))[1]
+    assert known[0] < 1.1 * np.sqrt(1.4 / 400)
+    assert unknown[0] > 6
 
 
 def test_creatives_that_share_their_pictures_are_told_apart() -> None:

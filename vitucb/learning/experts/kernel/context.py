@@ -10,8 +10,8 @@ Creatives need none, however many there are: a creative is one picture, and its 
 out with that of the picture, as there. So another reward stays an update of rank one, and the
 posterior exact. Both variances are chosen by evidence after those of the picture's kernel.
 
-An item is worth the same to all its creatives, so that nothing is gained by exploring it: neither
-it nor the constant, which rewards of few items do not tell from theirs, is in a bonus.
+An item is worth the same to all its creatives, and stands with constant and coarse part in the
+width: rewards of its creatives tell the sum.
 """
 
 from __future__ import annotations
@@ -99,11 +99,6 @@ class ContextRegression(TwoScaleRegression):
         """Scaled features (n, m) and prior variances of effects (n,) of parts (n, m - 1)."""
         phi, effects = super().scaled(parts)
         return phi, effects + self._creative
-
-    @property
-    def _groups(self) -> tuple[slice, slice]:
-        coarse, fine = super()._groups
-        return slice(1 + self._sizes[0], coarse.stop), fine
 
     def state_dict(self) -> State:
         """Prior and posterior."""

@@ -166,7 +166,7 @@ class TwoScaleRegression:
         return means
 
     def deviations(self, seen: Seen) -> tuple[Array, Array, Array]:
-        """Posterior deviations (n,) of f, of constant and coarse part, and of the rest, noise units.
+        """Deviations (n,) in units of the noise: of f, of constant and coarse part, of the rest.
 
         The constant stands with the coarse part: rewards of one class alone tell their sum and
         neither by itself, which would leave the best known class a width for good. `seen` counts
