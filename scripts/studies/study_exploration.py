@@ -1,7 +1,7 @@
 """How far to explore, and what confidence widths are worth.
 
 * `policies`: `vit-ucb` with an image per arm under several policies, and `kernel-ucb` with several
-  multipliers of the width of its coarse part, at rewards of 0 and 1 and at normal rewards with
+  multipliers of the width of its coarse scale, at rewards of 0 and 1 and at normal rewards with
   noise of three times the gaps. Slots shuffled, K = 10, digits.
 * `cells`: the network alone (`agent.experts adapted`), features x covariance x radius at rewards
   of 0 and 1. The sketch has rank 64, so that it has something to lose in short runs; at its default
@@ -49,7 +49,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     "vit-ucb, igw": {"policy": {"name": "igw"}},
     **{
         f"kernel-ucb, {alpha}": {"name": "kernel-ucb", "options": {"coarse_alpha": alpha}}
-        for alpha in (0.6, 1.2, 2.5, 5.0)
+        for alpha in (0.5, 1.0, 2.0, 4.0)
     },
 }
 LAWS: dict[str, dict[str, Any]] = {
