@@ -94,7 +94,7 @@ LAWS: dict[str, Law] = {
     ),
     "emoji": Law({**RATED, "dataset": "emoji_sentiment_64px.npz", "noise_std": 0.25}, 2_000),
     "fashion-arms": Law(arms("fashion_mnist_test10k.npz", "bernoulli"), 1_000, 30),
-    "mnist": Law(labels("mnist_test10k.npz", **ONCE), 10_000, 3),
+    "mnist": Law(labels("mnist_test10k.npz", **ONCE), 10_000, 6),
     "fashion": Law(labels("fashion_mnist_test10k.npz", **ONCE), 10_000, 3),
     "cifar10": Law(labels("cifar10_test10k_jpeg.npz", **ONCE), 10_000, 3),
     "flowers": Law(labels("flowers5_112px_jpeg.npz", **ONCE), 4_064),
