@@ -129,7 +129,7 @@ class ContextKernelExpert(KernelExpert):
         Args:
             seed: Of the starts of k-means.
             num_items: Ids of items are 0 to one less than that.
-            coarse_alpha: Multiplier of the deviation of the coarse part.
+            coarse_alpha: Multiplier of the deviation of constant, item and coarse part.
             fine_alpha: Multiplier of the deviation of all that is a creative's own.
             discount: Weight of an observation after one more round, 1 for none.
 
